@@ -1,0 +1,754 @@
+//! One connection: its buffers, its two directions and everything that can happen to a byte on the way.
+//!
+//! Owns the transport, both buffers, the sticky readiness flags, the half-close state and all policy about errors of
+//! reading and writing. Never waits, never reads a clock, never touches the poller or another connection: the loop says
+//! what became ready and when to act, and is told what came of it. Generic over its [`Transport`], so that short
+//! writes, lost edges and resets are tested without a socket.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::buffer::{self, SendBuffer};
+use crate::moment::Moment;
+use crate::narrator::Narrator;
+use crate::protocol::{Outbox, Protocol};
+
+/// How many bytes one connection may move before the others have their turn.
+///
+/// Moving 256 KiB takes some 0.1 ms, so a 1-byte ping beside a handful of peers that never stop sending still comes
+/// back within a millisecond or so; and it is one full read of the loop's buffer, so a bulk transfer loses nothing.
+pub const SERVICE_BUDGET: usize = 256 * 1024;
+
+/// What a connection needs of its socket: bytes in, bytes out without blocking, and a FIN.
+pub trait Transport: Read + Write {
+    /// Ends our direction: the peer reads end of stream behind what was written (shutdown(2) with `SHUT_WR`).
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Whether a connect that was begun has succeeded; `false`: not decided yet. An error is that of the connect.
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// One peer, its bytes on their way in and out, and what is known of its socket.
+///
+/// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
+/// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
+#[derive(Debug)]
+pub struct Connection<T, P> {
+    transport: T,
+    addr: SocketAddr,
+    /// Bytes that the protocol has seen and not consumed: an unfinished line, say.
+    inbound: Vec<u8>,
+    /// Bytes that the socket has not taken.
+    outbound: SendBuffer,
+    protocol: P,
+    received: u64,
+    sent: u64,
+    opened: Moment,
+    last_read: Moment,
+    /// When the socket last took a byte, or when bytes began to wait for it; of a lingering connection, when it began to.
+    last_write: Moment,
+    ready: Readiness,
+    reading: Reading,
+    writing: Writing,
+    /// The loop is shutting down: echo what is there already, then finish.
+    draining: bool,
+    /// The protocol has something for the role.
+    notified: bool,
+    /// Decided outside of `service`, carried out in it: only there does a connection end.
+    doomed: Option<Doom>,
+    /// It stands in the loop's run queue. Kept here as there is a byte to spare, which in the slab there is not.
+    queued: bool,
+}
+
+/// What the poller said, kept until a `WouldBlock` takes it back: an edge-triggered poller says it once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent flags of one event, not a state")]
+pub struct Readiness {
+    /// A read may find something: bytes, the end, or an error.
+    pub readable: bool,
+    /// A write may find room, or an error.
+    pub writable: bool,
+    /// The peer's FIN or an error is there, so a short read is not the end: read on to 0.
+    pub read_closed: bool,
+    /// Urgent data is or was in the stream. A read stops at its mark with bytes left behind it, so a short read says
+    /// nothing from now on.
+    pub urgent: bool,
+}
+
+impl Readiness {
+    /// Every direction is worth a try.
+    pub const ALL: Readiness = Readiness { readable: true, writable: true, read_closed: true, urgent: true };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// What arrives goes to the protocol.
+    Open,
+    /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
+    Discarding,
+    /// The peer's FIN was read; the protocol hears of it when its earlier answers are out.
+    AtEnd,
+    /// Nothing comes any more, and the protocol knows.
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// The connect is under way.
+    Connecting,
+    Open,
+    /// Our FIN follows what waits in `outbound`.
+    Finishing,
+    /// Our FIN is sent.
+    Finished,
+}
+
+/// How a connection is to end that was not asked itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doom {
+    TimedOut(Timeout),
+    Closed,
+}
+
+/// Which time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// The connect was not answered.
+    Connect,
+    /// No byte moved in either direction.
+    Idle,
+    /// Bytes waited and the peer took none of them.
+    Stall,
+    /// We had ended, and the peer did not.
+    Linger,
+    /// The whole loop was draining, and this connection was not done.
+    Drain,
+}
+
+/// The times that a connection may take; `None` waits for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the start of a connect to its success.
+    pub connect: Option<Duration>,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// With bytes waiting of which the peer takes none.
+    pub stall: Option<Duration>,
+    /// How long a connection that we end first is kept to be read to its end. A bare close(2) with unread input sends
+    /// RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 2525, 2.17).
+    /// Without it, an idle connection is closed at once.
+    pub linger: Option<Duration>,
+}
+
+/// What the loop lends to a connection for one service.
+#[derive(Debug)]
+pub struct Turn<'a, P> {
+    /// The time of this turn.
+    pub now: Moment,
+    /// The loop's one read buffer; its content means nothing between services.
+    pub scratch: &'a mut [u8],
+    /// How many bytes this connection may hold in its buffers, as memory stands now.
+    pub allowed: usize,
+    /// How many bytes may wait in it at the most, however much memory is free; more ends it.
+    pub limit: usize,
+    /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
+    /// other pollers report a socket again only after a `WouldBlock`.
+    pub short_read_is_last: bool,
+    /// Writes the lines about traffic.
+    pub narrator: &'a mut Narrator<P>,
+}
+
+/// What came of one service.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing more can be done until the poller says so.
+    Waiting,
+    /// The budget is spent; there is more to do at once.
+    Runnable,
+    /// The connection is over. Dropping it closes its socket.
+    Ended(End),
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub enum End {
+    /// Both directions finished; all that was to be sent was handed to the kernel.
+    Finished,
+    /// The protocol ended it ([`Outbox::abort`]).
+    Aborted,
+    /// The connect failed.
+    ConnectFailed(io::Error),
+    /// Reading or writing failed: a reset by the peer, most often.
+    Failed(io::Error),
+    /// A time ran out.
+    TimedOut(Timeout),
+    /// One message was longer than the buffer for it.
+    MessageTooLong,
+    /// The protocol had more to send than the buffer holds and the peer did not read it.
+    Overflow,
+    /// The role closed it ([`EventLoop::close`](crate::event_loop::EventLoop::close)).
+    Closed,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Finished => f.write_str("finished"),
+            End::Aborted => f.write_str("ended by the protocol"),
+            End::ConnectFailed(error) => write!(f, "connect failed: {error}"),
+            End::Failed(error) => write!(f, "{error}"),
+            End::TimedOut(Timeout::Connect) => f.write_str("connect timed out"),
+            End::TimedOut(Timeout::Idle) => f.write_str("idle for too long"),
+            End::TimedOut(Timeout::Stall) => f.write_str("the peer reads nothing"),
+            End::TimedOut(Timeout::Linger) => f.write_str("the peer does not finish"),
+            End::TimedOut(Timeout::Drain) => f.write_str("not done when the time to drain was over"),
+            End::MessageTooLong => f.write_str("a message longer than the buffer"),
+            End::Overflow => f.write_str("more to send than the buffer holds"),
+            End::Closed => f.write_str("closed"),
+        }
+    }
+}
+
+/// What a connection is doing, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The connect is not answered yet.
+    Connecting,
+    /// Both directions are open.
+    Established,
+    /// Bytes wait that the peer does not take.
+    Stalled,
+    /// The peer has sent its FIN; ours follows when everything is sent.
+    PeerFinished,
+    /// Our FIN is sent or follows what waits; the peer's has not come.
+    Finishing,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Connecting => "connecting",
+            State::Established => "established",
+            State::Stalled => "stalled",
+            State::PeerFinished => "peer finished",
+            State::Finishing => "finishing",
+        })
+    }
+}
+
+impl<T, P> Connection<T, P> {
+    /// A connection that stands already: accepted, most likely.
+    pub fn open(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
+        Connection {
+            transport,
+            addr,
+            inbound: Vec::new(),
+            outbound: SendBuffer::new(),
+            protocol,
+            received: 0,
+            sent: 0,
+            opened: now,
+            last_read: now,
+            last_write: now,
+            ready: Readiness::default(),
+            reading: Reading::Open,
+            writing: Writing::Open,
+            draining: false,
+            notified: false,
+            doomed: None,
+            queued: false,
+        }
+    }
+
+    /// A connection whose connect is under way.
+    pub fn connecting(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
+        Connection { writing: Writing::Connecting, ..Connection::open(transport, addr, protocol, now) }
+    }
+
+    /// The peer's address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The socket.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The socket, to register it.
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    /// The protocol.
+    pub fn protocol(&self) -> &P {
+        &self.protocol
+    }
+
+    /// The protocol, to talk to it from outside: the lines of a chat are taken here.
+    pub fn protocol_mut(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
+    /// The protocol, once the connection is over. Closes the socket.
+    pub fn into_protocol(self) -> P {
+        self.protocol
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that the protocol has not consumed yet.
+    pub fn inbound_len(&self) -> usize {
+        self.inbound.len()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn outbound_len(&self) -> usize {
+        self.outbound.len()
+    }
+
+    /// Bytes of memory that both buffers hold.
+    pub fn memory(&self) -> usize {
+        self.inbound.capacity() + self.outbound.capacity()
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Moment {
+        self.opened
+    }
+
+    /// When the last byte moved, in either direction.
+    pub fn last_active(&self) -> Moment {
+        self.last_read.max(self.last_write)
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        match (self.writing, self.reading) {
+            (Writing::Connecting, _) => State::Connecting,
+            _ if !self.outbound.is_empty() && !self.ready.writable => State::Stalled,
+            (_, Reading::AtEnd | Reading::Finished) => State::PeerFinished,
+            (Writing::Finishing | Writing::Finished, _) => State::Finishing,
+            (Writing::Open, _) => State::Established,
+        }
+    }
+
+    /// Notes what the poller said. Flags are only ever added here; touching no socket, this is safe at any time.
+    pub fn note(&mut self, event: Readiness) {
+        self.ready.readable |= event.readable;
+        self.ready.writable |= event.writable;
+        self.ready.read_closed |= event.read_closed;
+        self.ready.urgent |= event.urgent;
+    }
+
+    /// Notes that it stands in the run queue; whether it did not before.
+    pub fn enter_queue(&mut self) -> bool {
+        !mem::replace(&mut self.queued, true)
+    }
+
+    /// Notes that it stands in the run queue no more; whether it did before.
+    pub fn leave_queue(&mut self) -> bool {
+        mem::take(&mut self.queued)
+    }
+
+    /// Whether it stands in the run queue.
+    pub fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// Whether the protocol asked for the role's attention since this was last called.
+    pub fn take_notified(&mut self) -> bool {
+        mem::take(&mut self.notified)
+    }
+
+    /// Queues bytes from outside of the protocol; the next service sends them. Refused, with nothing queued, if the
+    /// connection would then hold more than `allowed` bytes, or if it is finishing.
+    pub fn send(&mut self, bytes: &[u8], allowed: usize, now: Moment) -> Result<(), SendError> {
+        if self.writing != Writing::Open || self.doomed.is_some() {
+            return Err(SendError::Finishing);
+        }
+        if self.outbound.len() + self.inbound.len() + bytes.len() > allowed {
+            return Err(SendError::Full);
+        }
+        let nothing_waited = self.outbound.is_empty();
+        self.outbound.push(bytes, allowed);
+        self.time_the_wait(nothing_waited, now);
+        Ok(())
+    }
+
+    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered; then we finish, and what arrives
+    /// later is thrown away until the peer finishes too.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.ready.readable = true; // A connection accepted just now has had no event yet.
+    }
+
+    /// Ends the connection at its next service.
+    pub fn doom(&mut self) {
+        self.doomed.get_or_insert(Doom::Closed);
+    }
+
+    /// The next time that something runs out, and what. A function of the state alone: nothing is kept up to date.
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
+        if self.writing == Writing::Connecting {
+            return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
+        }
+        let linger = || timeouts.linger.map(|limit| (self.last_write.plus(limit), Timeout::Linger));
+        if self.reading == Reading::Discarding {
+            return if self.draining { None } else { linger() };
+        }
+        let stall = timeouts
+            .stall
+            .filter(|_| !self.outbound.is_empty())
+            .map(|limit| (self.last_write.plus(limit), Timeout::Stall));
+        let idle = timeouts.idle.map(|limit| (self.last_active().plus(limit), Timeout::Idle));
+        let finished = if self.writing == Writing::Finished { linger() } else { None };
+        [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
+    /// A time ran out. An idle connection is ended gently if `timeouts` give it the time, any other at its next service.
+    pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) {
+        let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
+        if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
+            self.finish();
+            self.reading = Reading::Discarding;
+            self.last_write = now;
+        } else {
+            self.doomed.get_or_insert(Doom::TimedOut(timeout));
+        }
+    }
+
+    /// Our FIN follows what waits.
+    fn finish(&mut self) {
+        if self.writing == Writing::Open {
+            self.writing = Writing::Finishing;
+        }
+    }
+
+    /// The time to stall begins when bytes begin to wait, not when the last answer was sent.
+    fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
+        if nothing_waited && !self.outbound.is_empty() && self.reading != Reading::Discarding {
+            self.last_write = now;
+        }
+    }
+}
+
+/// Why [`Connection::send`] refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The peer has not read what was sent before, and the buffer for it is full.
+    Full,
+    /// The connection is finishing or over.
+    Finishing,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Full => "the peer does not read and its buffer is full",
+            SendError::Finishing => "the connection is finishing",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl<T: Transport, P: Protocol> Connection<T, P> {
+    /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
+    /// hands over. Returns an outcome and not a `Result`, so that one connection's error cannot end the loop.
+    pub fn service(&mut self, turn: &mut Turn<'_, P>) -> Outcome {
+        match self.advance(turn) {
+            Ok(true) => Outcome::Runnable,
+            Ok(false) => Outcome::Waiting,
+            Err(end) => Outcome::Ended(end),
+        }
+    }
+
+    /// As [`service`](Connection::service); whether there may be more to do at once.
+    fn advance(&mut self, turn: &mut Turn<'_, P>) -> Result<bool, End> {
+        match self.doomed {
+            Some(Doom::TimedOut(timeout)) => return Err(End::TimedOut(timeout)),
+            Some(Doom::Closed) => return Err(End::Closed),
+            None => {}
+        }
+        if self.writing == Writing::Connecting && !self.connected()? {
+            return Ok(false);
+        }
+        let mut moved = 0;
+        while moved < SERVICE_BUDGET {
+            self.flush(turn)?;
+            let progress = self.produce(turn)? + self.read(turn)?;
+            self.hear_the_end(turn)?;
+            if progress == 0 {
+                break;
+            }
+            moved += progress;
+        }
+        self.shut_down_if_done(turn.now)?;
+        Ok(moved >= SERVICE_BUDGET)
+    }
+
+    /// Whether the connect is through. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then
+    /// ask for the peer's address.
+    fn connected(&mut self) -> Result<bool, End> {
+        if self.ready.writable {
+            if self.transport.finish_connect().map_err(End::ConnectFailed)? {
+                self.writing = Writing::Open;
+                return Ok(true);
+            }
+            self.ready.writable = false;
+        }
+        Ok(false)
+    }
+
+    /// Sends what waits; then there is room again for answers that had none.
+    fn flush(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        if !self.outbound.is_empty() && self.ready.writable {
+            self.send_queue(turn)?;
+            if self.outbound.is_empty() && !self.inbound.is_empty() {
+                self.digest(turn)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the queue, as far as the socket takes it.
+    fn send_queue(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        let mut queue = mem::take(&mut self.outbound);
+        while self.ready.writable && !queue.is_empty() {
+            let sent = self.write(queue.front(), turn)?;
+            queue.consume(sent);
+        }
+        self.outbound = queue;
+        Ok(())
+    }
+
+    /// Writes `bytes` until the socket takes no more. Returns how many it took.
+    ///
+    /// A short write is no reason to stop, as a short read is: something other than a full socket may have cut it, and
+    /// then no edge would follow. Only `WouldBlock` promises one.
+    fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, P>) -> Result<usize, End> {
+        let mut sent = 0;
+        while self.ready.writable && sent < bytes.len() {
+            match self.transport.write(&bytes[sent..]) {
+                Ok(0) => return Err(End::Failed(ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    turn.narrator.sending(&self.protocol, self.addr, &bytes[sent..sent + count]);
+                    sent += count;
+                    self.sent += count as u64;
+                    if self.reading != Reading::Discarding {
+                        self.last_write = turn.now;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(End::Failed(error)),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Lets the protocol say something of its own accord. Returns how many bytes that was.
+    fn produce(&mut self, turn: &mut Turn<'_, P>) -> Result<usize, End> {
+        if self.writing != Writing::Open || !self.ready.writable || !self.outbound.is_empty() {
+            return Ok(0);
+        }
+        let space = turn.scratch.len().min(turn.allowed.saturating_sub(self.inbound.len()));
+        let produced = self.protocol.produce(&mut turn.scratch[..space]);
+        if produced > 0 {
+            let scratch = mem::take(&mut turn.scratch);
+            let sent = self.write(&scratch[..produced], turn)?;
+            self.outbound.push(&scratch[sent..produced], turn.allowed);
+            turn.scratch = scratch;
+            self.time_the_wait(true, turn.now);
+        }
+        Ok(produced)
+    }
+
+    /// Reads once and hands over what came. Returns how many bytes that was.
+    fn read(&mut self, turn: &mut Turn<'_, P>) -> Result<usize, End> {
+        if !self.ready.readable {
+            return Ok(0);
+        }
+        let wanted = self.read_size(turn);
+        if wanted == 0 {
+            // Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from
+            // what is sent, and with nothing to send, none will come.
+            return if self.reading == Reading::Open && self.outbound.is_empty() {
+                Err(End::MessageTooLong)
+            } else {
+                Ok(0)
+            };
+        }
+        let read = loop {
+            match self.transport.read(&mut turn.scratch[..wanted]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
+            Ok(0) => {
+                self.ready.readable = false;
+                self.reading = match self.reading {
+                    Reading::Discarding => Reading::Finished,
+                    _ => Reading::AtEnd,
+                };
+                Ok(0)
+            }
+            Ok(count) => {
+                self.received += count as u64;
+                self.last_read = turn.now;
+                if count < wanted && self.short_read_is_last(turn) {
+                    self.ready.readable = false;
+                }
+                if self.reading == Reading::Open {
+                    let scratch = mem::take(&mut turn.scratch);
+                    let taken = self.take(&scratch[..count], turn);
+                    turn.scratch = scratch;
+                    taken?;
+                }
+                Ok(count)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.ready.readable = false;
+                if self.draining && self.reading == Reading::Open {
+                    self.finish();
+                    self.reading = Reading::Discarding;
+                }
+                Ok(0)
+            }
+            Err(error) => Err(End::Failed(error)),
+        }
+    }
+
+    /// How much to ask for: never more than there is room to queue, should the socket take none of the answer, and
+    /// nothing at all above the high-water mark, half of what is allowed. Reading on whenever a few bytes have left the
+    /// queue would make a stalled transfer crawl on in reads of a few bytes each.
+    fn read_size(&self, turn: &Turn<'_, P>) -> usize {
+        let room = match self.reading {
+            Reading::Open if self.outbound.len() > turn.allowed / 2 => 0,
+            Reading::Open => turn.allowed.saturating_sub(self.outbound.len() + self.inbound.len()),
+            Reading::Discarding => usize::MAX,
+            Reading::AtEnd | Reading::Finished => 0,
+        };
+        room.min(turn.scratch.len())
+    }
+
+    /// Whether a read that came short has emptied the socket, so that another would only say `WouldBlock`. Three things
+    /// hide behind a short read: the end of the stream, bytes behind an urgent mark, and the `WouldBlock` that a
+    /// draining connection waits for.
+    fn short_read_is_last(&self, turn: &Turn<'_, P>) -> bool {
+        turn.short_read_is_last && !self.ready.read_closed && !self.ready.urgent && !self.draining
+    }
+
+    /// Hands what came to the protocol, behind what it left of earlier input.
+    fn take(&mut self, input: &[u8], turn: &mut Turn<'_, P>) -> Result<(), End> {
+        turn.narrator.received(&self.protocol, self.addr, input);
+        if self.inbound.is_empty() {
+            let consumed = self.converse(turn, |protocol, out| protocol.receive(input, out))?;
+            self.keep(&input[consumed..], turn.allowed);
+            Ok(())
+        } else {
+            self.keep(input, turn.allowed);
+            self.digest(turn)
+        }
+    }
+
+    /// Puts input aside for later, growing as the outbound queue does.
+    fn keep(&mut self, input: &[u8], limit: usize) {
+        let (len, capacity) = (self.inbound.len(), self.inbound.capacity());
+        self.inbound.reserve_exact(buffer::grown(len + input.len(), capacity, limit) - len);
+        self.inbound.extend_from_slice(input);
+    }
+
+    /// Shows the protocol what it has not consumed yet.
+    fn digest(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        let mut inbound = mem::take(&mut self.inbound);
+        let consumed = self.converse(turn, |protocol, out| protocol.receive(&inbound, out))?;
+        if consumed < inbound.len() {
+            inbound.drain(..consumed);
+            self.inbound = inbound;
+        }
+        Ok(())
+    }
+
+    /// Tells the protocol that the peer has finished, once its earlier answers are out.
+    fn hear_the_end(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        while self.reading == Reading::AtEnd && self.outbound.is_empty() {
+            let before = self.inbound.len();
+            if before > 0 {
+                self.digest(turn)?; // Answers that had no room so far.
+            }
+            if self.inbound.len() == before {
+                self.reading = Reading::Finished;
+                let rest = mem::take(&mut self.inbound);
+                self.converse(turn, |protocol, out| protocol.finish(&rest, out))?;
+                self.finish();
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the protocol and does what it asks for. What it borrows from its input is written at once, from where it
+    /// was read; only what the socket does not take is copied.
+    fn converse<'a, R>(
+        &mut self,
+        turn: &mut Turn<'_, P>,
+        call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
+    ) -> Result<R, End> {
+        let nothing_waited = self.outbound.is_empty();
+        let mut out = Outbox::new(mem::take(&mut self.outbound), turn.allowed);
+        let result = call(&mut self.protocol, &mut out);
+        let Outbox { queue, tail, finish, abort, notify, .. } = out;
+        self.notified |= notify;
+        if abort {
+            return Err(End::Aborted);
+        }
+        if self.writing == Writing::Finished {
+            return Ok(result); // Our FIN is out: what is said now reaches nobody.
+        }
+        self.outbound = queue;
+        self.send_queue(turn)?;
+        let sent = if self.outbound.is_empty() { self.write(tail, turn)? } else { 0 };
+        self.outbound.push(&tail[sent..], turn.allowed);
+        self.time_the_wait(nothing_waited, turn.now);
+        if self.outbound.len() > turn.limit {
+            return Err(End::Overflow);
+        }
+        if finish {
+            self.finish();
+        }
+        Ok(result)
+    }
+
+    /// Sends our FIN once everything is sent, and ends when the peer's is here as well.
+    fn shut_down_if_done(&mut self, now: Moment) -> Result<(), End> {
+        if self.writing == Writing::Finishing && self.outbound.is_empty() {
+            self.writing = Writing::Finished;
+            // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
+            if self.reading != Reading::Finished {
+                self.transport.shutdown_write().map_err(End::Failed)?;
+                if self.reading != Reading::Discarding {
+                    self.last_write = now;
+                }
+            }
+        }
+        if self.writing == Writing::Finished && self.reading == Reading::Finished {
+            return Err(End::Finished);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,706 @@
+//! The readiness loop: one thread, one poller, every connection.
+//!
+//! Owns the poller, the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read
+//! buffer and the account of memory. Never looks at a byte and never decides what a connection's error means: that is
+//! the connection's. What happened that is not about bytes is handed to the [`Role`] as an [`Event`].
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use crate::connection::{Connection, End, Outcome, Readiness, SendError, State, Timeout, Timeouts, Turn};
+use crate::moment::Moment;
+use crate::narrator::{Line, Narrator, Voice};
+use crate::net::{self, AcceptError};
+use crate::protocol::Protocol;
+use crate::signals::{Signal, Signals};
+
+/// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
+pub const LISTENER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+/// Never registered: stands for the time to drain in the set of deadlines.
+const DRAIN: Token = Token(usize::MAX - 2);
+
+/// How many events one wait may return. More than that many ready connections come in the next turn, which is what
+/// keeps a turn short; at 12 bytes an event, the buffer is small.
+const EVENTS_A_TURN: usize = 1024;
+
+/// How many bytes all connections together may move before the loop looks at the poller again: some 2 ms of copying,
+/// so that signals and new events are never far off, however many connections are busy.
+const TURN_BUDGET: u64 = 8 * 1024 * 1024;
+
+/// How many connections are accepted in a row: a burst should be taken quickly, but not at the others' expense. One
+/// costs some 10 µs.
+const ACCEPT_BUDGET: u32 = 64;
+
+/// How long accepting rests when descriptors or memory have run out. It is also tried whenever a connection closes; the
+/// timer is for when other processes hold what is missing.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
+/// larger ones fall out of the second-level cache.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// What a connection may buffer however little memory is free. With none at all it could never move again.
+const MINIMUM_BUFFER: usize = 4 * 1024;
+
+/// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Whether mio uses epoll, which promises another edge after a short read. Its poll(2) backend reports a socket again
+/// only after a `WouldBlock`.
+const SHORT_READ_IS_LAST: bool =
+    cfg!(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)));
+
+/// How much the loop may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; more wait in the backlog. Those the loop opened itself count, but are never refused.
+    pub connections: usize,
+    /// Bytes buffered for one connection that its peer does not read.
+    pub connection_buffer: usize,
+    /// Bytes buffered for all of them. As it fills up, each gets less, down to 4 KiB.
+    pub total_buffer: usize,
+}
+
+impl Default for Limits {
+    /// Any number of connections, 256 KiB each, 64 MiB in all.
+    fn default() -> Limits {
+        Limits { connections: usize::MAX, connection_buffer: 256 * 1024, total_buffer: 64 * 1024 * 1024 }
+    }
+}
+
+/// What happened to a connection, for the role.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// A connection was accepted.
+    Accepted {
+        /// Its token.
+        token: Token,
+        /// The peer's address.
+        addr: SocketAddr,
+    },
+    /// A connect succeeded.
+    Connected {
+        /// Its token.
+        token: Token,
+    },
+    /// A protocol called [`Outbox::notify`](crate::protocol::Outbox::notify).
+    Notified {
+        /// Its connection's token.
+        token: Token,
+    },
+    /// A connection is over, or a connect failed. Its token may already belong to another.
+    Closed {
+        /// Its token, if it ever had one.
+        token: Option<Token>,
+        /// The peer's address.
+        addr: SocketAddr,
+        /// Its protocol, with whatever it has to tell.
+        protocol: P,
+        /// Why it is over.
+        end: End,
+        /// Bytes received.
+        received: u64,
+        /// Bytes sent.
+        sent: u64,
+    },
+    /// A signal arrived.
+    Signal(Signal),
+}
+
+/// What a program does with its loop: a server, a client, or both on one loop.
+pub trait Role<P: Protocol> {
+    /// Opens what there is to open now. Returns whether there is still more to open later; a loop without listener and
+    /// connections ends if not.
+    fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
+        let _ = event_loop;
+        false
+    }
+
+    /// Something happened. Called between turns, so everything about the loop may be changed.
+    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>);
+}
+
+/// One poller and everything that is registered with it.
+///
+/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
+/// queue, each within a budget, and nowhere else is a slot freed. So no event can reach a connection that it was not
+/// meant for.
+#[derive(Debug)]
+pub struct EventLoop<P> {
+    poll: Poll,
+    events: Events,
+    connections: Slab<Slot<P>>,
+    listener: Option<Listener<P>>,
+    signals: Option<Signals>,
+    /// Whoever can do something now, the listener included, each once.
+    run_queue: VecDeque<Token>,
+    deadlines: BTreeSet<(Moment, Token)>,
+    /// What happened and was not handed to the role yet.
+    happened: VecDeque<Event<P>>,
+    scratch: Box<[u8]>,
+    limits: Limits,
+    timeouts: Timeouts,
+    narrator: Narrator<P>,
+    /// Bytes of memory that all connections' buffers hold.
+    memory: usize,
+    began: Instant,
+    now: Moment,
+    turns: u64,
+    draining: bool,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Slot<P> {
+    connection: Connection<TcpStream, P>,
+    /// It stands in the set of deadlines, under this time or an earlier one that no longer applies.
+    armed: Option<Moment>,
+}
+
+struct Listener<P> {
+    socket: TcpListener,
+    protocol_for: Box<dyn FnMut(SocketAddr) -> P>,
+    /// Somebody may be waiting. As sticky as a connection's flags: only an accept that finds nobody clears it.
+    ready: bool,
+    queued: bool,
+    /// Out of descriptors or memory: wait for the timer or for a connection to close.
+    retry_at: Option<Moment>,
+}
+
+impl<P> fmt::Debug for Listener<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("socket", &self.socket).field("ready", &self.ready).finish_non_exhaustive()
+    }
+}
+
+impl<P: Protocol> EventLoop<P> {
+    /// A loop without any connection. `unlimited_log` lifts the budgets of log lines.
+    pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>, unlimited_log: bool) -> io::Result<EventLoop<P>> {
+        Ok(EventLoop {
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_A_TURN),
+            connections: Slab::new(),
+            listener: None,
+            signals: None,
+            run_queue: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            happened: VecDeque::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            limits,
+            timeouts,
+            narrator: Narrator::new(voice, unlimited_log),
+            memory: 0,
+            began: Instant::now(),
+            now: Moment::START,
+            turns: 0,
+            draining: false,
+            stopped: false,
+        })
+    }
+
+    /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer.
+    /// A listener that there was before is closed.
+    pub fn listen(
+        &mut self,
+        mut socket: TcpListener,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<()> {
+        self.poll.registry().register(&mut socket, LISTENER, Interest::READABLE)?;
+        self.listener = Some(Listener {
+            socket,
+            protocol_for: Box::new(protocol_for),
+            ready: false,
+            queued: false,
+            retry_at: None,
+        });
+        Ok(())
+    }
+
+    /// Closes the listener. Whoever waits in its backlog is reset.
+    pub fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
+    /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        self.signals = Some(Signals::catch(self.poll.registry(), SIGNALS)?);
+        Ok(())
+    }
+
+    /// Begins to connect to `addr`. Whether that succeeds, an [`Event`] tells: `Connected`, or `Closed` with the
+    /// protocol handed back.
+    pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
+        match net::connect(addr) {
+            Ok(stream) => {
+                self.insert(Connection::connecting(stream, addr, protocol, self.now));
+            }
+            Err(error) => self.happened.push_back(Event::Closed {
+                token: None,
+                addr,
+                protocol,
+                end: End::ConnectFailed(error),
+                received: 0,
+                sent: 0,
+            }),
+        }
+    }
+
+    /// Queues `bytes` for a connection, behind everything that waits there; they are sent in the next turn. Refused
+    /// whole if the connection's buffer is full or it is finishing.
+    ///
+    /// # Panics
+    /// If there is no such connection.
+    pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
+        let allowed = self.allowance(self.connections[token.0].connection.memory());
+        let connection = &mut self.connections[token.0].connection;
+        let before = connection.memory();
+        connection.send(bytes, allowed, self.now)?;
+        self.memory = self.memory - before + connection.memory();
+        self.enqueue(token);
+        Ok(())
+    }
+
+    /// Ends a connection in the next turn; what waits to be sent is lost.
+    ///
+    /// # Panics
+    /// If there is no such connection.
+    pub fn close(&mut self, token: Token) {
+        self.connections[token.0].connection.doom();
+        self.enqueue(token);
+    }
+
+    /// The connection with this token, if there is one.
+    pub fn connection(&self, token: Token) -> Option<&Connection<TcpStream, P>> {
+        self.connections.get(token.0).map(|slot| &slot.connection)
+    }
+
+    /// The protocol of the connection with this token, if there is one.
+    pub fn protocol_mut(&mut self, token: Token) -> Option<&mut P> {
+        self.connections.get_mut(token.0).map(|slot| slot.connection.protocol_mut())
+    }
+
+    /// All connections, in no particular order.
+    pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<TcpStream, P>)> {
+        self.connections.iter().map(|(key, slot)| (Token(key), &slot.connection))
+    }
+
+    /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
+    /// waits for the peers' FINs, `timeout` at the most. Then the loop is idle and [`run`](EventLoop::run) returns.
+    pub fn drain(&mut self, timeout: Duration) {
+        self.draining = true;
+        self.deadlines.insert((self.now.plus(timeout), DRAIN));
+        if let Some(listener) = &mut self.listener {
+            listener.ready = true;
+        }
+        self.resume_accepting();
+        for key in self.keys() {
+            self.connections[key].connection.drain();
+            self.enqueue(Token(key));
+        }
+    }
+
+    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether there is neither listener nor connection: the tutorial's `not sel.get_map()`.
+    pub fn is_idle(&self) -> bool {
+        self.listener.is_none() && self.connections.is_empty()
+    }
+
+    /// The time of the current turn.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// How many turns there were so far. An idle loop makes none.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Bytes of memory that the connections' buffers hold.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// The budgets of log lines, for the role's own.
+    pub fn narrator(&mut self) -> &mut Narrator<P> {
+        &mut self.narrator
+    }
+
+    /// Turns until there is nothing left to do, or until [`stop`](EventLoop::stop).
+    ///
+    /// An error is one of the poller itself; no connection can cause it.
+    pub fn run(&mut self, role: &mut impl Role<P>) -> io::Result<()> {
+        loop {
+            // Handling what happened may leave the role with more to open, and opening may fail at once, which is one
+            // more thing that happened: only when both are through is it known whether to wait.
+            let more = loop {
+                while let Some(event) = self.happened.pop_front() {
+                    role.handle(event, self);
+                }
+                let more = role.advance(self);
+                if self.happened.is_empty() {
+                    break more;
+                }
+            };
+            if self.stopped || (self.is_idle() && !more) {
+                break;
+            }
+            self.turn()?;
+        }
+        self.narrator.tell_left_out();
+        Ok(())
+    }
+
+    /// Waits for something to happen and acts on all of it, once.
+    pub fn turn(&mut self) -> io::Result<()> {
+        self.wait()?;
+        self.note()?;
+        self.act();
+        self.expire();
+        Ok(())
+    }
+
+    /// Sleeps until the poller has events or a deadline passes; not at all if anything can run.
+    fn wait(&mut self) -> io::Result<()> {
+        let timeout = if self.run_queue.is_empty() {
+            let deadline = self.deadlines.first().map(|&(when, _)| when);
+            let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
+            earliest.map(|when| when.since(self.clock()))
+        } else {
+            Some(Duration::ZERO)
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            // A signal, or only SIGSTOP and SIGCONT: there are no events then, and that is all.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        self.turns += 1;
+        self.now = self.clock();
+        self.narrator.refill(self.now);
+        Ok(())
+    }
+
+    fn clock(&self) -> Moment {
+        Moment::after_start(self.began.elapsed())
+    }
+
+    /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
+    fn note(&mut self) -> io::Result<()> {
+        let mut signalled = false;
+        for event in &self.events {
+            match event.token() {
+                SIGNALS => signalled = true,
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.ready = true;
+                        // While accepting rests, an edge is remembered but wakes nobody up.
+                        if listener.retry_at.is_none() && !mem::replace(&mut listener.queued, true) {
+                            self.run_queue.push_back(LISTENER);
+                        }
+                    }
+                }
+                token => {
+                    if let Some(slot) = self.connections.get_mut(token.0) {
+                        slot.connection.note(readiness(event));
+                        if slot.connection.enter_queue() {
+                            self.run_queue.push_back(token);
+                        }
+                    }
+                }
+            }
+        }
+        if signalled && let Some(signals) = &mut self.signals {
+            let taken = signals.take(self.poll.registry())?;
+            self.happened.extend(taken.into_iter().map(Event::Signal));
+        }
+        Ok(())
+    }
+
+    /// Serves everything that can run, once, in order, within the budget of a turn.
+    fn act(&mut self) {
+        let mut moved = 0;
+        for _ in 0..self.run_queue.len() {
+            match self.run_queue.pop_front() {
+                Some(LISTENER) => self.accept(),
+                Some(token) => moved += self.service_connection(token),
+                None => break,
+            }
+            if moved >= TURN_BUDGET {
+                break;
+            }
+        }
+    }
+
+    /// Serves one connection. Returns how many bytes it moved.
+    fn service_connection(&mut self, token: Token) -> u64 {
+        let Some(slot) = self.connections.get(token.0) else { return 0 };
+        let allowed = self.allowance(slot.connection.memory());
+        let slot = &mut self.connections[token.0];
+        // A token may stand here twice: that of a connection that ended while queued, used again by the next.
+        if !slot.connection.leave_queue() {
+            return 0;
+        }
+        let connection = &mut slot.connection;
+        let was_connecting = connection.state() == State::Connecting;
+        let moved_before = connection.received() + connection.sent();
+        let memory_before = connection.memory();
+        let outcome = connection.service(&mut Turn {
+            now: self.now,
+            scratch: &mut self.scratch,
+            allowed,
+            limit: self.limits.connection_buffer,
+            short_read_is_last: SHORT_READ_IS_LAST,
+            narrator: &mut self.narrator,
+        });
+        let moved = connection.received() + connection.sent() - moved_before;
+        self.memory = self.memory - memory_before + connection.memory();
+        if connection.take_notified() {
+            self.happened.push_back(Event::Notified { token });
+        }
+        if was_connecting && connection.state() != State::Connecting {
+            self.happened.push_back(Event::Connected { token });
+        }
+        match outcome {
+            Outcome::Waiting => self.arm(token),
+            Outcome::Runnable => {
+                self.arm(token);
+                self.enqueue(token);
+            }
+            Outcome::Ended(end) => self.remove(token, end),
+        }
+        moved
+    }
+
+    /// Accepts whoever waits, up to a budget.
+    fn accept(&mut self) {
+        let mut accepted = false;
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(listener) = &mut self.listener else { return };
+            listener.queued = false;
+            if !listener.ready {
+                return;
+            }
+            if self.connections.len() >= self.limits.connections {
+                if self.narrator.allows(Line::CannotAccept) {
+                    debug!("{} connections are the limit; whoever comes now waits", self.connections.len());
+                }
+                return; // The next connection that ends resumes.
+            }
+            match listener.socket.accept() {
+                Ok((stream, addr)) => {
+                    accepted = true;
+                    let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+                    let protocol = (listener.protocol_for)(addr);
+                    self.admit(stream, addr, protocol);
+                }
+                Err(error) => match AcceptError::of(&error) {
+                    AcceptError::Empty => {
+                        listener.ready = false;
+                        if self.draining {
+                            self.listener = None;
+                        }
+                        return;
+                    }
+                    AcceptError::Gone => debug!("a connection was gone before it was accepted: {error}"),
+                    AcceptError::Exhausted => return self.rest_from_accepting(&error),
+                },
+            }
+        }
+        if accepted {
+            self.resume_accepting(); // At the back of the queue.
+        } else {
+            self.rest_from_accepting(&io::Error::other("one connection after the other was gone"));
+        }
+    }
+
+    /// Takes in an accepted connection.
+    fn admit(&mut self, stream: TcpStream, addr: SocketAddr, protocol: P) {
+        if let Err(error) = net::set_accepted_options(&stream) {
+            debug!("{addr} was gone when it was accepted: {error}");
+            return;
+        }
+        let mut connection = Connection::open(stream, addr, protocol, self.now);
+        if self.draining {
+            connection.drain();
+        }
+        if let Some(token) = self.insert(connection) {
+            self.happened.push_back(Event::Accepted { token, addr });
+            if self.draining {
+                self.enqueue(token);
+            }
+        }
+    }
+
+    /// Registers a connection. One that cannot be registered ends at once.
+    fn insert(&mut self, connection: Connection<TcpStream, P>) -> Option<Token> {
+        let entry = self.connections.vacant_entry();
+        let token = Token(entry.key());
+        let slot = entry.insert(Slot { connection, armed: None });
+        match self.poll.registry().register(slot.connection.transport_mut(), token, INTEREST) {
+            Ok(()) => {
+                self.arm(token);
+                Some(token)
+            }
+            Err(error) => {
+                self.remove(token, End::Failed(error));
+                None
+            }
+        }
+    }
+
+    /// Frees a connection's slot. Closing the socket takes it out of the poller, as no descriptor is ever duplicated.
+    fn remove(&mut self, token: Token, end: End) {
+        let Slot { connection, armed, .. } = self.connections.remove(token.0);
+        if let Some(when) = armed {
+            self.deadlines.remove(&(when, token));
+        }
+        self.memory -= connection.memory();
+        let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
+        let protocol = connection.into_protocol();
+        self.happened.push_back(Event::Closed { token: Some(token), addr, protocol, end, received, sent });
+        self.resume_accepting();
+    }
+
+    /// Out of descriptors or memory: no edge will tell when that is over.
+    fn rest_from_accepting(&mut self, error: &io::Error) {
+        if self.narrator.allows(Line::CannotAccept) {
+            warn!(
+                "cannot accept with {} connections open: {error}; whoever comes now waits (ulimit -n shows the limit)",
+                self.connections.len()
+            );
+        }
+        if let Some(listener) = &mut self.listener {
+            let retry_at = self.now.plus(ACCEPT_RETRY);
+            listener.retry_at = Some(retry_at);
+            self.deadlines.insert((retry_at, LISTENER));
+        }
+    }
+
+    /// There may be room for another connection: look, if somebody waits.
+    fn resume_accepting(&mut self) {
+        if let Some(listener) = &mut self.listener
+            && listener.ready
+        {
+            if let Some(retry_at) = listener.retry_at.take() {
+                self.deadlines.remove(&(retry_at, LISTENER));
+            }
+            if !mem::replace(&mut listener.queued, true) {
+                self.run_queue.push_back(LISTENER);
+            }
+        }
+    }
+
+    /// Puts a connection on the run queue, once.
+    fn enqueue(&mut self, token: Token) {
+        if self.connections[token.0].connection.enter_queue() {
+            self.run_queue.push_back(token);
+        }
+    }
+
+    /// Sees to it that the loop wakes up for a connection's next deadline. One that has moved further off is left where
+    /// it stands, and looked at again when that time comes: bytes that move cost nothing here.
+    fn arm(&mut self, token: Token) {
+        let slot = &mut self.connections[token.0];
+        let Some((when, _)) = slot.connection.deadline(&self.timeouts) else { return };
+        match slot.armed {
+            Some(armed) if armed <= when => return,
+            Some(armed) => {
+                self.deadlines.remove(&(armed, token));
+            }
+            None => {}
+        }
+        slot.armed = Some(when);
+        self.deadlines.insert((when, token));
+    }
+
+    /// Sees to the deadlines that have passed. Connections are only marked and queued: they end in `act`.
+    fn expire(&mut self) {
+        while let Some(&(when, token)) = self.deadlines.first()
+            && when <= self.now
+        {
+            self.deadlines.pop_first();
+            match token {
+                LISTENER => self.resume_accepting(),
+                DRAIN => self.expire_drain(),
+                _ => self.expire_connection(token),
+            }
+        }
+    }
+
+    fn expire_connection(&mut self, token: Token) {
+        let slot = &mut self.connections[token.0];
+        slot.armed = None;
+        // One that is queued has something to do yet: its next service arms it again, if nothing moves then.
+        if slot.connection.is_queued() {
+            return;
+        }
+        match slot.connection.deadline(&self.timeouts) {
+            Some((when, timeout)) if when <= self.now => {
+                slot.connection.expire(timeout, &self.timeouts, self.now);
+                self.enqueue(token);
+            }
+            _ => self.arm(token),
+        }
+    }
+
+    fn expire_drain(&mut self) {
+        self.listener = None;
+        for key in self.keys() {
+            self.connections[key].connection.expire(Timeout::Drain, &self.timeouts, self.now);
+            self.enqueue(Token(key));
+        }
+    }
+
+    fn keys(&self) -> Vec<usize> {
+        self.connections.iter().map(|(key, _)| key).collect()
+    }
+
+    /// How many bytes a connection may buffer that holds `own` bytes already: its limit while memory is plenty; as it
+    /// gets scarce, no more on top than a quarter of what is free, so that some is left for whoever comes next; and
+    /// always enough to go on. All together thus hold at most the total limit and 4 KiB a connection.
+    fn allowance(&self, own: usize) -> usize {
+        let free = self.limits.total_buffer.saturating_sub(self.memory);
+        (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)
+    }
+}
+
+/// What an event says about a connection. An error or a hang-up concerns both directions, whatever else the event says.
+fn readiness(event: &mio::event::Event) -> Readiness {
+    let over = event.is_error() || (event.is_read_closed() && event.is_write_closed());
+    Readiness {
+        readable: event.is_readable() || event.is_read_closed() || over,
+        writable: event.is_writable() || event.is_write_closed() || over,
+        read_closed: event.is_read_closed() || over,
+        urgent: event.is_priority(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::echo::Echo;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // mio's TcpStream carries a registration check in debug builds and on its poll(2) backend.
+        let extra = size_of::<TcpStream>() - size_of::<std::os::fd::RawFd>();
+        let bytes = size_of::<Slot<Echo>>();
+        assert!(bytes - extra.next_multiple_of(8) <= 128, "{bytes} bytes, {extra} of them mio's");
+    }
+}

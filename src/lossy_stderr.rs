@@ -1,0 +1,75 @@
+//! Standard error that never blocks and never fails.
+//!
+//! Owns the decision to drop a line, and the count of those dropped. One thread serves every connection, so a log
+//! reader that is slow must not stop it, and one that is gone must not end it.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PIPE_BUF;
+
+/// Lines that could not be written. Of the process, as the descriptor is.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Writes each line whole, at once, or not at all.
+///
+/// Before each write it asks poll(2) whether the descriptor takes bytes; on a pipe that means at least `PIPE_BUF` of
+/// them, and so much goes in without blocking (pipe(7)). `O_NONBLOCK` would do as well, but belongs to the open file,
+/// which other processes share: the shell that started this one, for instance. Dropped lines are counted, and the
+/// count is written when lines pass again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LossyStderr;
+
+impl LossyStderr {
+    /// Writes `line`, with its newline, or counts it as dropped. What exceeds `PIPE_BUF` bytes is cut.
+    fn write_line(line: &[u8]) {
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 && !write_now(format!("{dropped} log lines were dropped: nobody read them\n").as_bytes()) {
+            DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
+            return;
+        }
+        let written = if line.len() <= PIPE_BUF {
+            write_now(line)
+        } else {
+            let mut cut = line[..PIPE_BUF].to_vec();
+            cut[PIPE_BUF - 1] = b'\n';
+            write_now(&cut)
+        };
+        if !written {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether all of `bytes` could be written without waiting.
+fn write_now(mut bytes: &[u8]) -> bool {
+    let stderr = io::stderr();
+    while !bytes.is_empty() {
+        let mut descriptors = [PollFd::new(&stderr, PollFlags::OUT)];
+        match poll(&mut descriptors, Some(&Timespec::default())) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return false,
+        }
+        match rustix::io::write(&stderr, bytes) {
+            Ok(written) => bytes = &bytes[written..], // A terminal may take less than a pipe would.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false, // Closed, disk full: there is nowhere to tell it.
+        }
+    }
+    true
+}
+
+impl Write for LossyStderr {
+    /// Takes one whole line. Never fails.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LossyStderr::write_line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Which of the loop's log lines are printed, so that they tell the story and never flood.
+//!
+//! Owns the budget of each kind of line, and the two lines of a connection's traffic. The other lines are written by
+//! the roles, which ask here first. Never decides where a line goes: that is the program's logger.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::info;
+
+use crate::moment::Moment;
+
+/// How many lines of one kind are printed in a window of one second.
+///
+/// Small runs are to be whole (50 connections with two messages each make 100 lines of one kind), and a reader cannot
+/// follow more; at 200 lines of some 100 bytes, seven kinds come to 140 kB/s, which any terminal or pipe keeps up with.
+const LINES_A_WINDOW: u32 = 200;
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The kinds of lines that have a budget, each its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// `Accepted connection from …`
+    Accepted,
+    /// `Starting connection 1 to …`
+    Starting,
+    /// `Echoing b"…" to …`, `Sending b"…" to connection 1`
+    Sending,
+    /// `Received b"…" from connection 1`
+    Received,
+    /// `Closing connection to …`, `Closing connection 1`
+    Closing,
+    /// A connection that failed, and why.
+    Failed,
+    /// Accepting has to pause: one line a second, as the state lasts while the loop tries again and again.
+    CannotAccept,
+}
+
+impl Line {
+    const ALL: [Line; 7] = [
+        Line::Accepted,
+        Line::Starting,
+        Line::Sending,
+        Line::Received,
+        Line::Closing,
+        Line::Failed,
+        Line::CannotAccept,
+    ];
+
+    fn budget(self) -> u32 {
+        match self {
+            Line::CannotAccept => 1,
+            _ => LINES_A_WINDOW,
+        }
+    }
+}
+
+/// How a role tells of its connections' traffic. A `None` stays silent.
+///
+/// Each function writes one log line about the given bytes, for a connection with the given protocol and peer.
+#[derive(Debug)]
+pub struct Voice<P> {
+    /// How the line about sent bytes begins: `Echoing`.
+    pub verb: &'static str,
+    /// The socket has taken these bytes.
+    pub sending: Option<fn(&P, SocketAddr, &[u8])>,
+    /// These bytes have arrived.
+    pub received: Option<fn(&P, SocketAddr, &[u8])>,
+}
+
+impl<P> Voice<P> {
+    /// Says nothing of the traffic.
+    pub const SILENT: Voice<P> = Voice { verb: "Sending", sending: None, received: None };
+}
+
+/// Lets lines through while their kind has budget left, and counts the others.
+#[derive(Debug)]
+pub struct Narrator<P> {
+    voice: Voice<P>,
+    left: [u32; Line::ALL.len()],
+    left_out: [u64; Line::ALL.len()],
+    window_ends: Moment,
+    unlimited: bool,
+}
+
+impl<P> Narrator<P> {
+    /// A narrator with full budgets; `unlimited` lifts them.
+    #[must_use]
+    pub fn new(voice: Voice<P>, unlimited: bool) -> Narrator<P> {
+        Narrator {
+            voice,
+            left: Line::ALL.map(Line::budget),
+            left_out: [0; Line::ALL.len()],
+            window_ends: Moment::START.plus(WINDOW),
+            unlimited,
+        }
+    }
+
+    /// Whether a line of this kind may be printed now. A line that may not costs this comparison and no formatting.
+    pub fn allows(&mut self, line: Line) -> bool {
+        let kind = line as usize;
+        if self.left[kind] > 0 {
+            self.left[kind] -= 1;
+            true
+        } else if self.unlimited && line != Line::CannotAccept {
+            true
+        } else {
+            self.left_out[kind] += 1;
+            false
+        }
+    }
+
+    pub(crate) fn sending(&mut self, protocol: &P, addr: SocketAddr, bytes: &[u8]) {
+        if let Some(write_line) = self.voice.sending
+            && self.allows(Line::Sending)
+        {
+            write_line(protocol, addr, bytes);
+        }
+    }
+
+    pub(crate) fn received(&mut self, protocol: &P, addr: SocketAddr, bytes: &[u8]) {
+        if let Some(write_line) = self.voice.received
+            && self.allows(Line::Received)
+        {
+            write_line(protocol, addr, bytes);
+        }
+    }
+
+    /// When the loop should call [`refill`](Narrator::refill) even if nothing else happens: there is something to say.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        let to_say = log::max_level() >= log::Level::Info && self.left_out.iter().any(|&count| count > 0);
+        to_say.then_some(self.window_ends)
+    }
+
+    /// Begins a new window if the last one is over, and says what it left out.
+    pub(crate) fn refill(&mut self, now: Moment) {
+        if now >= self.window_ends {
+            self.window_ends = now.plus(WINDOW);
+            self.left = Line::ALL.map(Line::budget);
+            self.tell_left_out();
+        }
+    }
+
+    /// Says, in one line a kind, how many lines were left out since it was last said.
+    pub(crate) fn tell_left_out(&mut self) {
+        for (line, count) in Line::ALL.into_iter().zip(&mut self.left_out) {
+            match std::mem::take(count) {
+                0 => {}
+                count => info!("{count} more lines \"{}\" left out", self.voice.opening(line)),
+            }
+        }
+    }
+}
+
+impl<P> Voice<P> {
+    /// How a line of this kind begins.
+    fn opening(&self, line: Line) -> &'static str {
+        match line {
+            Line::Accepted => "Accepted connection from …",
+            Line::Starting => "Starting connection …",
+            Line::Sending => self.verb,
+            Line::Received => "Received …",
+            Line::Closing => "Closing connection …",
+            Line::Failed => "Connection failed …",
+            Line::CannotAccept => "Cannot accept …",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn each_kind_has_its_own_budget_a_second() {
+        let mut narrator = Narrator::<()>::new(Voice::SILENT, false);
+        let allowed = (0..1000).filter(|_| narrator.allows(Line::Accepted)).count();
+        assert_eq!(allowed, LINES_A_WINDOW as usize);
+        assert!(narrator.allows(Line::Closing));
+        assert_eq!(narrator.left_out[Line::Accepted as usize], 1000 - allowed as u64);
+
+        narrator.refill(at(0));
+        assert!(!narrator.allows(Line::Accepted), "the window is not over yet");
+        narrator.refill(at(1));
+        assert!(narrator.allows(Line::Accepted));
+        assert_eq!(narrator.left_out, [0; 7], "told when the window ended");
+    }
+
+    #[test]
+    fn verbose_lifts_all_budgets_but_that_of_a_lasting_state() {
+        let mut narrator = Narrator::<()>::new(Voice::SILENT, true);
+        assert!((0..1000).all(|_| narrator.allows(Line::Sending)));
+        assert!(narrator.allows(Line::CannotAccept));
+        assert!(!narrator.allows(Line::CannotAccept));
+    }
+
+    #[test]
+    fn kinds_index_their_own_budget() {
+        for (index, line) in Line::ALL.into_iter().enumerate() {
+            assert_eq!(index, line as usize);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a connection does with the bytes that it carries.
+//!
+//! Owns the trait that a server of your own implements and the [`Outbox`] it answers through. Knows no socket,
+//! no clock and no loop, so a protocol is tested by calling it.
+
+pub mod echo;
+pub mod exchange;
+
+use crate::buffer::SendBuffer;
+
+/// One end of one connection: bytes in, bytes out.
+///
+/// The connection calls these functions when there is something to say and carries out what they ask for:
+/// partial sends, backpressure, half-close and errors are its work, not the protocol's. A protocol that counts
+/// the bytes of each line and answers with the count:
+///
+/// ```
+/// use multiconn::protocol::{Outbox, Protocol};
+///
+/// struct Count;
+///
+/// impl Protocol for Count {
+///     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+///         let mut consumed = 0;
+///         for line in input.split_inclusive(|&byte| byte == b'\n') {
+///             // A line that is not whole yet is left where it is, and shown again with more behind it. So is one
+///             // whose answer has no room, until the peer has read some of what waits for it.
+///             if !line.ends_with(b"\n") || out.room() < 32 {
+///                 break;
+///             }
+///             out.copy(format!("{}\n", line.len() - 1).as_bytes());
+///             consumed += line.len();
+///         }
+///         consumed
+///     }
+/// }
+/// ```
+pub trait Protocol {
+    /// Takes what has arrived: `input` is everything received and not yet consumed, oldest first.
+    ///
+    /// Returns how many of its bytes are done with. The rest waits in the connection's inbound buffer and is shown
+    /// again, with more behind it, when more arrives or when the queue of outbound bytes has been sent. A protocol
+    /// that wants more than a whole buffer before it consumes anything ends its connection
+    /// (`End::MessageTooLong`).
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
+
+    /// Fills `space` with bytes to send of the protocol's own accord and returns how many, 0 for none.
+    ///
+    /// Called whenever the socket takes bytes and none are queued, so that "the next message when the last is out"
+    /// is what happens by itself.
+    fn produce(&mut self, space: &mut [u8]) -> usize {
+        let _ = space;
+        0
+    }
+
+    /// The peer has finished sending (its FIN was read) and every earlier answer is out.
+    ///
+    /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out
+    /// before our own FIN, which follows in any case.
+    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        let _ = (rest, out);
+    }
+}
+
+/// Where a protocol puts its answer, and says what is to become of the connection.
+///
+/// The lifetime is that of the input: [`send`](Outbox::send) borrows from it, so that an echo costs no copy.
+#[derive(Debug)]
+pub struct Outbox<'a> {
+    /// The connection's own queue, lent for the call.
+    pub(crate) queue: SendBuffer,
+    /// Goes out behind the queue, straight from where it was read if the socket takes it.
+    pub(crate) tail: &'a [u8],
+    pub(crate) finish: bool,
+    pub(crate) abort: bool,
+    pub(crate) notify: bool,
+    limit: usize,
+}
+
+impl<'a> Outbox<'a> {
+    pub(crate) fn new(queue: SendBuffer, limit: usize) -> Outbox<'a> {
+        Outbox { queue, tail: &[], finish: false, abort: false, notify: false, limit }
+    }
+
+    /// Sends a part of the input without copying it, behind everything sent before.
+    ///
+    /// One such part in a call is free of any copy; a second puts the first into the queue.
+    pub fn send(&mut self, bytes: &'a [u8]) {
+        self.queue.push(self.tail, self.limit);
+        self.tail = bytes;
+    }
+
+    /// Sends bytes that live only for the call, by copying them into the queue.
+    pub fn copy(&mut self, bytes: &[u8]) {
+        self.send(&[]); // Keeps the order: what was borrowed so far goes first.
+        self.queue.push(bytes, self.limit);
+    }
+
+    /// How many more bytes may be sent before the connection is over its limit.
+    ///
+    /// Input never exceeds this, so a protocol whose answers are no longer than their input need not ask. One whose
+    /// answers are longer should stop consuming when they no longer fit; a connection that has more queued than its
+    /// limit, after the socket took what it could, is ended ([`End::Overflow`](crate::connection::End::Overflow)).
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.queue.len() + self.tail.len())
+    }
+
+    /// Finishes our direction: everything sent so far goes out, then our FIN (a half-close). Input still arrives.
+    pub fn finish(&mut self) {
+        self.finish = true;
+    }
+
+    /// Ends the connection at once; what was not sent yet is lost.
+    pub fn abort(&mut self) {
+        self.abort = true;
+    }
+
+    /// Tells the loop's role that this connection has something for it
+    /// ([`Event::Notified`](crate::event_loop::Event::Notified)): how a chat learns that a line came in.
+    pub fn notify(&mut self) {
+        self.notify = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borrowed_and_copied_parts_keep_their_order() {
+        let mut out = Outbox::new(SendBuffer::new(), 100);
+        out.send(b"one ");
+        out.copy(b"two ");
+        out.send(b"three ");
+        out.send(b"four");
+        assert_eq!(out.queue.front(), b"one two three ");
+        assert_eq!(out.tail, b"four");
+        assert_eq!(out.room(), 100 - 18);
+    }
+
+    #[test]
+    fn one_borrowed_part_is_not_copied() {
+        let mut out = Outbox::new(SendBuffer::new(), 100);
+        out.send(b"as it is");
+        assert_eq!(out.queue.capacity(), 0);
+    }
+}
