@@ -91,7 +91,7 @@ enum Reading {
     Open,
     /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
     Discarding,
-    /// The peer's FIN was read; the protocol hears of it when its earlier answers are out.
+    /// The peer's FIN was read, and the protocol has not heard of it yet.
     AtEnd,
     /// Nothing comes any more, and the protocol knows.
     Finished,
@@ -685,12 +685,13 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(())
     }
 
-    /// Tells the protocol that the peer has finished, once its earlier answers are out.
+    /// Tells the protocol that the peer has finished: at once, unless there is input that it has not consumed because
+    /// its answers have no room yet.
     fn hear_the_end(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
-        while self.reading == Reading::AtEnd && self.outbound.is_empty() {
+        while self.reading == Reading::AtEnd && (self.inbound.is_empty() || self.outbound.is_empty()) {
             let before = self.inbound.len();
             if before > 0 {
-                self.digest(turn)?; // Answers that had no room so far.
+                self.digest(turn)?;
             }
             if self.inbound.len() == before {
                 self.reading = Reading::Finished;

@@ -557,6 +557,10 @@ impl<P: Protocol> EventLoop<P> {
                 self.arm(token);
                 Some(token)
             }
+            Err(error) if slot.connection.state() == State::Connecting => {
+                self.remove(token, End::ConnectFailed(error));
+                None
+            }
             Err(error) => {
                 self.remove(token, End::Failed(error));
                 None

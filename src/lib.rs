@@ -1,5 +1,8 @@
 #![allow(missing_docs)]
 pub mod buffer;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod client;
 pub mod connection;
 pub mod descriptors;
 pub mod escape;
@@ -9,4 +12,6 @@ pub mod moment;
 pub mod narrator;
 pub mod net;
 pub mod protocol;
+pub mod server;
 pub mod signals;
+mod status;

@@ -147,7 +147,7 @@ impl<P> Narrator<P> {
         for (line, count) in Line::ALL.into_iter().zip(&mut self.left_out) {
             match std::mem::take(count) {
                 0 => {}
-                count => info!("{count} more lines \"{}\" left out", self.voice.opening(line)),
+                count => info!("{count} more lines \"{} …\" left out", self.voice.opening(line)),
             }
         }
     }
@@ -157,13 +157,13 @@ impl<P> Voice<P> {
     /// How a line of this kind begins.
     fn opening(&self, line: Line) -> &'static str {
         match line {
-            Line::Accepted => "Accepted connection from …",
-            Line::Starting => "Starting connection …",
+            Line::Accepted => "Accepted connection from",
+            Line::Starting => "Starting connection",
             Line::Sending => self.verb,
-            Line::Received => "Received …",
-            Line::Closing => "Closing connection …",
-            Line::Failed => "Connection failed …",
-            Line::CannotAccept => "Cannot accept …",
+            Line::Received => "Received",
+            Line::Closing => "Closing connection",
+            Line::Failed => "Connection failed",
+            Line::CannotAccept => "Cannot accept",
         }
     }
 }

@@ -158,6 +158,18 @@ impl Transport for TcpStream {
     }
 }
 
+/// How many local ports the system has for connections to one destination, if it says so.
+#[must_use]
+pub fn ephemeral_ports() -> Option<u32> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    (last + 1).checked_sub(first)
+}
+
 /// What an error of accept(2) means for the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {

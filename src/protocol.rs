@@ -53,7 +53,7 @@ pub trait Protocol {
         0
     }
 
-    /// The peer has finished sending (its FIN was read) and every earlier answer is out.
+    /// The peer has finished sending: its FIN was read.
     ///
     /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out
     /// before our own FIN, which follows in any case.

@@ -1,1 +1,94 @@
-fn main() {}
+//! `multiconn-server HOST PORT`: the echo server.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use multiconn::cli::{self, Limit, Verbosity};
+use multiconn::event_loop::Limits;
+use multiconn::net::{self, ListenOptions};
+use multiconn::protocol::echo::Echo;
+use multiconn::server::{self, Config, Ending, Server};
+
+/// Echo every byte of every TCP connection, on one thread
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// Address or name to listen on; "" for all interfaces
+    host: String,
+    /// Port to listen on; 0 for any free one
+    #[arg(value_parser = cli::any_port, allow_negative_numbers = true)]
+    port: u16,
+    /// Connections that may wait to be accepted
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = cli::count)]
+    backlog: u32,
+    /// Connections at once; more wait in the backlog [default: the limit of open files less 16]
+    #[arg(long, value_name = "N", value_parser = cli::count)]
+    max_connections: Option<u32>,
+    /// End a connection on which nothing moved for so long
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = cli::timeout_or_off)]
+    idle_timeout: Limit,
+    /// Close a connection whose peer reads nothing for so long while bytes wait for it
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = cli::timeout_or_off)]
+    stall_timeout: Limit,
+    /// Wait so long for peers to finish before exiting
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::duration)]
+    drain_timeout: Duration,
+    /// Bytes kept for one peer that does not read
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = cli::size)]
+    connection_buffer: usize,
+    /// Bytes kept for all peers together
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = cli::size)]
+    total_buffer: usize,
+    /// Let several processes listen on the port, each with a share of the connections
+    #[arg(long)]
+    reuse_port: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+const EXAMPLES: &str = "\
+It logs to standard error. Ctrl-C and SIGTERM make it finish its connections and exit; a second signal ends it at
+once. `kill -USR1 PID` makes it print a table of its connections.
+
+Durations are written 500ms, 2s, 1m; sizes 4096, 64KiB, 1MB.
+
+Examples:
+  multiconn-server 127.0.0.1 65432              this host only
+  multiconn-server \"\" 65432                     all interfaces, IPv6 and IPv4
+  multiconn-server -q :: 0 --idle-timeout 5m    a free port, quietly, idle peers ended";
+
+fn main() -> ExitCode {
+    let args = match cli::parse::<Args>() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    cli::start_logging(args.verbosity);
+    match run(&args) {
+        Ok(Ending::Drained) => ExitCode::SUCCESS,
+        Ok(Ending::Killed(signal)) => ExitCode::from(cli::exit_code_of(signal)),
+        Err(error) => cli::fail(&error),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<Ending> {
+    let asked = args.max_connections.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let config = Config {
+        listen: ListenOptions { backlog: args.backlog, reuse_port: args.reuse_port },
+        limits: Limits {
+            connections: cli::connection_cap(asked)?,
+            connection_buffer: args.connection_buffer,
+            total_buffer: args.total_buffer,
+        },
+        idle_timeout: args.idle_timeout.0,
+        stall_timeout: args.stall_timeout.0,
+        drain_timeout: args.drain_timeout,
+        unlimited_log: args.verbosity.verbose,
+    };
+    let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo).map_err(|error| {
+        let tried = format!("cannot listen on {:?} port {}", args.host, args.port);
+        anyhow::anyhow!("{tried}: {error}; {}", net::listen_advice(&error))
+    })?;
+    server.catch_signals()?;
+    Ok(server.run()?)
+}

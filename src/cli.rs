@@ -1,0 +1,257 @@
+//! What the two programs share and the library does not need: arguments, the logger, exit codes.
+//!
+//! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::descriptors;
+use crate::lossy_stderr::LossyStderr;
+use crate::signals::Signal;
+
+/// The system refused something, or a connection was not intact.
+pub const EXIT_FAILURE: u8 = 1;
+
+/// The command line alone shows that it is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Verbosity {
+    /// Log every line, however many there are, and details
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Log nothing but the error that ends the program
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl Verbosity {
+    fn level(self) -> LevelFilter {
+        match self {
+            Verbosity { quiet: true, .. } => LevelFilter::Error,
+            Verbosity { verbose: true, .. } => LevelFilter::Debug,
+            _ => LevelFilter::Info,
+        }
+    }
+}
+
+/// Sends the log to standard error by a logger that neither blocks nor fails ([`LossyStderr`]).
+///
+/// Lines have no timestamp and, at `info`, no level: a run reads like a transcript. `RUST_LOG` rules over `verbosity`.
+///
+/// # Panics
+/// If there is a logger already.
+pub fn start_logging(verbosity: Verbosity) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(verbosity.level());
+    let mut refused = None;
+    if let Ok(filters) = std::env::var("RUST_LOG") {
+        // env_logger complains of a bad filter by eprintln!, which panics if standard error is closed. So look first.
+        match env_filter::Builder::new().try_parse(&filters) {
+            Ok(_) => {
+                builder.parse_filters(&filters);
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    builder.format(|line, record| match record.level() {
+        log::Level::Info => writeln!(line, "{}", record.args()),
+        level => writeln!(line, "{}: {}", level_name(level), record.args()),
+    });
+    builder.target(env_logger::Target::Pipe(Box::new(LossyStderr)));
+    builder.init();
+    if let Some(error) = refused {
+        log::warn!("RUST_LOG is ignored: {error}");
+    }
+}
+
+fn level_name(level: log::Level) -> &'static str {
+    match level {
+        log::Level::Error => "error",
+        log::Level::Warn => "warning",
+        log::Level::Info => "info",
+        log::Level::Debug => "debug",
+        log::Level::Trace => "trace",
+    }
+}
+
+/// Parses the command line, or says what is wrong with it and which exit code that makes: 2, or 0 for `--help`.
+pub fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
+        let text = format!("{}\n", error.render().to_string().trim_end());
+        if error.use_stderr() {
+            let _ = LossyStderr.write(text.as_bytes()); // It never fails.
+            ExitCode::from(EXIT_USAGE)
+        } else {
+            print(&text).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+        }
+    })
+}
+
+/// Writes a program's result to standard output. A reader that is gone is not an error: it has what it wanted.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says in one line why the program ends, whatever the log level.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    let _ = LossyStderr.write(format!("error: {error:#}\n").as_bytes()); // It never fails.
+    ExitCode::from(EXIT_FAILURE)
+}
+
+/// The exit code of a program that a signal ended, as shells have it.
+#[must_use]
+pub fn exit_code_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.number()).unwrap_or(EXIT_FAILURE)
+}
+
+/// How many connections the server takes: as many as descriptors allow, unless `asked` for otherwise. Raises the limit
+/// of open files.
+pub fn connection_cap(asked: Option<usize>) -> anyhow::Result<usize> {
+    let limit = descriptors::raise_limit().map_err(|error| refused("cannot raise the limit of open files", &error))?;
+    let fit = descriptors::connections_within(limit);
+    if let Some(asked) = asked.filter(|&asked| asked > fit) {
+        log::warn!(
+            "--max-connections {asked} is more than the {limit} descriptors of this process allow; accepting will pause \
+             when they run out (ulimit -Hn shows the limit)"
+        );
+    }
+    Ok(asked.unwrap_or(fit))
+}
+
+/// A refusal of the system, with what was tried.
+pub fn refused(tried: impl Display, error: &io::Error) -> anyhow::Error {
+    anyhow::anyhow!("{tried}: {error}")
+}
+
+/// A port from 0 to 65535, in digits alone.
+pub fn any_port(text: &str) -> Result<u16, String> {
+    digits(text)?.parse().map_err(|_| "a port is a number from 0 to 65535".to_owned())
+}
+
+/// A port that can be connected to: from 1 to 65535.
+pub fn port(text: &str) -> Result<u16, String> {
+    match any_port(text) {
+        Ok(0) => Err("port 0 means a free port and is for servers; connect to one from 1 to 65535".to_owned()),
+        Err(error) => Err(error.replace("0 to", "1 to")),
+        port => port,
+    }
+}
+
+/// A whole number from 1 on.
+pub fn count(text: &str) -> Result<u32, String> {
+    match digits(text)?.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Err(_) => Err(format!("more than {}", u32::MAX)),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Rust's own parsers take a `+`, which nobody writes but by mistake.
+fn digits(text: &str) -> Result<&str, String> {
+    if text.is_empty() {
+        Err("a number is needed".to_owned())
+    } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Ok(text)
+    } else {
+        Err("not a number in digits".to_owned())
+    }
+}
+
+/// A duration as people write it, `500ms` or `2s`; a unit is needed.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        // humantime lets a bare 0 pass.
+        Ok(_) if !text.bytes().any(|byte| byte.is_ascii_alphabetic()) => Err("a unit is needed: 0s".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}: write it like 500ms or 2s")),
+    }
+}
+
+/// A duration longer than nothing.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a timeout has to be longer than that".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// A duration longer than nothing, or `off`.
+pub fn timeout_or_off(text: &str) -> Result<Limit, String> {
+    if text == "off" { Ok(Limit(None)) } else { timeout(text).map(|timeout| Limit(Some(timeout))) }
+}
+
+/// A time limit that can be off. (Not an `Option`, which clap would take for an option that need not be given.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<Duration>);
+
+/// A number of bytes as people write it, `64KiB` or `1MB`; a bare number is bytes.
+pub fn size(text: &str) -> Result<usize, String> {
+    if !text.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err("write it like 64KiB, 1MB or 4096".to_owned());
+    }
+    let bytes = parse_size::parse_size(text).map_err(|error| format!("{error}: write it like 64KiB, 1MB or 4096"))?;
+    match usize::try_from(bytes) {
+        Ok(0) => Err("at least one byte is needed".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err("more than this machine can address".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_digits_in_range() {
+        assert_eq!(any_port("0"), Ok(0));
+        assert_eq!(port("65535"), Ok(65535));
+        for bad in ["", "-1", "+5", "65536", "abc", "1 ", "0x50", "１"] {
+            assert!(any_port(bad).is_err(), "{bad:?}");
+            assert!(port(bad).is_err(), "{bad:?}");
+        }
+        assert!(port("0").is_err());
+    }
+
+    #[test]
+    fn counts_begin_at_one() {
+        assert_eq!(count("1000000000"), Ok(1_000_000_000));
+        for bad in ["0", "-1", "+1", "1.5", "18446744073709551616", ""] {
+            assert!(count(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["", "2", "0", "-1s", "+1s", "2parsecs", "s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+        assert!(timeout("0ms").is_err());
+        assert_eq!(timeout_or_off("off"), Ok(Limit(None)));
+        assert_eq!(timeout_or_off("1m"), Ok(Limit(Some(Duration::from_secs(60)))));
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_write_them() {
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("1MB"), Ok(1_000_000));
+        assert_eq!(size("4096"), Ok(4096));
+        for bad in ["", "0", "-1", "+1", "KiB", "1XB", "99999999999999999999", "1e30"] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+}

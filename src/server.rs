@@ -1,0 +1,196 @@
+//! The server: a listener, a protocol for whoever comes, and an orderly end.
+//!
+//! Owns the life of a serving loop: what it says about its connections, what it does on a signal, how it ends. Knows
+//! nothing of bytes; for an echo server the protocol is [`Echo`](crate::protocol::echo::Echo).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::connection::{End, Timeouts};
+use crate::escape::Escaped;
+use crate::event_loop::{Event, EventLoop, Limits, Role};
+use crate::narrator::{Line, Voice};
+use crate::net::{self, ListenOptions};
+use crate::protocol::Protocol;
+use crate::signals::Signal;
+use crate::status;
+
+/// How a server listens and what it allows its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How the listener is made.
+    pub listen: ListenOptions,
+    /// How much it may hold.
+    pub limits: Limits,
+    /// After how long without a byte in either direction a connection is ended; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// After how long a connection is closed whose peer takes no byte while some wait for it; `None`: never.
+    pub stall_timeout: Option<Duration>,
+    /// How long to wait for peers to finish when the server ends, and for a peer whose idle connection it ends.
+    pub drain_timeout: Duration,
+    /// Lifts the budgets of log lines.
+    pub unlimited_log: bool,
+}
+
+impl Default for Config {
+    /// No idle timeout, 60 s for a stalled peer, 10 s to drain, and the default limits.
+    fn default() -> Config {
+        Config {
+            listen: ListenOptions::default(),
+            limits: Limits::default(),
+            idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(60)),
+            drain_timeout: Duration::from_secs(10),
+            unlimited_log: false,
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It stopped listening and drained its connections, as far as the time allowed.
+    Drained,
+    /// A second signal ended it at once.
+    Killed(Signal),
+}
+
+/// The voice of an echo server: `Echoing b"…" to …`, as the tutorial has it.
+#[must_use]
+pub fn echoing<P>() -> Voice<P> {
+    fn line<P>(_: &P, addr: SocketAddr, bytes: &[u8]) {
+        info!("Echoing {} to {addr}", Escaped(bytes));
+    }
+    Voice { verb: "Echoing", sending: Some(line), received: None }
+}
+
+/// The voice of any other server: `Sending b"…" to …`.
+#[must_use]
+pub fn sending<P>() -> Voice<P> {
+    fn line<P>(_: &P, addr: SocketAddr, bytes: &[u8]) {
+        info!("Sending {} to {addr}", Escaped(bytes));
+    }
+    Voice { verb: "Sending", sending: Some(line), received: None }
+}
+
+/// A server that is bound and has not begun to serve.
+///
+/// ```no_run
+/// use multiconn::protocol::echo::Echo;
+/// use multiconn::server::{self, Config, Server};
+///
+/// let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), server::echoing(), |_| Echo)?;
+/// server.catch_signals()?;
+/// server.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Server<P> {
+    event_loop: EventLoop<P>,
+    addr: SocketAddr,
+    drain_timeout: Duration,
+}
+
+impl<P: Protocol> Server<P> {
+    /// Listens on `host` and `port` (see [`net::listen`]), to talk `protocol_for(peer)` with each peer.
+    ///
+    /// Peers can connect from now on; they are served by [`run`](Server::run).
+    pub fn bind(
+        host: &str,
+        port: u16,
+        config: &Config,
+        voice: Voice<P>,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<Server<P>> {
+        let listener = net::listen(host, port, config.listen)?;
+        let addr = listener.local_addr()?;
+        let timeouts = Timeouts {
+            connect: None,
+            idle: config.idle_timeout,
+            stall: config.stall_timeout,
+            linger: Some(config.drain_timeout),
+        };
+        let mut event_loop = EventLoop::new(config.limits, timeouts, voice, config.unlimited_log)?;
+        event_loop.listen(listener, protocol_for)?;
+        Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
+    }
+
+    /// The address it listens on, with the port that it got if it asked for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From now on SIGINT and SIGTERM drain the server, a second one ends it at once, and SIGUSR1 makes it write a
+    /// table of its connections to standard error.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        self.event_loop.catch_signals()
+    }
+
+    /// Serves until a signal ends it.
+    pub fn run(self) -> io::Result<Ending> {
+        self.run_with(|_, _| {})
+    }
+
+    /// Serves as [`run`](Server::run) does, and hands every event to `on_event` as well: for a server whose connections
+    /// have to do with each other.
+    pub fn run_with(mut self, on_event: impl FnMut(&Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
+        info!("Listening on {}", self.addr);
+        let mut serving = Serving { drain_timeout: self.drain_timeout, drained_by: None, killed_by: None, on_event };
+        self.event_loop.run(&mut serving)?;
+        Ok(serving.killed_by.map_or(Ending::Drained, Ending::Killed))
+    }
+}
+
+/// What a server does while its loop turns.
+struct Serving<H> {
+    drain_timeout: Duration,
+    drained_by: Option<Signal>,
+    killed_by: Option<Signal>,
+    on_event: H,
+}
+
+impl<P: Protocol, H: FnMut(&Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> {
+    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
+        match &event {
+            Event::Accepted { addr, .. } => {
+                if event_loop.narrator().allows(Line::Accepted) {
+                    info!("Accepted connection from {addr}");
+                }
+            }
+            Event::Closed { addr, end, .. } => {
+                if event_loop.narrator().allows(Line::Closing) {
+                    match end {
+                        End::Finished => info!("Closing connection to {addr}"),
+                        end => info!("Closing connection to {addr}: {end}"),
+                    }
+                }
+            }
+            Event::Signal(Signal::Status) => status::write_table(event_loop),
+            Event::Signal(signal) => self.end(*signal, event_loop),
+            Event::Connected { .. } | Event::Notified { .. } => {}
+        }
+        (self.on_event)(&event, event_loop);
+    }
+}
+
+impl<H> Serving<H> {
+    fn end<P: Protocol>(&mut self, signal: Signal, event_loop: &mut EventLoop<P>) {
+        if self.drained_by.is_some() {
+            warn!("Caught {} again, exiting at once", signal.name());
+            self.killed_by = Some(signal);
+            event_loop.stop();
+            return;
+        }
+        self.drained_by = Some(signal);
+        info!("Caught {}, exiting", signal.name());
+        let open = event_loop.connections().len();
+        if open > 0 {
+            let seconds = self.drain_timeout.as_secs_f64();
+            info!("Finishing {open} connections, for {seconds} s at the most; a second signal ends at once");
+        }
+        event_loop.drain(self.drain_timeout);
+    }
+}
