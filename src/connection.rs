@@ -658,12 +658,37 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn take(&mut self, input: &[u8], turn: &mut Turn<'_, P>) -> Result<(), End> {
         turn.narrator.received(&self.protocol, self.addr, input);
         if self.inbound.is_empty() {
-            let consumed = self.converse(turn, |protocol, out| protocol.receive(input, out))?;
-            self.keep(&input[consumed..], turn.allowed);
+            let rest = self.feed(input, turn)?;
+            self.keep(rest, turn.allowed);
             Ok(())
         } else {
             self.keep(input, turn.allowed);
             self.digest(turn)
+        }
+    }
+
+    /// Shows the protocol once more what it has not consumed yet.
+    fn digest(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        let mut inbound = mem::take(&mut self.inbound);
+        let left = self.feed(&inbound, turn)?.len();
+        if left > 0 {
+            inbound.drain(..inbound.len() - left);
+            self.inbound = inbound;
+        }
+        Ok(())
+    }
+
+    /// Lets the protocol consume `input` for as long as it does and its answers go out. Returns what is left.
+    ///
+    /// Once is not enough: a protocol may have stopped only because its answers had no more room, and as they have gone
+    /// out at once, nothing else would ever make it go on.
+    fn feed<'a>(&mut self, mut input: &'a [u8], turn: &mut Turn<'_, P>) -> Result<&'a [u8], End> {
+        loop {
+            let consumed = self.converse(turn, |protocol, out| protocol.receive(input, out))?;
+            input = &input[consumed..];
+            if consumed == 0 || input.is_empty() || !self.outbound.is_empty() {
+                return Ok(input);
+            }
         }
     }
 
@@ -672,17 +697,6 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let (len, capacity) = (self.inbound.len(), self.inbound.capacity());
         self.inbound.reserve_exact(buffer::grown(len + input.len(), capacity, limit) - len);
         self.inbound.extend_from_slice(input);
-    }
-
-    /// Shows the protocol what it has not consumed yet.
-    fn digest(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
-        let mut inbound = mem::take(&mut self.inbound);
-        let consumed = self.converse(turn, |protocol, out| protocol.receive(&inbound, out))?;
-        if consumed < inbound.len() {
-            inbound.drain(..consumed);
-            self.inbound = inbound;
-        }
-        Ok(())
     }
 
     /// Tells the protocol that the peer has finished: at once, unless there is input that it has not consumed because
@@ -751,5 +765,566 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Err(End::Finished);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::narrator::Voice;
+    use crate::protocol::echo::Echo;
+    use std::collections::VecDeque;
+
+    /// What the socket does at the next read.
+    enum Input {
+        Bytes(&'static [u8]),
+        Flood(usize),
+        End,
+        Fails(ErrorKind),
+    }
+
+    /// What the socket does at the next write; without an entry, it takes everything.
+    enum Output {
+        Takes(usize),
+        Fails(ErrorKind),
+    }
+
+    /// A socket that follows a script. Reads without an entry, and at the end of one, say `WouldBlock`.
+    #[derive(Default)]
+    struct Script {
+        input: VecDeque<Input>,
+        output: VecDeque<Output>,
+        sent: Vec<u8>,
+        reads: usize,
+        writes: usize,
+        fin_sent: bool,
+        connects: VecDeque<io::Result<bool>>,
+    }
+
+    impl Read for Script {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            assert!(!buf.is_empty(), "a read for nothing would look like the end");
+            self.reads += 1;
+            match self.input.pop_front() {
+                Some(Input::Bytes(bytes)) => {
+                    let count = bytes.len().min(buf.len());
+                    buf[..count].copy_from_slice(&bytes[..count]);
+                    if count < bytes.len() {
+                        self.input.push_front(Input::Bytes(&bytes[count..]));
+                    }
+                    Ok(count)
+                }
+                Some(Input::Flood(left)) => {
+                    let count = left.min(buf.len());
+                    buf[..count].fill(b'.');
+                    if count < left {
+                        self.input.push_front(Input::Flood(left - count));
+                    }
+                    Ok(count)
+                }
+                Some(Input::End) => {
+                    self.input.push_front(Input::End);
+                    Ok(0)
+                }
+                Some(Input::Fails(kind)) => Err(kind.into()),
+                None => Err(ErrorKind::WouldBlock.into()),
+            }
+        }
+    }
+
+    impl Write for Script {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            assert!(!self.fin_sent, "a write behind our own FIN");
+            self.writes += 1;
+            let count = match self.output.pop_front() {
+                Some(Output::Takes(count)) => count.min(buf.len()),
+                Some(Output::Fails(kind)) => return Err(kind.into()),
+                None => buf.len(),
+            };
+            self.sent.extend(&buf[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Script {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            self.fin_sent = true;
+            Ok(())
+        }
+
+        fn finish_connect(&mut self) -> io::Result<bool> {
+            self.connects.pop_front().unwrap_or(Ok(true))
+        }
+    }
+
+    /// A connection and all that its loop would lend it.
+    struct Bench<P> {
+        connection: Connection<Script, P>,
+        narrator: Narrator<P>,
+        scratch: Vec<u8>,
+        now: Moment,
+        allowed: usize,
+        short_read_is_last: bool,
+    }
+
+    const LIMIT: usize = 4096;
+
+    impl<P: Protocol> Bench<P> {
+        fn new(protocol: P, input: impl IntoIterator<Item = Input>) -> Bench<P> {
+            let script = Script { input: input.into_iter().collect(), ..Script::default() };
+            let addr = "127.0.0.1:1".parse().unwrap();
+            let mut connection = Connection::open(script, addr, protocol, Moment::START);
+            connection.note(Readiness { readable: true, writable: true, ..Readiness::default() });
+            Bench {
+                connection,
+                narrator: Narrator::new(Voice::SILENT, false),
+                scratch: vec![0; SERVICE_BUDGET],
+                now: Moment::START,
+                allowed: LIMIT,
+                short_read_is_last: true,
+            }
+        }
+
+        fn output(mut self, output: impl IntoIterator<Item = Output>) -> Bench<P> {
+            self.connection.transport.output = output.into_iter().collect();
+            self
+        }
+
+        fn service(&mut self) -> Outcome {
+            self.connection.service(&mut Turn {
+                now: self.now,
+                scratch: &mut self.scratch,
+                allowed: self.allowed,
+                limit: LIMIT,
+                short_read_is_last: self.short_read_is_last,
+                narrator: &mut self.narrator,
+            })
+        }
+
+        #[track_caller]
+        fn waits(&mut self) -> &mut Script {
+            let outcome = self.service();
+            assert!(matches!(outcome, Outcome::Waiting), "{outcome:?}");
+            &mut self.connection.transport
+        }
+
+        #[track_caller]
+        fn ends(&mut self) -> End {
+            match self.service() {
+                Outcome::Ended(end) => end,
+                outcome => panic!("{outcome:?}"),
+            }
+        }
+
+        #[track_caller]
+        fn finishes(&mut self) {
+            let end = self.ends();
+            assert!(matches!(end, End::Finished), "{end:?}");
+        }
+
+        fn readable(&mut self, input: impl IntoIterator<Item = Input>) {
+            self.connection.transport.input.extend(input);
+            self.connection.note(Readiness { readable: true, ..Readiness::default() });
+        }
+
+        fn writable(&mut self) {
+            self.connection.note(Readiness { writable: true, ..Readiness::default() });
+        }
+    }
+
+    use Input::{Bytes, End as Fin, Flood};
+    use Output::Takes;
+
+    const BLOCKED: Output = Output::Fails(ErrorKind::WouldBlock);
+
+    #[test]
+    fn an_echo_is_one_read_and_one_write_and_no_memory() {
+        let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
+        let script = bench.waits();
+        assert_eq!((script.reads, script.writes), (1, 1));
+        assert_eq!(script.sent, b"ping");
+        assert_eq!(bench.connection.memory(), 0);
+    }
+
+    #[test]
+    fn without_epoll_reading_goes_on_to_would_block() {
+        let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
+        bench.short_read_is_last = false;
+        assert_eq!(bench.waits().reads, 2);
+    }
+
+    #[test]
+    fn data_and_fin_in_one_event_end_the_connection() {
+        let mut bench = Bench::new(Echo, [Bytes(b"last words"), Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.finishes();
+        assert_eq!(bench.connection.transport.sent, b"last words");
+    }
+
+    #[test]
+    fn bytes_behind_an_urgent_mark_are_read_at_once() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abc"), Bytes(b"X"), Bytes(b"def")]);
+        bench.connection.note(Readiness { urgent: true, ..Readiness::default() });
+        assert_eq!(bench.waits().sent, b"abcXdef");
+    }
+
+    #[test]
+    fn spurious_readiness_is_harmless() {
+        let mut bench = Bench::new(Echo, []);
+        bench.connection.note(Readiness::ALL);
+        let script = bench.waits();
+        assert_eq!((script.reads, script.writes), (1, 0));
+        assert_eq!(bench.waits().reads, 1, "only an event makes it readable again");
+    }
+
+    #[test]
+    fn interruptions_are_tried_again() {
+        let interrupted = ErrorKind::Interrupted;
+        let mut bench = Bench::new(Echo, [Input::Fails(interrupted), Bytes(b"ping")]).output([
+            Output::Fails(interrupted),
+            Takes(1),
+            Output::Fails(interrupted),
+        ]);
+        assert_eq!(bench.waits().sent, b"ping");
+    }
+
+    #[test]
+    fn a_short_write_keeps_the_rest_in_order() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(2), BLOCKED]);
+        assert_eq!(bench.waits().sent, b"abc");
+        assert_eq!(bench.connection.outbound_len(), 3);
+        assert_eq!(bench.connection.state(), State::Stalled);
+        bench.readable([Bytes(b"gh")]);
+        assert_eq!(bench.waits().sent, b"abc", "not writable: what comes is queued behind");
+        bench.writable();
+        assert_eq!(bench.waits().sent, b"abcdefgh");
+        assert_eq!(bench.connection.memory(), 0);
+    }
+
+    #[test]
+    fn a_short_write_alone_is_no_reason_to_wait() {
+        // Something other than a full socket may have cut it, and then no edge follows.
+        let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(1), Takes(1)]);
+        assert_eq!(bench.waits().sent, b"abcdef");
+    }
+
+    #[test]
+    fn a_write_of_nothing_ends_the_connection() {
+        let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Takes(0)]);
+        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::WriteZero));
+    }
+
+    #[test]
+    fn a_reset_ends_the_connection_and_says_so() {
+        let mut bench = Bench::new(Echo, [Input::Fails(ErrorKind::ConnectionReset)]);
+        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::ConnectionReset));
+        let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Output::Fails(ErrorKind::BrokenPipe)]);
+        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::BrokenPipe));
+    }
+
+    #[test]
+    fn half_close_echoes_everything_first() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abcdef"), Fin]).output([Takes(2), BLOCKED]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        assert!(!bench.waits().fin_sent);
+        assert_eq!(bench.connection.outbound_len(), 4);
+        bench.writable();
+        bench.finishes();
+        let script = &bench.connection.transport;
+        assert_eq!(script.sent, b"abcdef");
+        assert!(!script.fin_sent, "closing sends the FIN, shutdown(2) would be one call too many");
+    }
+
+    #[test]
+    fn a_peer_that_never_reads_is_read_no_further() {
+        let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
+        bench.waits();
+        let reads = bench.connection.transport.reads;
+        assert!(bench.connection.outbound_len() <= LIMIT);
+        assert!(bench.connection.memory() <= LIMIT);
+        bench.connection.note(Readiness { readable: true, ..Readiness::default() });
+        assert_eq!(bench.waits().reads, reads, "backpressure is not reading");
+
+        // As it reads again, everything follows, without another edge of readability.
+        bench.writable();
+        while !matches!(bench.service(), Outcome::Waiting) {}
+        assert_eq!(bench.connection.transport.sent.len(), 1 << 20);
+    }
+
+    #[test]
+    fn reading_resumes_below_the_high_water_mark_only() {
+        let mut bench =
+            Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED, Takes(100), BLOCKED, Takes(LIMIT / 2), BLOCKED]);
+        bench.waits();
+        assert_eq!(bench.connection.received(), LIMIT as u64);
+        bench.writable();
+        bench.waits();
+        assert_eq!(bench.connection.received(), LIMIT as u64, "100 bytes of room are not worth a read");
+        bench.writable();
+        bench.connection.transport.output.extend((0..9).map(|_| BLOCKED));
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), LIMIT, "filled up in one read");
+    }
+
+    #[test]
+    fn scarce_memory_makes_reads_smaller() {
+        let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
+        bench.allowed = 100;
+        bench.waits();
+        assert_eq!(bench.connection.memory(), 100);
+    }
+
+    #[test]
+    fn a_firehose_gives_way_when_its_budget_is_spent() {
+        let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
+        assert!(matches!(bench.service(), Outcome::Runnable));
+        let received = bench.connection.received();
+        assert!((SERVICE_BUDGET as u64..=(SERVICE_BUDGET + LIMIT) as u64).contains(&received), "{received}");
+    }
+
+    #[test]
+    fn a_connect_waits_and_then_works_or_fails() {
+        let script = Script {
+            connects: [Ok(false), Ok(true)].into_iter().collect(),
+            input: [Bytes(b"ping")].into_iter().collect(),
+            ..Script::default()
+        };
+        let mut bench = Bench::new(Echo, []);
+        bench.connection = Connection::connecting(script, "127.0.0.1:1".parse().unwrap(), Echo, Moment::START);
+        bench.waits();
+        assert_eq!(bench.connection.transport.connects.len(), 2, "not writable: there is nothing to ask yet");
+        bench.writable();
+        bench.waits();
+        assert_eq!(bench.connection.state(), State::Connecting);
+        bench.connection.note(Readiness::ALL);
+        bench.waits();
+        assert_eq!(bench.connection.transport.sent, b"ping");
+
+        bench.connection.writing = Writing::Connecting;
+        bench.connection.transport.connects.push_back(Err(ErrorKind::ConnectionRefused.into()));
+        assert!(matches!(bench.ends(), End::ConnectFailed(error) if error.kind() == ErrorKind::ConnectionRefused));
+    }
+
+    #[test]
+    fn draining_answers_what_is_there_then_finishes_and_reads_to_the_end() {
+        let mut bench = Bench::new(Echo, [Bytes(b"in time")]);
+        bench.connection.ready = Readiness { writable: true, ..Readiness::default() };
+        bench.connection.drain();
+        let script = bench.waits();
+        assert_eq!(script.sent, b"in time");
+        assert!(script.fin_sent);
+        assert_eq!(bench.connection.state(), State::Finishing);
+        bench.readable([Bytes(b"too late"), Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.finishes();
+        assert_eq!(bench.connection.transport.sent, b"in time");
+    }
+
+    #[test]
+    fn draining_waits_for_what_is_queued() {
+        let mut bench = Bench::new(Echo, [Bytes(b"in time")]).output([Takes(2), BLOCKED]);
+        bench.connection.drain();
+        assert!(!bench.waits().fin_sent);
+        bench.writable();
+        assert!(bench.waits().fin_sent);
+        assert_eq!(bench.connection.transport.sent, b"in time");
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
+    }
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        connect: Some(Duration::from_secs(1)),
+        idle: Some(Duration::from_secs(100)),
+        stall: Some(Duration::from_secs(10)),
+        linger: Some(Duration::from_secs(5)),
+    };
+
+    #[test]
+    fn an_idle_connection_is_ended_gently() {
+        let mut bench = Bench::new(Echo, []);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(100), Timeout::Idle)));
+        bench.now = at(100);
+        bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now);
+        assert!(bench.waits().fin_sent);
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
+        bench.now = at(103);
+        bench.readable([Bytes(b"too late")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)), "for a bounded time");
+        bench.connection.expire(Timeout::Linger, &TIMEOUTS, at(105));
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Linger)));
+    }
+
+    #[test]
+    fn without_time_to_linger_an_idle_connection_ends_at_once() {
+        let timeouts = Timeouts { linger: None, ..TIMEOUTS };
+        let mut bench = Bench::new(Echo, []);
+        bench.connection.expire(Timeout::Idle, &timeouts, at(100));
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+    }
+
+    #[test]
+    fn the_time_to_stall_begins_with_the_wait_and_again_with_each_byte() {
+        let mut bench = Bench::new(Echo, []).output([BLOCKED, Takes(1), BLOCKED]);
+        bench.waits();
+        bench.now = at(50);
+        bench.readable([Bytes(b"ping")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(60), Timeout::Stall)));
+        bench.now = at(55);
+        bench.writable();
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(65), Timeout::Stall)));
+        bench.now = at(60);
+        bench.readable([Bytes(b"more")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
+        bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65));
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
+    }
+
+    #[test]
+    fn a_connect_has_its_own_time() {
+        let connection = Connection::connecting(Script::default(), "127.0.0.1:1".parse().unwrap(), Echo, at(3));
+        assert_eq!(connection.deadline(&TIMEOUTS), Some((at(4), Timeout::Connect)));
+        assert_eq!(connection.deadline(&Timeouts::default()), None);
+    }
+
+    #[test]
+    fn bytes_from_outside_are_sent_in_turn_or_refused_whole() {
+        let mut bench = Bench::new(Echo, []).output([BLOCKED]);
+        assert_eq!(bench.connection.send(b"news", LIMIT, at(0)), Ok(()));
+        bench.waits();
+        assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
+        assert_eq!(bench.connection.send(b"!", LIMIT, at(0)), Ok(()));
+        bench.writable();
+        assert_eq!(bench.waits().sent, b"news!");
+        bench.connection.doom();
+        assert_eq!(bench.connection.send(b"late", LIMIT, at(0)), Err(SendError::Finishing));
+        assert!(matches!(bench.ends(), End::Closed));
+    }
+
+    /// Answers each line with its length; finishes on an empty one.
+    struct Lengths;
+
+    impl Protocol for Lengths {
+        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+            let mut consumed = 0;
+            for line in input.split_inclusive(|&byte| byte == b'\n') {
+                if !line.ends_with(b"\n") || out.room() < 8 {
+                    break;
+                }
+                if line == b"\n" {
+                    out.finish();
+                }
+                out.copy(format!("{}\n", line.len() - 1).as_bytes());
+                consumed += line.len();
+            }
+            consumed
+        }
+
+        fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+            if !rest.is_empty() {
+                out.copy(b"unfinished: ");
+                out.send(rest);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unfinished_line_waits_inbound_and_is_shown_again() {
+        let mut bench = Bench::new(Lengths, [Bytes(b"on")]);
+        assert_eq!(bench.waits().sent, b"");
+        assert_eq!(bench.connection.inbound_len(), 2);
+        bench.readable([Bytes(b"e\ntwo"), Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.finishes();
+        assert_eq!(bench.connection.transport.sent, b"3\nunfinished: two");
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_ends_the_connection() {
+        let mut bench = Bench::new(Lengths, [Flood(LIMIT + 1)]);
+        assert!(matches!(bench.ends(), End::MessageTooLong));
+        assert!(bench.connection.memory() <= LIMIT);
+    }
+
+    #[test]
+    fn answers_longer_than_their_input_wait_for_room() {
+        const LINES: &[u8] = &[b'\n'; LIMIT];
+        struct Long;
+        impl Protocol for Long {
+            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+                let fit = input.len().min(out.room() / 10);
+                out.copy(&b"0123456789".repeat(fit));
+                fit
+            }
+        }
+        let mut bench = Bench::new(Long, [Bytes(LINES)]);
+        assert_eq!(bench.waits().sent.len(), 10 * LIMIT, "a peer that reads gets it all at once");
+
+        let mut bench = Bench::new(Long, [Bytes(LINES), Fin]).output([BLOCKED]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.waits();
+        assert!(bench.connection.outbound_len() <= LIMIT);
+        bench.writable();
+        bench.finishes();
+        assert_eq!(bench.connection.transport.sent.len(), 10 * LIMIT);
+    }
+
+    #[test]
+    fn a_protocol_that_ignores_the_room_overflows() {
+        struct Loud;
+        impl Protocol for Loud {
+            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+                out.copy(&[b'!'; LIMIT + 1]);
+                input.len()
+            }
+        }
+        let mut bench = Bench::new(Loud, [Bytes(b"?")]);
+        assert_eq!(bench.waits().sent.len(), LIMIT + 1, "a peer that reads gets it all");
+        let mut bench = Bench::new(Loud, [Bytes(b"?")]).output([BLOCKED]);
+        assert!(matches!(bench.ends(), End::Overflow));
+    }
+
+    #[test]
+    fn a_protocol_may_finish_first_and_still_hears_the_peer() {
+        let mut bench = Bench::new(Lengths, [Bytes(b"one\n\n")]);
+        let script = bench.waits();
+        assert_eq!(script.sent, b"3\n0\n");
+        assert!(script.fin_sent);
+        bench.now = at(7);
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(5), Timeout::Linger)));
+        bench.readable([Fin]);
+        bench.finishes();
+    }
+
+    #[test]
+    fn a_protocol_that_produces_does_so_whenever_the_queue_is_out() {
+        struct Countdown(u8);
+        impl Protocol for Countdown {
+            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+                input.len()
+            }
+            fn produce(&mut self, space: &mut [u8]) -> usize {
+                if self.0 == 0 {
+                    return 0;
+                }
+                self.0 -= 1;
+                space[..2].copy_from_slice(&[b'0' + self.0, b' ']);
+                2
+            }
+        }
+        let mut bench = Bench::new(Countdown(4), []).output([Takes(2), Takes(1), BLOCKED]);
+        assert_eq!(bench.waits().sent, b"3 2");
+        bench.writable();
+        assert_eq!(bench.waits().sent, b"3 2 1 0 ");
     }
 }
