@@ -1,1 +1,94 @@
-fn main() {}
+//! A server whose connections talk to each other: what one sends, all others receive, line by line.
+//!
+//!     cargo run --example chat [HOST [PORT]]
+//!     nc 127.0.0.1 65432          in two or more terminals
+//!
+//! A protocol sees its own connection only. To reach the others it notifies the loop's role, which sees them all: the
+//! closure given to `run_with` takes the lines out of the protocol and sends them on. A member that does not read what
+//! the others say is closed when its buffer is full, so that nobody's memory is at the mercy of the slowest.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use log::info;
+use mio::Token;
+use multiconn::cli::{self, Verbosity};
+use multiconn::event_loop::{Event, EventLoop};
+use multiconn::net;
+use multiconn::protocol::{Outbox, Protocol};
+use multiconn::server::{self, Config, Server};
+
+/// One member: who it is, and what it said that the others have not heard yet.
+struct Member {
+    addr: SocketAddr,
+    said: Vec<u8>,
+}
+
+impl Protocol for Member {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let mut consumed = 0;
+        for line in input.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            self.said.extend(format!("{}: ", self.addr).as_bytes());
+            self.said.extend(line);
+            consumed += line.len();
+        }
+        if consumed > 0 {
+            out.notify();
+        }
+        consumed
+    }
+}
+
+fn on_event(event: &Event<Member>, event_loop: &mut EventLoop<Member>) {
+    match event {
+        Event::Accepted { token, addr } => {
+            let others = event_loop.connections().len() - 1;
+            let _ = event_loop.send(*token, format!("you are {addr}; {others} others are here\n").as_bytes());
+            tell_others(Some(*token), format!("{addr} is here\n").as_bytes(), event_loop);
+        }
+        Event::Notified { token } => {
+            // It may have said its last words and be gone; then `Closed` carries them.
+            if let Some(member) = event_loop.protocol_mut(*token) {
+                let said = std::mem::take(&mut member.said);
+                tell_others(Some(*token), &said, event_loop);
+            }
+        }
+        Event::Closed { addr, protocol, .. } => {
+            let mut last_words = protocol.said.clone();
+            last_words.extend(format!("{addr} is gone\n").as_bytes());
+            tell_others(None, &last_words, event_loop);
+        }
+        Event::Connected { .. } | Event::Signal(_) => {}
+    }
+}
+
+fn tell_others(speaker: Option<Token>, text: &[u8], event_loop: &mut EventLoop<Member>) {
+    let everybody: Vec<Token> = event_loop.connections().map(|(token, _)| token).collect();
+    for token in everybody.into_iter().filter(|&token| Some(token) != speaker) {
+        if let Err(error) = event_loop.send(token, text) {
+            info!("Closing a member: {error}");
+            event_loop.close(token);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    cli::start_logging(Verbosity::default());
+    let mut args = std::env::args().skip(1);
+    let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
+    let port = args.next().unwrap_or_else(|| "65432".to_owned());
+    match serve(&host, &port) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::fail(&error),
+    }
+}
+
+fn serve(host: &str, port: &str) -> anyhow::Result<()> {
+    let port = cli::any_port(port).map_err(anyhow::Error::msg)?;
+    let member = |addr| Member { addr, said: Vec::new() };
+    let mut server = Server::bind(host, port, &Config::default(), server::sending(), member)
+        .map_err(|error| anyhow::anyhow!("{host} port {port}: {error}; {}", net::listen_advice(&error)))?;
+    server.catch_signals()?;
+    server.run_with(on_event)?;
+    Ok(())
+}

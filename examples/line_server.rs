@@ -1,1 +1,64 @@
-fn main() {}
+//! A server of one's own: answers each line with the same line in upper case.
+//!
+//!     cargo run --example line_server [HOST [PORT]]
+//!     nc 127.0.0.1 65432
+//!
+//! All it takes is the [`Protocol`] below. A line that is not whole yet stays in the connection's inbound buffer; partial
+//! sends, slow readers, half-close, signals and limits are the library's business.
+
+use std::process::ExitCode;
+
+use multiconn::cli::{self, Verbosity};
+use multiconn::net;
+use multiconn::protocol::{Outbox, Protocol};
+use multiconn::server::{self, Config, Server};
+
+/// One connection's state.
+#[derive(Default)]
+struct UpperCase {
+    /// How much of the unfinished line was searched for its end already. Without it, a line that arrives byte by byte
+    /// would be searched from its beginning each time.
+    searched: usize,
+}
+
+impl Protocol for UpperCase {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let new = &input[self.searched..];
+        match new.iter().rposition(|&byte| byte == b'\n') {
+            Some(last) => {
+                let whole = self.searched + last + 1;
+                out.copy(&input[..whole].to_ascii_uppercase());
+                self.searched = 0; // What follows the last whole line is shown again.
+                whole
+            }
+            None => {
+                self.searched = input.len();
+                0
+            }
+        }
+    }
+
+    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        out.copy(&rest.to_ascii_uppercase()); // A last line without its newline.
+    }
+}
+
+fn main() -> ExitCode {
+    cli::start_logging(Verbosity::default());
+    let mut args = std::env::args().skip(1);
+    let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
+    let port = args.next().unwrap_or_else(|| "65432".to_owned());
+    match serve(&host, &port) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::fail(&error),
+    }
+}
+
+fn serve(host: &str, port: &str) -> anyhow::Result<()> {
+    let port = cli::any_port(port).map_err(anyhow::Error::msg)?;
+    let mut server = Server::bind(host, port, &Config::default(), server::sending(), |_| UpperCase::default())
+        .map_err(|error| anyhow::anyhow!("{host} port {port}: {error}; {}", net::listen_advice(&error)))?;
+    server.catch_signals()?;
+    server.run()?;
+    Ok(())
+}

@@ -56,7 +56,7 @@ Durations are written 500ms, 2s, 1m; sizes 4096, 64KiB, 1MB.
 Examples:
   multiconn-server 127.0.0.1 65432              this host only
   multiconn-server \"\" 65432                     all interfaces, IPv6 and IPv4
-  multiconn-server -q :: 0 --idle-timeout 5m    a free port, quietly, idle peers ended";
+  multiconn-server :: 0 --idle-timeout 5m       a free port, idle peers ended";
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Args>() {

@@ -1,0 +1,249 @@
+//! The client against servers that are wrong, slow, rude or absent: what it calls each, and how it exits.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{CLIENT, Program, Run, Server, client, expect, pattern, reset};
+use multiconn::client::{Client, Plan, voice};
+use multiconn::descriptors::raise_limit;
+use multiconn::event_loop::{EventLoop, Limits};
+use multiconn::narrator::Voice;
+use multiconn::protocol::exchange::Exchange;
+use rustix::process::Signal;
+
+/// A server that does `serve` with each connection, on a thread.
+fn faulty(serve: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(serve));
+    addr
+}
+
+/// Reads all that the client sends.
+const SENT: &[u8] = b"Message 1 from client.Message 2 from client.";
+
+fn read_all(stream: &mut TcpStream) {
+    expect(stream, SENT);
+}
+
+/// Runs the client against such a server and expects its one connection to fail for this reason.
+#[track_caller]
+fn fails(serve: impl Fn(TcpStream) + Send + 'static, reason: &str, detail: &str) -> Run {
+    let run = client(faulty(serve), 1, &["--timeout", "300ms"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("0 intact, 1 failed"), "{run:?}");
+    assert!(run.stdout.contains(&format!("\nfailed       1 {reason}\n")), "{run:?}");
+    let line = format!(" {reason}: {detail}");
+    assert!(run.stdout.contains(&line), "{line} not in {run:?}");
+    assert!(run.stderr.contains(&line), "{line} not in {run:?}");
+    run
+}
+
+#[test]
+fn a_changed_byte_is_corrupted() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        let mut echo = SENT.to_vec();
+        echo[30] ^= 0x20;
+        stream.write_all(&echo).unwrap();
+        let _ = stream.read(&mut [0; 1]);
+    };
+    fails(serve, "corrupted", r#"at byte 30 b"\x12 from client." came back where b"2 from client." was sent"#);
+}
+
+#[test]
+fn an_early_fin_is_truncated() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        stream.write_all(&SENT[..40]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = stream.read(&mut [0; 1]);
+    };
+    fails(serve, "truncated", "the peer finished after 40 of 44 bytes");
+}
+
+#[test]
+fn a_byte_too_many_is_extra_even_after_the_half_close() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        stream.write_all(SENT).unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the client half-closes when all is back");
+        stream.write_all(b"!").unwrap();
+    };
+    fails(serve, "extra", "b\"!\" came back beyond the 44 bytes that were sent");
+}
+
+#[test]
+fn a_reset_is_reset() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        stream.write_all(&SENT[..10]).unwrap();
+        reset(stream);
+    };
+    let addr = faulty(serve);
+    let run = client(addr, 1, &[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("failed       1 reset\n"), "{run:?}");
+}
+
+#[test]
+fn silence_is_no_progress() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        let _ = stream.read(&mut [0; 1]);
+    };
+    fails(serve, "no progress", "nothing moves after 0 bytes");
+}
+
+#[test]
+fn a_server_that_never_finishes_is_unclosed() {
+    let serve = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        stream.write_all(SENT).unwrap();
+        std::mem::forget(stream); // Stays open as long as the test runs.
+    };
+    fails(serve, "unclosed", "everything is back, but the peer does not finish");
+}
+
+#[test]
+fn nobody_there_is_refused_with_advice() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = client(closed, 12, &[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("12 asked for, 0 established, 0 intact, 12 failed"), "{run:?}");
+    assert!(run.stdout.contains("failed       12 refused\n") && run.stdout.contains("  and 2 more\n"), "{run:?}");
+    let line =
+        format!("warning: connection 1 to {closed} refused: Connection refused (os error 111); is the server running");
+    assert!(run.stderr.lines().any(|printed| printed.starts_with(&line)), "{run:?}");
+}
+
+#[test]
+fn an_unanswered_connect_times_out() {
+    // A full backlog answers no further SYN.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
+        fillers.push(stream);
+    }
+    let run = client(addr, 2, &["--connect-timeout", "300ms"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("failed       2 connect timeout\n"), "{run:?}");
+    assert!(run.stderr.contains("no answer; is the host up"), "{run:?}");
+}
+
+#[test]
+fn one_bad_connection_leaves_the_others_intact() {
+    let count = std::cell::Cell::new(0);
+    let addr = faulty(move |mut stream| {
+        count.set(count.get() + 1);
+        read_all(&mut stream);
+        if count.get() == 2 {
+            return reset(stream);
+        }
+        stream.write_all(SENT).unwrap();
+    });
+    let run = client(addr, 5, &[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("5 asked for, 5 established, 4 intact, 1 failed"), "{run:?}");
+    assert!(run.stdout.contains("\n  connection 2 to "), "{run:?}");
+}
+
+#[test]
+fn an_echo_a_byte_at_a_time_is_intact() {
+    let addr = faulty(|mut stream| {
+        stream.set_nodelay(true).unwrap();
+        let mut byte = [0; 1];
+        while stream.read(&mut byte).unwrap_or(0) > 0 {
+            stream.write_all(&byte).unwrap();
+        }
+    });
+    let run = client(addr, 3, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    // localhost is ::1 first on many systems, 127.0.0.1 alone on others: with the server on IPv4, either must do.
+    let server = Server::start(&[]);
+    let run = common::run(Command::new(CLIENT).args(["localhost", &server.addr.port().to_string(), "3"]));
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[test]
+fn ctrl_c_reports_so_far_and_exits_130() {
+    let addr = faulty(|mut stream| {
+        std::thread::spawn(move || while stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {});
+    });
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut command = Command::new(CLIENT);
+        command.args([addr.ip().to_string(), addr.port().to_string(), "3".to_owned()]).stdout(Stdio::piped());
+        let mut program = Program::start(command);
+        program.line("Sending b\"Message 2 from client.\" to connection 3");
+        program.signal(signal);
+        program.ends_with(code);
+        let mut report = String::new();
+        program.child.stdout.take().unwrap().read_to_string(&mut report).unwrap();
+        assert!(report.contains("3 asked for, 3 established, 0 intact, 0 failed, 3 unfinished"), "{report}");
+        assert!(report.contains("messages     6 sent, 0 echoed") && report.contains("interrupted  by "), "{report}");
+    }
+}
+
+#[test]
+fn a_server_killed_in_mid_run_is_reset_and_said_so() {
+    let mut server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    server.program.signal(Signal::STOP);
+    let mut command = Command::new(CLIENT);
+    command.args(["127.0.0.1", &port, "3"]).stdout(Stdio::piped());
+    let mut program = Program::start(command);
+    program.line("Sending b\"Message 2 from client.\" to connection 3");
+    server.program.child.kill().unwrap();
+    program.ends_with(1);
+    program.line("reset: Connection reset by peer (os error 104) after 0 bytes");
+}
+
+/// What the programs cannot be given on a command line.
+#[test]
+fn thirty_two_mebibytes_a_message_do_not_deadlock() {
+    let server = Server::start(&[]);
+    let plan = Plan { messages: vec![pattern(32 * 1024 * 1024); 2], ..Plan::tutorial(3) };
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::<Exchange>::SILENT, false).unwrap();
+    let mut client = Client::new(vec![server.addr], &plan);
+    event_loop.run(&mut client).unwrap();
+    let report = client.into_report(&event_loop);
+    assert!(report.is_intact(), "{report}");
+    assert_eq!(report.bytes_echoed, 3 * 2 * 32 * 1024 * 1024);
+}
+
+#[test]
+fn the_second_address_is_tried_when_the_first_refuses() {
+    raise_limit().unwrap();
+    let server = Server::start(&[]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plan = Plan::tutorial(300);
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(), false).unwrap();
+    let mut client = Client::new(vec![closed, server.addr], &plan);
+    event_loop.run(&mut client).unwrap();
+    assert!(client.is_done());
+    let report = client.into_report(&event_loop);
+    assert!(report.is_intact(), "{report}");
+    assert_eq!(report.established, 300);
+}
+
+#[test]
+fn a_failing_connect_of_many_ends_quickly() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let begun = Instant::now();
+    let run = client(closed, 2000, &["-q"]);
+    assert_eq!(run.code, Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(run.stderr, "");
+}

@@ -1,0 +1,297 @@
+//! Running the two programs from a test: start, watch what they print, signal, measure, end.
+#![allow(dead_code, reason = "every test file uses another part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything that must happen may take. Only a failing test waits for so long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const SERVER: &str = env!("CARGO_BIN_EXE_multiconn-server");
+pub const CLIENT: &str = env!("CARGO_BIN_EXE_multiconn-client");
+
+/// A running program whose standard error is collected line by line.
+pub struct Program {
+    pub child: Child,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    changed: Condvar,
+}
+
+impl Program {
+    pub fn start(mut command: Command) -> Program {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let collected = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.split(b'\n').map_while(Result::ok) {
+                collected.lines.lock().unwrap().push(String::from_utf8(line).expect("the log is text"));
+                collected.changed.notify_all();
+            }
+        });
+        Program { child, log }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
+    }
+
+    pub fn count(&self, part: &str) -> usize {
+        self.lines().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// How many lines that begin so were printed or, as the log says, left out.
+    pub fn accounted_for(&self, opening: &str) -> usize {
+        let left_out = format!(" more lines \"{opening} …\" left out");
+        self.lines()
+            .iter()
+            .map(|line| match line.strip_suffix(&left_out) {
+                Some(count) => count.parse().unwrap(),
+                None => usize::from(line.starts_with(opening)),
+            })
+            .sum()
+    }
+
+    /// Waits for a line with `part` in it, from line `first` on; its index and text.
+    #[track_caller]
+    pub fn line_from(&self, first: usize, part: &str) -> (usize, String) {
+        let begun = Instant::now();
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            let found = lines.iter().enumerate().skip(first).find(|(_, line)| line.contains(part));
+            if let Some((index, line)) = found {
+                return (index, line.clone());
+            }
+            let left = PATIENCE.checked_sub(begun.elapsed());
+            let Some(left) = left else { panic!("no line with {part:?} in {lines:#?}") };
+            lines = self.log.changed.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    #[track_caller]
+    pub fn line(&self, part: &str) -> String {
+        self.line_from(0, part).1
+    }
+
+    /// Waits for the program to end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the program does not end: {:#?}", self.lines());
+            std::thread::sleep(Duration::from_millis(1)); // std cannot wait for a child with a time limit.
+        }
+    }
+
+    #[track_caller]
+    pub fn ends_with(&mut self, code: i32) {
+        let status = self.wait();
+        assert_eq!(status.code(), Some(code), "{status}: {:#?}", self.lines());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server on a port of its own.
+pub struct Server {
+    pub program: Program,
+    pub addr: SocketAddr,
+}
+
+impl Server {
+    #[track_caller]
+    pub fn start(args: &[&str]) -> Server {
+        Server::start_on("127.0.0.1", args)
+    }
+
+    #[track_caller]
+    pub fn start_on(host: &str, args: &[&str]) -> Server {
+        let mut command = Command::new(SERVER);
+        command.args([host, "0"]).args(args);
+        Server::start_command(command)
+    }
+
+    /// A server that may have so many descriptors.
+    pub fn start_with_descriptors(limit: u32, args: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), SERVER, "127.0.0.1", "0"]).args(args);
+        Server::start_command(command)
+    }
+
+    #[track_caller]
+    pub fn start_command(mut command: Command) -> Server {
+        command.stdout(Stdio::null()).env_remove("RUST_LOG");
+        let program = Program::start(command);
+        let line = program.line("Listening on ");
+        let addr = line.strip_prefix("Listening on ").unwrap().parse().unwrap();
+        Server { program, addr }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.addr)
+    }
+
+    /// Asks for the table of connections; its lines.
+    #[track_caller]
+    pub fn table(&self) -> Vec<String> {
+        let before = self.program.lines().len();
+        self.program.signal(Signal::USR1);
+        let (totals, _) = self.program.line_from(before, "bytes waiting:");
+        // The table is complete when its count of rows is there.
+        let connections: usize = self.program.lines()[totals - 1].split(' ').next().unwrap().parse().unwrap();
+        if connections > 0 {
+            let rows = connections.min(50);
+            let begun = Instant::now();
+            while self.program.lines().len() < totals + 2 + rows {
+                assert!(begun.elapsed() < PATIENCE, "{:#?}", self.program.lines());
+                std::thread::yield_now();
+            }
+        }
+        self.program.lines()[totals - 1..].to_vec()
+    }
+
+    /// The number behind `name` in the table's totals.
+    #[track_caller]
+    pub fn total(&self, name: &str) -> u64 {
+        let totals = self.table()[1].clone();
+        let rest = &totals[totals.find(name).expect(name) + name.len()..];
+        let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    }
+
+    /// Waits until the table has a line with `part` in it.
+    #[track_caller]
+    pub fn until_table_has(&self, part: &str) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let table = self.table();
+            if table.iter().any(|line| line.contains(part)) {
+                return table;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no {part:?} in {table:#?}");
+        }
+    }
+}
+
+pub fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends `message` and expects it back.
+#[track_caller]
+pub fn ping(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).unwrap();
+    expect(stream, message);
+}
+
+#[track_caller]
+pub fn expect(stream: &mut TcpStream, message: &[u8]) {
+    let mut echo = vec![0; message.len()];
+    stream.read_exact(&mut echo).unwrap();
+    assert!(echo == message, "what came back is not what was sent");
+}
+
+/// Expects the peer's FIN, and nothing before it.
+#[track_caller]
+pub fn expect_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"", "more than was sent");
+}
+
+/// Closes with RST in place of FIN.
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// What a program printed and how it ended.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Run {
+    let output = command.env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs the client against `addr`.
+pub fn client(addr: SocketAddr, connections: u32, args: &[&str]) -> Run {
+    let (host, port) = (addr.ip().to_string(), addr.port().to_string());
+    run(Command::new(CLIENT).args([&host, &port, &connections.to_string()]).args(args))
+}
+
+/// Bytes that differ from place to place, so that a byte lost or doubled shows.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
+}
+
+#[cfg(target_os = "linux")]
+pub mod proc {
+    use super::Program;
+    use std::time::Duration;
+
+    /// CPU time that a process has used, in steps of 10 ms.
+    pub fn cpu(program: &Program) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.child.id())).unwrap();
+        // utime and stime are the 14th and 15th fields of proc(5); the second may have spaces in it, in parentheses.
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// The numbers of its open descriptors.
+    pub fn descriptor_numbers(program: &Program) -> Vec<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", program.child.id())).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Threads.
+    pub fn threads(program: &Program) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", program.child.id())).unwrap().count()
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(program: &Program) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", program.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}

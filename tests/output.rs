@@ -1,0 +1,151 @@
+//! Log readers and report readers that are gone, full or asleep.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use common::{CLIENT, SERVER, Server, client, ping};
+
+/// A free port, for a server that cannot tell which one it got.
+fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Waits until somebody accepts at `addr`.
+fn wait_for(addr: SocketAddr) {
+    let begun = std::time::Instant::now();
+    while std::net::TcpStream::connect(addr).is_err() {
+        assert!(begun.elapsed() < common::PATIENCE);
+        std::thread::yield_now();
+    }
+}
+
+/// A server by shell command, as only a shell closes a standard stream.
+fn server_by_shell(redirection: &str, stderr: Stdio) -> (Child, SocketAddr) {
+    let addr = free_addr();
+    let child = Command::new("sh")
+        .args(["-c", &format!("exec \"$0\" \"$@\" {redirection}"), SERVER, "127.0.0.1", &addr.port().to_string(), "-v"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    wait_for(addr);
+    (child, addr)
+}
+
+fn interrupt(child: &mut Child) -> Option<i32> {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT).unwrap();
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_closed_or_full_standard_error_is_nothing_to_the_server() {
+    for redirection in ["2>&-", "2>/dev/full"] {
+        let (mut child, addr) = server_by_shell(redirection, Stdio::null());
+        ping(&mut common::connect(addr), b"hello");
+        let run = client(addr, 100, &["-q"]);
+        assert_eq!(run.code, Some(0), "{redirection}: {run:?}");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::USR1).unwrap();
+        ping(&mut common::connect(addr), b"after the table");
+        assert_eq!(interrupt(&mut child), Some(0), "{redirection}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stalls_nothing_and_is_counted() {
+    let (mut child, addr) = server_by_shell("", Stdio::piped());
+    // Some 10,000 lines with -v, of which a pipe holds a tenth.
+    let run = client(addr, 2500, &["-q"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    // Now somebody reads again.
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    log.read_line(&mut first).unwrap();
+    assert!(first.starts_with("Listening on "), "{first}");
+    let rest = std::thread::spawn(move || {
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    ping(&mut common::connect(addr), b"hello");
+    assert_eq!(interrupt(&mut child), Some(0));
+    let rest = rest.join().unwrap();
+    assert!(rest.contains(" log lines were dropped: nobody read them\n"), "{} bytes", rest.len());
+    assert!(rest.ends_with("Caught interrupt, exiting\n") || rest.contains("Caught interrupt"), "the end is told");
+}
+
+#[test]
+fn a_log_reader_that_went_away_is_nothing() {
+    let (mut child, addr) = server_by_shell("", Stdio::piped());
+    drop(child.stderr.take());
+    let run = client(addr, 100, &["-q"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(interrupt(&mut child), Some(0));
+}
+
+#[test]
+fn the_client_survives_any_standard_error() {
+    let server = Server::start(&[]);
+    for redirection in ["2>&-", "2>/dev/full"] {
+        let port = server.addr.port().to_string();
+        let run = common::run(Command::new("sh").args([
+            "-c",
+            &format!("exec \"$0\" \"$@\" {redirection}"),
+            CLIENT,
+            "127.0.0.1",
+            &port,
+            "3",
+        ]));
+        assert_eq!(run.code, Some(0), "{redirection}: {run:?}");
+        assert!(run.stdout.contains("3 intact"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_report_on_a_full_disk_is_an_error() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let script = "exec \"$0\" \"$@\" >/dev/full";
+    let run = common::run(Command::new("sh").args(["-c", script, CLIENT, "127.0.0.1", &port, "3", "-q"]));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(run.stderr, "error: cannot write to standard output: No space left on device (os error 28)\n");
+    for program in [SERVER, CLIENT] {
+        let run = common::run(Command::new("sh").args(["-c", script, program, "--help"]));
+        assert_eq!(run.code, Some(1), "{run:?}");
+    }
+}
+
+#[test]
+fn a_report_whose_reader_is_gone_is_no_error() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let mut child = Command::new(CLIENT)
+        .args(["127.0.0.1", &port, "3", "-q"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+#[test]
+fn rust_log_rules_and_a_bad_one_is_named() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let run = |filter: &str, args: &[&str]| {
+        let output =
+            Command::new(CLIENT).args(["127.0.0.1", &port, "1"]).args(args).env("RUST_LOG", filter).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(run("off", &[]), "");
+    assert!(run("info", &["-q"]).contains("Starting connection 1"));
+    let text = run("multiconn=nonsense", &[]);
+    assert!(text.starts_with("warning: RUST_LOG is ignored: ") && text.contains("Starting connection 1"), "{text}");
+}

@@ -1,0 +1,477 @@
+//! The server against peers that are many, slow, rude or gone.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::proc::{cpu, descriptor_numbers, rss, threads};
+use common::{PATIENCE, Server, client, connect, expect, expect_end, pattern, ping, reset};
+use multiconn::descriptors::raise_limit;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+use socket2::SockRef;
+
+#[test]
+fn a_thousand_connections_at_once() {
+    raise_limit().unwrap();
+    let server = Server::start(&[]);
+    let mut streams: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
+    for round in 0..3 {
+        for (number, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(format!("{number} in round {round}").as_bytes()).unwrap();
+        }
+        for (number, stream) in streams.iter_mut().enumerate() {
+            expect(stream, format!("{number} in round {round}").as_bytes());
+        }
+    }
+    assert_eq!(server.table()[0], "1000 connections: 1000 established");
+    assert_eq!(threads(&server.program), 1);
+    let run = client(server.addr, 1000, &["-q"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[test]
+fn thirty_two_mebibytes_each_way_on_one_connection() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    let data = pattern(32 * 1024 * 1024);
+    let mut writer = stream.try_clone().unwrap();
+    let to_send = data.clone();
+    let sending = std::thread::spawn(move || {
+        writer.write_all(&to_send).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut echo = Vec::new();
+    stream.read_to_end(&mut echo).unwrap();
+    sending.join().unwrap();
+    assert!(echo == data, "{} bytes came back, or not the ones sent", echo.len());
+}
+
+#[test]
+fn half_close_echoes_everything_first() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    let data = pattern(2 * 1024 * 1024);
+    // More than the sockets and the server's buffer hold together could block the writer for ever; this is less.
+    SockRef::from(&stream).set_recv_buffer_size(4 * 1024 * 1024).unwrap();
+    stream.write_all(&data).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    expect(&mut stream, &data);
+    expect_end(&mut stream);
+    server.program.line("Closing connection to");
+}
+
+#[test]
+fn a_lone_byte_and_its_fin_come_back() {
+    let server = Server::start(&[]);
+    for _ in 0..100 {
+        let mut stream = server.connect();
+        stream.write_all(b"x").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        expect(&mut stream, b"x");
+        expect_end(&mut stream);
+    }
+}
+
+#[test]
+fn resets_end_their_own_connection_only() {
+    let server = Server::start(&[]);
+    let mut bystander = server.connect();
+    ping(&mut bystander, b"before");
+    let baseline = descriptor_numbers(&server.program).len();
+    for round in 0..3000 {
+        let mut stream = server.connect();
+        if round % 3 > 0 {
+            stream.write_all(&[b'x'; 1000]).unwrap();
+        }
+        if round % 3 > 1 {
+            stream.read_exact(&mut [0; 10]).unwrap(); // In mid-echo.
+        }
+        reset(stream);
+    }
+    ping(&mut bystander, b"after");
+    server.until_table_has("1 connections: 1 established");
+    assert_eq!(descriptor_numbers(&server.program).len(), baseline);
+}
+
+#[test]
+fn a_peer_that_never_reads_is_bounded_and_costs_no_cpu() {
+    let server = Server::start(&["--stall-timeout", "2s"]);
+    let stream = server.connect();
+    flood(&stream);
+    let table = server.until_table_has(" stalled ");
+    assert!(server.total("memory for buffers") <= 256 * 1024 + 1024, "{table:#?}");
+
+    let mut other = server.connect();
+    let (before, begun) = (cpu(&server.program), Instant::now());
+    ping(&mut other, b"unaffected");
+    let closing = server.program.line("the peer reads nothing");
+    assert!(closing.contains(&stream.local_addr().unwrap().to_string()), "{closing}");
+    let used = cpu(&server.program) - before;
+    assert!(used < Duration::from_millis(50) + begun.elapsed() / 100, "{used:?} of {:?}", begun.elapsed());
+    assert_eq!(server.total("memory for buffers"), 0);
+}
+
+#[test]
+fn a_crowd_that_never_reads_stays_within_the_total() {
+    const CROWD: u64 = 100;
+    let server = Server::start(&["--total-buffer", "4MiB", "--stall-timeout", "off"]);
+    let before = rss(&server.program);
+    let streams: Vec<TcpStream> = (0..CROWD).map(|_| server.connect()).collect();
+    streams.iter().for_each(flood);
+    server.until_table_has(&format!(": {CROWD} stalled"));
+    let most = 4 * 1024 * 1024 + CROWD * 4 * 1024;
+    let held = server.total("memory for buffers");
+    assert!(held <= most, "{held} bytes");
+    let grown = rss(&server.program).saturating_sub(before);
+    assert!(grown <= most + 1024 * 1024, "{grown} bytes");
+    // Whoever comes now is served all the same.
+    ping(&mut server.connect(), &pattern(100_000));
+    drop(streams);
+}
+
+/// Writes, from a thread of its own, for as long as the server takes it, and reads nothing.
+fn flood(stream: &TcpStream) {
+    let mut stream = stream.try_clone().unwrap();
+    std::thread::spawn(move || while stream.write_all(&[b'x'; 65536]).is_ok() {});
+}
+
+#[test]
+fn urgent_data_comes_back_whole_and_at_once() {
+    let server = Server::start(&[]);
+    for _ in 0..100 {
+        let mut stream = server.connect();
+        let socket = SockRef::from(&stream);
+        socket.set_out_of_band_inline(true).unwrap();
+        socket.send(b"abc").unwrap();
+        socket.send_out_of_band(b"X").unwrap();
+        socket.send(b"def").unwrap();
+        expect(&mut stream, b"abcXdef");
+        ping(&mut stream, b"and on");
+    }
+}
+
+#[test]
+fn four_hundred_connects_at_once_fit_the_backlog() {
+    raise_limit().unwrap();
+    let server = Server::start(&[]);
+    // Stopped, it accepts nobody: all of them have to fit. One too many would wait a second for its next SYN.
+    server.program.signal(Signal::STOP);
+    let mut streams: Vec<TcpStream> = (0..400)
+        .map(|_| TcpStream::connect_timeout(&server.addr, Duration::from_millis(900)).expect("a place in the backlog"))
+        .collect();
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"hello").unwrap();
+    }
+    server.program.signal(Signal::CONT);
+    for stream in &mut streams {
+        expect(stream, b"hello");
+    }
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_resumes() {
+    // Few enough to run out, and a cap on connections that lets it happen.
+    let server = Server::start_with_descriptors(20, &["--max-connections", "1000"]);
+    assert!(server.program.line("warning: --max-connections 1000").contains("20 descriptors"));
+    let mut streams: Vec<TcpStream> = (0..30)
+        .map(|number| {
+            let mut stream = server.connect();
+            stream.write_all(&[number]).unwrap();
+            stream
+        })
+        .collect();
+    server.program.line("warning: cannot accept");
+    let (before, begun) = (cpu(&server.program), Instant::now());
+    expect(&mut streams[0], &[0]);
+    while begun.elapsed() < Duration::from_secs(2) {
+        ping(&mut streams[0], b"unaffected");
+        std::thread::sleep(Duration::from_millis(50)); // The measured time: mostly idle.
+    }
+    let used = cpu(&server.program) - before;
+    assert!(used <= Duration::from_millis(60), "{used:?} of CPU in 2 s");
+    assert!(server.program.count("cannot accept") <= 4, "{:#?}", server.program.lines());
+
+    // As connections end, those that wait are served.
+    for (number, mut stream) in (0..30).zip(streams.drain(..)) {
+        if number > 0 {
+            expect(&mut stream, &[number]);
+        }
+        drop(stream);
+    }
+}
+
+#[test]
+fn descriptors_that_come_back_from_elsewhere_are_noticed() {
+    let server = Server::start(&[]);
+    let pid = Some(server.program.pid());
+    let open = descriptor_numbers(&server.program);
+    let lowest_free = (0..).find(|number| !open.contains(number)).unwrap();
+    let hard = getrlimit(Resource::Nofile).maximum; // The server's as well: it inherited ours.
+    let old = prlimit(pid, Resource::Nofile, Rlimit { current: Some(lowest_free), maximum: hard }).unwrap();
+    let mut stream = server.connect();
+    stream.write_all(b"waiting").unwrap();
+    server.program.line("warning: cannot accept with 0 connections open");
+    let begun = Instant::now();
+    prlimit(pid, Resource::Nofile, old).unwrap();
+    expect(&mut stream, b"waiting");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn connections_beyond_the_cap_wait_their_turn() {
+    let server = Server::start(&["--max-connections", "2"]);
+    let mut first = server.connect();
+    let mut second = server.connect();
+    ping(&mut first, b"1");
+    ping(&mut second, b"2");
+    let mut third = server.connect();
+    third.write_all(b"3").unwrap();
+    assert_eq!(server.table()[0], "2 connections: 2 established");
+    third.set_nonblocking(true).unwrap();
+    assert!(third.read(&mut [0; 1]).is_err(), "served beyond the cap");
+    third.set_nonblocking(false).unwrap();
+    drop(first);
+    expect(&mut third, b"3");
+    drop(second);
+    let run = client(server.addr, 20, &["-q"]);
+    assert_eq!(run.code, Some(0), "one after the other: {run:?}");
+}
+
+#[test]
+fn firehoses_do_not_starve_a_ping() {
+    let server = Server::start(&[]);
+    let hoses: Vec<_> = (0..3)
+        .map(|_| {
+            let stream = server.connect();
+            let mut reader = stream.try_clone().unwrap();
+            std::thread::spawn(move || while reader.read(&mut vec![0; 65536]).is_ok_and(|count| count > 0) {});
+            let writer = stream.try_clone().unwrap();
+            std::thread::spawn(move || while (&writer).write_all(&[b'x'; 65536]).is_ok() {});
+            stream
+        })
+        .collect();
+    let mut stream = server.connect();
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            let begun = Instant::now();
+            ping(&mut stream, b"!");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    // Seven busy threads share two cores with the server here, so some pings wait for a core and not for the server.
+    assert!(times[100] <= Duration::from_millis(10), "median {:?}", times[100]);
+    for hose in hoses {
+        hose.shutdown(Shutdown::Both).unwrap();
+    }
+}
+
+#[test]
+fn idle_connections_cost_no_turns() {
+    raise_limit().unwrap();
+    let server = Server::start(&[]);
+    let mut streams: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
+    for stream in &mut streams {
+        ping(stream, b"hello");
+    }
+    // The log's last word, on what it left out, is a turn of its own.
+    for opening in ["Accepted connection from", "Echoing"] {
+        let begun = Instant::now();
+        while server.program.accounted_for(opening) < 1000 {
+            assert!(begun.elapsed() < PATIENCE, "{:#?}", server.program.lines());
+            std::thread::yield_now();
+        }
+    }
+    let asking = server.total("turns");
+    let cost_of_asking = server.total("turns") - asking;
+    let (before, used) = (server.total("turns"), cpu(&server.program));
+    std::thread::sleep(Duration::from_secs(10)); // The measured time.
+    let turns = server.total("turns") - before;
+    assert!(turns <= cost_of_asking, "{turns} turns, of which asking costs {cost_of_asking}");
+    assert!(cpu(&server.program) - used <= Duration::from_millis(10), "asking alone costs more than nothing");
+}
+
+#[test]
+fn an_idle_timeout_ends_only_the_idle() {
+    let server = Server::start(&["--idle-timeout", "300ms"]);
+    let mut idle = server.connect();
+    let mut busy = server.connect();
+    ping(&mut idle, b"hello");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(900) {
+        ping(&mut busy, b"still here");
+        std::thread::sleep(Duration::from_millis(50)); // Keeps it busy, at its own pace.
+    }
+    expect_end(&mut idle);
+    ping(&mut busy, b"and on");
+    drop(idle);
+    server.program.line("Closing connection to");
+}
+
+#[test]
+fn an_idle_peer_that_never_finishes_is_closed_in_the_end() {
+    let server = Server::start(&["--idle-timeout", "100ms", "--drain-timeout", "200ms"]);
+    let mut stream = server.connect();
+    expect_end(&mut stream); // And we do not end.
+    server.program.line("the peer does not finish");
+}
+
+#[test]
+fn a_signal_drains_what_was_sent() {
+    let mut server = Server::start(&[]);
+    let data = pattern(200_000);
+    let mut connected = server.connect();
+    ping(&mut connected, b"hello");
+    server.program.signal(Signal::STOP);
+    // Nobody has read these, nor accepted this one, when the signal comes.
+    connected.write_all(&data).unwrap();
+    let mut waiting = server.connect();
+    waiting.write_all(&data).unwrap();
+    server.program.signal(Signal::TERM);
+    server.program.signal(Signal::CONT);
+    for stream in [&mut connected, &mut waiting] {
+        expect(stream, &data);
+        expect_end(stream);
+    }
+    assert!(TcpStream::connect(server.addr).is_err(), "it still listens");
+    assert!(server.program.child.try_wait().unwrap().is_none(), "it waits for its peers");
+    drop((connected, waiting));
+    server.program.ends_with(0);
+    server.program.line("Caught SIGTERM, exiting");
+}
+
+#[test]
+fn draining_ends_when_its_time_is_over() {
+    let mut server = Server::start(&["--drain-timeout", "200ms"]);
+    let mut stream = server.connect();
+    ping(&mut stream, b"hello");
+    let begun = Instant::now();
+    server.program.signal(Signal::INT);
+    expect_end(&mut stream);
+    server.program.ends_with(0);
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+    server.program.line("not done when the time to drain was over");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut fastest = PATIENCE;
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::INT, 130)] {
+        let mut server = Server::start(&[]);
+        let mut stream = server.connect();
+        ping(&mut stream, b"hello");
+        server.program.signal(signal);
+        server.program.line("a second signal ends at once");
+        let begun = Instant::now();
+        server.program.signal(signal);
+        server.program.ends_with(code);
+        fastest = fastest.min(begun.elapsed());
+    }
+    assert!(fastest <= Duration::from_millis(50), "{fastest:?}");
+}
+
+#[test]
+fn the_port_can_be_bound_again_at_once() {
+    let mut server = Server::start(&[]);
+    let addr = server.addr;
+    let mut stream = server.connect();
+    ping(&mut stream, b"hello");
+    server.program.signal(Signal::INT);
+    expect_end(&mut stream); // The server finishes first, so its end will linger in TIME_WAIT.
+    drop(stream);
+    server.program.ends_with(0);
+
+    let mut command = Command::new(common::SERVER);
+    command.args([addr.ip().to_string(), addr.port().to_string()]);
+    let successor = Server::start_command(command);
+    assert_eq!(successor.addr, addr);
+    ping(&mut successor.connect(), b"hello again");
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused_unless_shared() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let run = common::run(Command::new(common::SERVER).args(["127.0.0.1", &port]));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
+    assert!(run.stderr.contains(&port) && run.stderr.contains("another program listens there"), "{run:?}");
+
+    let one = Server::start(&["--reuse-port"]);
+    let mut command = Command::new(common::SERVER);
+    command.args(["127.0.0.1", &one.addr.port().to_string(), "--reuse-port"]);
+    let other = Server::start_command(command);
+    let streams: Vec<TcpStream> = (0..64).map(|_| one.connect()).collect();
+    one.program.line("Accepted");
+    other.program.line("Accepted");
+    drop(streams);
+}
+
+#[test]
+fn ipv6_and_both_families_on_one_socket() {
+    let server = Server::start_on("::1", &[]);
+    assert!(server.addr.is_ipv6());
+    ping(&mut server.connect(), b"hello");
+    let run = common::client(server.addr, 3, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains(&format!("Starting connection 1 to [::1]:{}", server.addr.port())), "{run:?}");
+
+    for host in ["", "::", "[::]"] {
+        let server = Server::start_on(host, &[]);
+        let port = server.addr.port();
+        ping(&mut connect(SocketAddr::from(([127, 0, 0, 1], port))), b"by IPv4");
+        ping(&mut connect(format!("[::1]:{port}").parse().unwrap()), b"by IPv6");
+        server.program.line("Accepted connection from [::1]:");
+        // IPv4 in IPv6 clothes ([::ffff:127.0.0.1]) prints as what it is.
+        server.program.line("Accepted connection from 127.0.0.1:");
+    }
+}
+
+#[test]
+fn the_table_shows_what_the_kernel_cannot() {
+    let server = Server::start(&["--connection-buffer", "64KiB"]);
+    assert_eq!(server.table()[0], "0 connections");
+    let mut quiet = server.connect();
+    ping(&mut quiet, b"hello");
+    let stuck = server.connect();
+    flood(&stuck);
+    let table = server.until_table_has("1 established, 1 stalled");
+    assert_eq!(table[0], "2 connections: 1 established, 1 stalled");
+    assert!(table[2].starts_with("local"), "{table:#?}");
+    // Those with most waiting come first.
+    let local = stuck.local_addr().unwrap().to_string();
+    let row: Vec<&str> = table[3].split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[2]), (&*server.addr.to_string(), &*local, "stalled"));
+    let outbound: u64 = row[4].parse().unwrap();
+    assert!(outbound > 0 && outbound <= 64 * 1024, "{table:#?}");
+    let row: Vec<&str> = table[4].split_whitespace().collect();
+    assert_eq!(&row[2..7], ["established", "0", "0", "5", "5"]);
+    assert!(row[7].ends_with('s') && row[8].ends_with('s'));
+}
+
+#[test]
+fn stopping_and_continuing_is_nothing() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    for _ in 0..20 {
+        server.program.signal(Signal::STOP);
+        server.program.signal(Signal::CONT);
+        ping(&mut stream, b"hello");
+    }
+}
+
+#[test]
+fn bytes_one_at_a_time_come_back_in_order() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    let data = pattern(5000);
+    for byte in &data {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    expect(&mut stream, &data);
+}

@@ -1,0 +1,93 @@
+//! The tutorial's run, in two terminals: what both programs print.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use common::{PATIENCE, Server, client};
+use rustix::process::Signal;
+use std::time::Instant;
+
+#[test]
+fn three_connections_read_like_the_tutorial() {
+    let mut server = Server::start(&[]);
+    let run = client(server.addr, 3, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+
+    let addr = server.addr;
+    let mut expected = Vec::new();
+    for number in 1..=3 {
+        expected.push(format!("Starting connection {number} to {addr}"));
+        expected.push(format!("Sending b\"Message 1 from client.\" to connection {number}"));
+        expected.push(format!("Sending b\"Message 2 from client.\" to connection {number}"));
+        expected.push(format!("Closing connection {number}"));
+    }
+    for line in &expected {
+        assert_eq!(run.stderr.lines().filter(|printed| printed == line).count(), 1, "{line}\n{}", run.stderr);
+    }
+    // The echo may come back in one piece or in several.
+    for line in run.stderr.lines().filter(|line| !expected.iter().any(|known| known == line)) {
+        assert!(line.starts_with("Received b\"") && line.contains("\" from connection "), "{line}");
+    }
+
+    server.program.signal(Signal::INT);
+    server.program.ends_with(0);
+    let lines = server.program.lines();
+    assert_eq!(lines[0], format!("Listening on {addr}"));
+    assert_eq!(lines.last().unwrap(), "Caught interrupt, exiting");
+    for (opening, count) in [("Accepted connection from 127.0.0.1:", 3), ("Closing connection to 127.0.0.1:", 3)] {
+        assert_eq!(lines.iter().filter(|line| line.starts_with(opening)).count(), count, "{lines:#?}");
+    }
+    assert!(lines.iter().any(|line| line.starts_with("Echoing b\"Message 1 from client.")), "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains("left out")), "a small run is whole: {lines:#?}");
+}
+
+#[test]
+fn the_report_counts_what_was_sent_and_echoed() {
+    let server = Server::start(&[]);
+    let run = client(server.addr, 50, &["-q", "-m", "one", "--message", "three"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.stderr, "", "-q is silent");
+    let report: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(report[0], format!("target       {}", server.addr));
+    assert_eq!(report[1], "connections  50 asked for, 50 established, 50 intact, 0 failed");
+    assert_eq!(report[2], "messages     100 sent, 100 echoed");
+    assert_eq!(report[3], "bytes        400 sent, 400 echoed");
+    assert!(report[4].starts_with("elapsed      "), "{report:?}");
+    assert_eq!(report.len(), 5);
+}
+
+#[test]
+fn a_flood_of_lines_is_cut_and_counted() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let run = client(server.addr, 3000, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let windows = begun.elapsed().as_secs() as usize + 2;
+    let printed = run.stderr.lines().filter(|line| line.starts_with("Starting")).count();
+    assert!(printed >= 100 && printed <= 200 * windows, "{printed} lines");
+    let left_out: usize = run
+        .stderr
+        .lines()
+        .filter_map(|line| line.strip_suffix(" more lines \"Starting connection …\" left out"))
+        .map(|count| count.parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(printed + left_out, 3000);
+    // The server tells as well, by itself, a second later.
+    server.program.line_from(0, "more lines \"Accepted connection from …\" left out");
+    assert!(begun.elapsed() < PATIENCE);
+
+    let verbose = client(server.addr, 600, &["-v"]);
+    assert_eq!(verbose.stderr.lines().filter(|line| line.starts_with("Starting")).count(), 600);
+}
+
+#[test]
+fn hostile_bytes_reach_no_terminal() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    common::ping(&mut stream, "\x1b[2J\r\nAccepted connection from nobody\u{202e}\0".as_bytes());
+    let line = server.program.line("Echoing");
+    assert!(
+        line.starts_with(r#"Echoing b"\x1b[2J\r\nAccepted connection from nobody\xe2\x80\xae\x00" to 127."#),
+        "{line}"
+    );
+}
