@@ -76,15 +76,17 @@ fn main() -> ExitCode {
     cli::start_logging(Verbosity::default());
     let mut args = std::env::args().skip(1);
     let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = args.next().unwrap_or_else(|| "65432".to_owned());
-    match serve(&host, &port) {
+    let port = match cli::any_port(&args.next().unwrap_or_else(|| "65432".to_owned())) {
+        Ok(port) => port,
+        Err(error) => return cli::misuse(&format!("PORT: {error}")),
+    };
+    match serve(&host, port) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::fail(&error),
     }
 }
 
-fn serve(host: &str, port: &str) -> anyhow::Result<()> {
-    let port = cli::any_port(port).map_err(anyhow::Error::msg)?;
+fn serve(host: &str, port: u16) -> anyhow::Result<()> {
     let member = |addr| Member { addr, said: Vec::new() };
     let mut server = Server::bind(host, port, &Config::default(), server::sending(), member)
         .map_err(|error| anyhow::anyhow!("{host} port {port}: {error}; {}", net::listen_advice(&error)))?;

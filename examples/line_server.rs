@@ -24,18 +24,14 @@ struct UpperCase {
 impl Protocol for UpperCase {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         let new = &input[self.searched..];
-        match new.iter().rposition(|&byte| byte == b'\n') {
-            Some(last) => {
-                let whole = self.searched + last + 1;
-                out.copy(&input[..whole].to_ascii_uppercase());
-                self.searched = 0; // What follows the last whole line is shown again.
-                whole
-            }
-            None => {
-                self.searched = input.len();
-                0
-            }
-        }
+        let Some(last) = new.iter().rposition(|&byte| byte == b'\n') else {
+            self.searched = input.len();
+            return 0;
+        };
+        let whole = self.searched + last + 1;
+        out.copy(&input[..whole].to_ascii_uppercase());
+        self.searched = 0; // What follows the last whole line is shown again.
+        whole
     }
 
     fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
@@ -47,15 +43,17 @@ fn main() -> ExitCode {
     cli::start_logging(Verbosity::default());
     let mut args = std::env::args().skip(1);
     let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = args.next().unwrap_or_else(|| "65432".to_owned());
-    match serve(&host, &port) {
+    let port = match cli::any_port(&args.next().unwrap_or_else(|| "65432".to_owned())) {
+        Ok(port) => port,
+        Err(error) => return cli::misuse(&format!("PORT: {error}")),
+    };
+    match serve(&host, port) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::fail(&error),
     }
 }
 
-fn serve(host: &str, port: &str) -> anyhow::Result<()> {
-    let port = cli::any_port(port).map_err(anyhow::Error::msg)?;
+fn serve(host: &str, port: u16) -> anyhow::Result<()> {
     let mut server = Server::bind(host, port, &Config::default(), server::sending(), |_| UpperCase::default())
         .map_err(|error| anyhow::anyhow!("{host} port {port}: {error}; {}", net::listen_advice(&error)))?;
     server.catch_signals()?;

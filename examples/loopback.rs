@@ -92,10 +92,7 @@ fn main() -> ExitCode {
     let count = std::env::args().nth(1).map_or(Ok(CONNECTIONS), |text| cli::count(&text));
     let connections = match count {
         Ok(connections) => connections,
-        Err(error) => {
-            cli::fail(&anyhow::anyhow!("NUM_CONNS: {error}"));
-            return ExitCode::from(2);
-        }
+        Err(error) => return cli::misuse(&format!("NUM_CONNS: {error}")),
     };
     match run(connections) {
         Ok(true) => ExitCode::SUCCESS,

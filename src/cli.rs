@@ -104,10 +104,18 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Says in one line why the program ends, whatever the log level.
+/// Says in one line why the program ends, whatever the log level. Returns its exit code.
+#[must_use]
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let _ = LossyStderr.write(format!("error: {error:#}\n").as_bytes()); // It never fails.
     ExitCode::from(EXIT_FAILURE)
+}
+
+/// Says in one line what is wrong with the command line. Returns the exit code for that.
+#[must_use]
+pub fn misuse(what: &str) -> ExitCode {
+    let _ = LossyStderr.write(format!("error: {what}\n").as_bytes()); // It never fails.
+    ExitCode::from(EXIT_USAGE)
 }
 
 /// The exit code of a program that a signal ended, as shells have it.
@@ -131,6 +139,7 @@ pub fn connection_cap(asked: Option<usize>) -> anyhow::Result<usize> {
 }
 
 /// A refusal of the system, with what was tried.
+#[must_use]
 pub fn refused(tried: impl Display, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("{tried}: {error}")
 }

@@ -290,8 +290,8 @@ mod tests {
         exchange
     }
 
-    fn reason(exchange: &Exchange, end: End) -> Option<Reason> {
-        failure(exchange, addr(), &end).map(|failure| failure.reason)
+    fn reason(exchange: &Exchange, end: &End) -> Option<Reason> {
+        failure(exchange, addr(), end).map(|failure| failure.reason)
     }
 
     #[test]
@@ -299,21 +299,21 @@ mod tests {
         let exchange = exchange();
         let error = |kind: ErrorKind| io::Error::from(kind);
         let refused = End::ConnectFailed(error(ErrorKind::ConnectionRefused));
-        assert_eq!(reason(&exchange, refused), Some(Reason::Refused));
-        assert_eq!(reason(&exchange, End::TimedOut(Timeout::Connect)), Some(Reason::ConnectTimeout));
+        assert_eq!(reason(&exchange, &refused), Some(Reason::Refused));
+        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Connect)), Some(Reason::ConnectTimeout));
         let unreachable = End::ConnectFailed(error(ErrorKind::NetworkUnreachable));
-        assert_eq!(reason(&exchange, unreachable), Some(Reason::ConnectFailed));
-        assert_eq!(reason(&exchange, End::TimedOut(Timeout::Idle)), Some(Reason::NoProgress));
-        assert_eq!(reason(&exchange, End::Failed(error(ErrorKind::BrokenPipe))), Some(Reason::Reset));
-        assert_eq!(reason(&exchange, End::Failed(error(ErrorKind::WriteZero))), Some(Reason::Failed));
+        assert_eq!(reason(&exchange, &unreachable), Some(Reason::ConnectFailed));
+        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Idle)), Some(Reason::NoProgress));
+        assert_eq!(reason(&exchange, &End::Failed(error(ErrorKind::BrokenPipe))), Some(Reason::Reset));
+        assert_eq!(reason(&exchange, &End::Failed(error(ErrorKind::WriteZero))), Some(Reason::Failed));
     }
 
     #[test]
     fn a_whole_echo_that_is_not_closed_is_no_success() {
         let mut exchange = exchange();
         exchange.receive(b"hello", &mut Outbox::new(SendBuffer::new(), 100));
-        assert_eq!(reason(&exchange, End::Finished), None);
-        assert_eq!(reason(&exchange, End::TimedOut(Timeout::Idle)), Some(Reason::Unclosed));
+        assert_eq!(reason(&exchange, &End::Finished), None);
+        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Idle)), Some(Reason::Unclosed));
     }
 
     #[test]
@@ -321,6 +321,6 @@ mod tests {
         let mut exchange = exchange();
         exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100));
         let reset = End::Failed(ErrorKind::ConnectionReset.into());
-        assert_eq!(reason(&exchange, reset), Some(Reason::Truncated));
+        assert_eq!(reason(&exchange, &reset), Some(Reason::Truncated));
     }
 }

@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn long_data_is_cut_and_its_length_named() {
         assert!(!Escaped(&[b'x'; SHOWN]).to_string().contains('…'));
-        let text = Escaped(&[0xff; 65_536]).to_string();
+        let text = Escaped(&vec![0xff; 65_536]).to_string();
         assert!(text.ends_with("…\" (65536 bytes)"), "{text}");
         assert!(text.len() < 4 * SHOWN + 32);
     }

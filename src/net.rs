@@ -242,6 +242,7 @@ pub fn listen_advice(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::{FdFlags, fcntl_getfd};
 
     #[test]
     fn brackets_around_an_ipv6_address_are_accepted() {
@@ -283,7 +284,6 @@ mod tests {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
         };
-        use rustix::io::{FdFlags, fcntl_getfd};
         assert!(fcntl_getfd(&listener).unwrap().contains(FdFlags::CLOEXEC));
         assert!(fcntl_getfd(&stream).unwrap().contains(FdFlags::CLOEXEC));
         assert!(fcntl_getfd(&accepted).unwrap().contains(FdFlags::CLOEXEC));

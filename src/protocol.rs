@@ -41,7 +41,7 @@ pub trait Protocol {
     /// Returns how many of its bytes are done with. The rest waits in the connection's inbound buffer and is shown
     /// again, with more behind it, when more arrives or when the queue of outbound bytes has been sent. A protocol
     /// that wants more than a whole buffer before it consumes anything ends its connection
-    /// (`End::MessageTooLong`).
+    /// ([`End::MessageTooLong`](crate::connection::End::MessageTooLong)).
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
 
     /// Fills `space` with bytes to send of the protocol's own accord and returns how many, 0 for none.

@@ -18,6 +18,9 @@ use crate::protocol::Protocol;
 /// in well under a millisecond; the totals above them count all.
 const ROWS: usize = 50;
 
+/// The first columns are text, the others numbers.
+const TEXT_COLUMNS: usize = 3;
+
 /// Writes the table to standard error, whatever the log level, a line at a time: as with the log, lines that nobody
 /// reads are dropped.
 pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>) {
@@ -91,7 +94,9 @@ fn aligned(row: &[String; 9], widths: [usize; 9]) -> String {
         if column > 0 {
             line.push_str("  ");
         }
-        line.push_str(&if column < 3 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        let padding = " ".repeat(width - cell.len());
+        let (before, behind) = if column < TEXT_COLUMNS { ("", &*padding) } else { (&*padding, "") };
+        line.extend([before, cell, behind]);
     }
     line
 }

@@ -260,13 +260,18 @@ pub fn client(addr: SocketAddr, connections: u32, args: &[&str]) -> Run {
 
 /// Bytes that differ from place to place, so that a byte lost or doubled shows.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
+    (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)).to_le_bytes()[0]).collect()
 }
 
 #[cfg(target_os = "linux")]
 pub mod proc {
     use super::Program;
     use std::time::Duration;
+
+    /// CPU time that a process has used since it had used `before`, in steps of 10 ms.
+    pub fn cpu_since(program: &Program, before: Duration) -> Duration {
+        cpu(program).checked_sub(before).unwrap()
+    }
 
     /// CPU time that a process has used, in steps of 10 ms.
     pub fn cpu(program: &Program) -> Duration {
