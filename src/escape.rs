@@ -6,12 +6,12 @@ use std::fmt;
 
 /// How many bytes of a peer's data a log line shows. Escaped fourfold (`\xff`) they still leave a line far
 /// below `PIPE_BUF` (4,096 on Linux, pipe(7)), the most that a pipe takes without blocking or tearing.
-const SHOWN: usize = 128;
+const SHOWN: usize = 64;
 
 /// Displays bytes as `b"…"`, as Python prints them: printable ASCII as it is, everything else escaped.
 ///
 /// Control characters, escape sequences, bidirectional overrides and invalid UTF-8 thus cannot reach a terminal.
-/// More than 128 bytes are cut, and the whole length is named: `b"aaaa…" (65536 bytes)`.
+/// More than 64 bytes are cut, and the whole length is named: `b"aaaa…" (65536 bytes)`.
 ///
 /// ```
 /// # use multiconn::escape::Escaped;
