@@ -32,7 +32,7 @@ const CONNECT_WINDOW: u32 = 128;
 pub struct Plan {
     /// How many connections to open.
     pub connections: u32,
-    /// What each of them sends, one after the other. Empty messages are left out.
+    /// What each of them sends, one after the other. Empty ones are left out; one that is not is needed.
     pub messages: Vec<Vec<u8>>,
     /// How long a connect may take, for each address that is tried.
     pub connect_timeout: Duration,
@@ -91,7 +91,7 @@ pub fn voice() -> Voice<Exchange> {
 /// goes wrong with a connection stands in the report.
 ///
 /// # Panics
-/// If `addrs` is empty.
+/// If `addrs` is empty, or the plan has nothing to send.
 pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<Report> {
     let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(), plan.unlimited_log)?;
     event_loop.catch_signals()?;
@@ -119,11 +119,12 @@ impl Client {
     /// A client that has everything yet to do. Of `addrs`, each connection tries one after the other.
     ///
     /// # Panics
-    /// If `addrs` is empty.
+    /// If `addrs` is empty, or the plan has nothing to send.
     #[must_use]
     pub fn new(addrs: Vec<SocketAddr>, plan: &Plan) -> Client {
         let report = Report::new(addrs[0], plan.connections);
-        let messages = plan.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
+        let messages: Rc<[_]> = plan.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
+        assert!(!messages.is_empty(), "a plan needs a message: an echo ends when its last byte is back");
         Client { addrs, messages, started: 0, connecting: 0, open: 0, began: Instant::now(), report }
     }
 

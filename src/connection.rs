@@ -152,9 +152,9 @@ pub struct Turn<'a, P> {
     pub now: Moment,
     /// The loop's one read buffer; its content means nothing between services.
     pub scratch: &'a mut [u8],
-    /// How many bytes this connection may hold in its buffers, as memory stands now.
+    /// How many bytes this connection may hold in a buffer, as memory stands now.
     pub allowed: usize,
-    /// How many bytes may wait in it at the most, however much memory is free; more ends it.
+    /// How many it could hold if memory were plenty: a message longer than that is too long.
     pub limit: usize,
     /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
     /// other pollers report a socket again only after a `WouldBlock`.
@@ -189,6 +189,8 @@ pub enum End {
     TimedOut(Timeout),
     /// One message was longer than the buffer for it.
     MessageTooLong,
+    /// All connections together hold what they may, and this one's message is not complete.
+    OutOfMemory,
     /// The protocol had more to send than the buffer holds and the peer did not read it.
     Overflow,
     /// The role closed it ([`EventLoop::close`](crate::event_loop::EventLoop::close)).
@@ -208,6 +210,7 @@ impl fmt::Display for End {
             End::TimedOut(Timeout::Linger) => f.write_str("the peer does not finish"),
             End::TimedOut(Timeout::Drain) => f.write_str("not done when the time to drain was over"),
             End::MessageTooLong => f.write_str("a message longer than the buffer"),
+            End::OutOfMemory => f.write_str("no memory left for a message that is not complete"),
             End::Overflow => f.write_str("more to send than the buffer holds"),
             End::Closed => f.write_str("closed"),
         }
@@ -359,9 +362,9 @@ impl<T, P> Connection<T, P> {
         !mem::replace(&mut self.queued, true)
     }
 
-    /// Notes that it stands in the run queue no more; whether it did before.
-    pub fn leave_queue(&mut self) -> bool {
-        mem::take(&mut self.queued)
+    /// Notes that it stands in the run queue no more.
+    pub fn leave_queue(&mut self) {
+        self.queued = false;
     }
 
     /// Whether it stands in the run queue.
@@ -396,6 +399,14 @@ impl<T, P> Connection<T, P> {
         self.ready.readable = true; // A connection accepted just now has had no event yet.
     }
 
+    /// Finishes behind what waits to be sent; what still arrives is read and thrown away.
+    pub fn stop_answering(&mut self) {
+        if self.reading == Reading::Open {
+            self.finish();
+            self.reading = Reading::Discarding;
+        }
+    }
+
     /// Ends the connection at its next service.
     pub fn doom(&mut self) {
         self.doomed.get_or_insert(Doom::Closed);
@@ -423,8 +434,7 @@ impl<T, P> Connection<T, P> {
     pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) {
         let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
         if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
-            self.finish();
-            self.reading = Reading::Discarding;
+            self.stop_answering();
             self.last_write = now;
         } else {
             self.doomed.get_or_insert(Doom::TimedOut(timeout));
@@ -484,7 +494,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Some(Doom::Closed) => return Err(End::Closed),
             None => {}
         }
-        if self.writing == Writing::Connecting && !self.connected()? {
+        if self.writing == Writing::Connecting && !self.connected(turn.now)? {
             return Ok(false);
         }
         let mut moved = 0;
@@ -503,10 +513,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Whether the connect is through. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then
     /// ask for the peer's address.
-    fn connected(&mut self) -> Result<bool, End> {
+    fn connected(&mut self, now: Moment) -> Result<bool, End> {
         if self.ready.writable {
             if self.transport.finish_connect().map_err(End::ConnectFailed)? {
                 self.writing = Writing::Open;
+                (self.last_read, self.last_write) = (now, now); // The time to connect was not idleness.
                 return Ok(true);
             }
             self.ready.writable = false;
@@ -587,10 +598,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if wanted == 0 {
             // Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from
             // what is sent, and with nothing to send, none will come.
-            return if self.reading == Reading::Open && self.outbound.is_empty() {
-                Err(End::MessageTooLong)
-            } else {
-                Ok(0)
+            return match self.reading {
+                Reading::Open if !self.outbound.is_empty() => Ok(0),
+                Reading::Open if self.inbound.len() >= turn.limit => Err(End::MessageTooLong),
+                Reading::Open => Err(End::OutOfMemory),
+                _ => Ok(0),
             };
         }
         let read = loop {
@@ -624,9 +636,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.ready.readable = false;
-                if self.draining && self.reading == Reading::Open {
-                    self.finish();
-                    self.reading = Reading::Discarding;
+                if self.draining {
+                    self.stop_answering();
                 }
                 Ok(0)
             }
@@ -740,7 +751,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let sent = if self.outbound.is_empty() { self.write(tail, turn)? } else { 0 };
         self.outbound.push(&tail[sent..], turn.allowed);
         self.time_the_wait(nothing_waited, turn.now);
-        if self.outbound.len() > turn.limit {
+        if self.outbound.len() > turn.allowed {
             return Err(End::Overflow);
         }
         if finish {
@@ -1076,6 +1087,25 @@ mod tests {
         bench.allowed = 100;
         bench.waits();
         assert_eq!(bench.connection.memory(), 100);
+    }
+
+    #[test]
+    fn scarce_memory_is_not_blamed_on_the_message() {
+        let mut bench = Bench::new(Lengths, [Flood(200)]);
+        bench.allowed = 100;
+        assert!(matches!(bench.ends(), End::OutOfMemory));
+    }
+
+    #[test]
+    fn a_firehose_can_be_told_to_finish() {
+        let mut bench = Bench::new(Echo, [Flood(9 * SERVICE_BUDGET)]);
+        bench.connection.drain();
+        assert!(matches!(bench.service(), Outcome::Runnable));
+        let answered = bench.connection.transport.sent.len();
+        bench.connection.stop_answering();
+        while matches!(bench.service(), Outcome::Runnable) {}
+        assert_eq!(bench.connection.transport.sent.len(), answered);
+        assert!(bench.connection.transport.fin_sent);
     }
 
     #[test]

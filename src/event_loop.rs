@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -26,8 +25,9 @@ use crate::signals::{Signal, Signals};
 /// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
 pub const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
-/// Never registered: stands for the time to drain in the set of deadlines.
+/// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
 const DRAIN: Token = Token(usize::MAX - 2);
+const STOP_ANSWERING: Token = Token(usize::MAX - 3);
 
 /// How many events one wait may return. More than that many ready connections come in the next turn, which is what
 /// keeps a turn short; at 12 bytes an event, the buffer is small.
@@ -68,7 +68,8 @@ const SHORT_READ_IS_LAST: bool =
 pub struct Limits {
     /// Connections at once; more wait in the backlog. Those the loop opened itself count, but are never refused.
     pub connections: usize,
-    /// Bytes buffered for one connection that its peer does not read.
+    /// Bytes buffered for one connection that its peer does not read. A protocol that leaves input unconsumed may have
+    /// as many buffered for that.
     pub connection_buffer: usize,
     /// Bytes buffered for all of them. As it fills up, each gets less, down to 4 KiB.
     pub total_buffer: usize,
@@ -96,14 +97,15 @@ pub enum Event<P> {
         /// Its token.
         token: Token,
     },
-    /// A protocol called [`Outbox::notify`](crate::protocol::Outbox::notify).
+    /// A protocol called [`Outbox::notify`](crate::protocol::Outbox::notify), and its connection is not over. If it
+    /// is, `Closed` carries the protocol with all that it has to tell.
     Notified {
         /// Its connection's token.
         token: Token,
     },
-    /// A connection is over, or a connect failed. Its token may already belong to another.
+    /// A connection is over, or a connect failed.
     Closed {
-        /// Its token, if it ever had one.
+        /// Its token, if it ever had one. It may already belong to another.
         token: Option<Token>,
         /// The peer's address.
         addr: SocketAddr,
@@ -159,6 +161,8 @@ pub struct EventLoop<P> {
     began: Instant,
     now: Moment,
     turns: u64,
+    /// Waits in a row that may have left events behind.
+    crowded_waits: usize,
     draining: bool,
     stopped: bool,
 }
@@ -175,9 +179,17 @@ struct Listener<P> {
     protocol_for: Box<dyn FnMut(SocketAddr) -> P>,
     /// Somebody may be waiting. As sticky as a connection's flags: only an accept that finds nobody clears it.
     ready: bool,
-    queued: bool,
-    /// Out of descriptors or memory: wait for the timer or for a connection to close.
-    retry_at: Option<Moment>,
+    accepting: Accepting,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// Nothing to do before the next edge, or, at the limit of connections, before one of them ends.
+    Waiting,
+    /// It stands in the run queue.
+    Queued,
+    /// Out of descriptors or memory: until this time, or until a connection ends.
+    Resting(Moment),
 }
 
 impl<P> fmt::Debug for Listener<P> {
@@ -206,6 +218,7 @@ impl<P: Protocol> EventLoop<P> {
             began: Instant::now(),
             now: Moment::START,
             turns: 0,
+            crowded_waits: 0,
             draining: false,
             stopped: false,
         })
@@ -223,8 +236,7 @@ impl<P: Protocol> EventLoop<P> {
             socket,
             protocol_for: Box::new(protocol_for),
             ready: false,
-            queued: false,
-            retry_at: None,
+            accepting: Accepting::Waiting,
         });
         Ok(())
     }
@@ -259,27 +271,23 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// Queues `bytes` for a connection, behind everything that waits there; they are sent in the next turn. Refused
-    /// whole if the connection's buffer is full or it is finishing.
-    ///
-    /// # Panics
-    /// If there is no such connection.
+    /// whole if the connection's buffer is full, or if it is finishing or gone.
     pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
-        let allowed = self.allowance(self.connections[token.0].connection.memory());
+        let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
+        let allowed = self.allowance(before);
         let connection = &mut self.connections[token.0].connection;
-        let before = connection.memory();
         connection.send(bytes, allowed, self.now)?;
         self.memory = self.memory - before + connection.memory();
         self.enqueue(token);
         Ok(())
     }
 
-    /// Ends a connection in the next turn; what waits to be sent is lost.
-    ///
-    /// # Panics
-    /// If there is no such connection.
+    /// Ends a connection in the next turn, if it is not gone already; what waits to be sent is lost.
     pub fn close(&mut self, token: Token) {
-        self.connections[token.0].connection.doom();
-        self.enqueue(token);
+        if let Some(slot) = self.connections.get_mut(token.0) {
+            slot.connection.doom();
+            self.enqueue(token);
+        }
     }
 
     /// The connection with this token, if there is one.
@@ -299,17 +307,17 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
     /// waits for the peers' FINs, `timeout` at the most. Then the loop is idle and [`run`](EventLoop::run) returns.
+    ///
+    /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs.
     pub fn drain(&mut self, timeout: Duration) {
         self.draining = true;
+        self.deadlines.insert((self.now.plus(timeout / 2), STOP_ANSWERING));
         self.deadlines.insert((self.now.plus(timeout), DRAIN));
         if let Some(listener) = &mut self.listener {
             listener.ready = true;
         }
         self.resume_accepting();
-        for key in self.keys() {
-            self.connections[key].connection.drain();
-            self.enqueue(Token(key));
-        }
+        self.enqueue_all(|connection, _, _| connection.drain());
     }
 
     /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left.
@@ -369,31 +377,49 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Waits for something to happen and acts on all of it, once.
     pub fn turn(&mut self) -> io::Result<()> {
-        self.wait()?;
+        let known_until = self.wait()?;
         self.note()?;
         self.act();
-        self.expire();
+        if let Some(known_until) = known_until {
+            self.expire(known_until);
+        }
         Ok(())
     }
 
     /// Sleeps until the poller has events or a deadline passes; not at all if anything can run.
-    fn wait(&mut self) -> io::Result<()> {
+    ///
+    /// Returns a time until which everything that happened is known. Deadlines are judged by that and not by the clock:
+    /// a connection must not be called idle while its bytes wait in its socket, as they may for all of them when a
+    /// process was stopped and goes on, all deadlines over. Only a wait that began after a deadline, and had its say,
+    /// proves that nothing came.
+    fn wait(&mut self) -> io::Result<Option<Moment>> {
+        let deadline = self.deadlines.first().map(|&(when, _)| when);
+        let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
+        let began = earliest.map(|_| self.clock()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
-            let deadline = self.deadlines.first().map(|&(when, _)| when);
-            let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
-            earliest.map(|when| when.since(self.clock()))
+            earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
             Some(Duration::ZERO)
         };
-        match self.poll.poll(&mut self.events, timeout) {
-            // A signal, or only SIGSTOP and SIGCONT: there are no events then, and that is all.
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
+        let interrupted = match self.poll.poll(&mut self.events, timeout) {
+            // A signal, or only SIGSTOP and SIGCONT: there are no events, but there may be some the next time.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            result => {
+                result?;
+                false
+            }
+        };
         self.turns += 1;
         self.now = self.clock();
         self.narrator.refill(self.now);
-        Ok(())
+        // The poller takes turns, too: after so many full batches, every connection that was ready was in one.
+        let full = self.events.iter().count() >= EVENTS_A_TURN;
+        self.crowded_waits = if full { self.crowded_waits + 1 } else { 0 };
+        let all_in_turn = self.crowded_waits * EVENTS_A_TURN > self.connections.len();
+        if all_in_turn {
+            self.crowded_waits = 0;
+        }
+        Ok(began.filter(|_| !interrupted && (!full || all_in_turn)))
     }
 
     fn clock(&self) -> Moment {
@@ -410,7 +436,8 @@ impl<P: Protocol> EventLoop<P> {
                     if let Some(listener) = &mut self.listener {
                         listener.ready = true;
                         // While accepting rests, an edge is remembered but wakes nobody up.
-                        if listener.retry_at.is_none() && !mem::replace(&mut listener.queued, true) {
+                        if listener.accepting == Accepting::Waiting {
+                            listener.accepting = Accepting::Queued;
                             self.run_queue.push_back(LISTENER);
                         }
                     }
@@ -449,17 +476,13 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Serves one connection. Returns how many bytes it moved.
     fn service_connection(&mut self, token: Token) -> u64 {
-        let Some(slot) = self.connections.get(token.0) else { return 0 };
-        let allowed = self.allowance(slot.connection.memory());
-        let slot = &mut self.connections[token.0];
-        // A token may stand here twice: that of a connection that ended while queued, used again by the next.
-        if !slot.connection.leave_queue() {
-            return 0;
-        }
-        let connection = &mut slot.connection;
+        // A slot is freed in here only, and its token is queued once: each one in the queue is that of its connection.
+        let memory_before = self.connections[token.0].connection.memory();
+        let allowed = self.allowance(memory_before);
+        let connection = &mut self.connections[token.0].connection;
+        connection.leave_queue();
         let was_connecting = connection.state() == State::Connecting;
         let moved_before = connection.received() + connection.sent();
-        let memory_before = connection.memory();
         let outcome = connection.service(&mut Turn {
             now: self.now,
             scratch: &mut self.scratch,
@@ -470,37 +493,35 @@ impl<P: Protocol> EventLoop<P> {
         });
         let moved = connection.received() + connection.sent() - moved_before;
         self.memory = self.memory - memory_before + connection.memory();
-        if connection.take_notified() {
-            self.happened.push_back(Event::Notified { token });
-        }
         if was_connecting && connection.state() != State::Connecting {
             self.happened.push_back(Event::Connected { token });
         }
-        match outcome {
-            Outcome::Waiting => self.arm(token),
-            Outcome::Runnable => {
-                self.arm(token);
-                self.enqueue(token);
-            }
-            Outcome::Ended(end) => self.remove(token, end),
+        let notified = connection.take_notified();
+        if let Outcome::Ended(end) = outcome {
+            self.remove(token, Some(token), end); // The event carries the protocol, and so whatever it notified of.
+            return moved;
         }
+        if notified {
+            self.happened.push_back(Event::Notified { token });
+        }
+        if matches!(outcome, Outcome::Runnable) {
+            self.enqueue(token);
+        }
+        self.arm(token);
         moved
     }
 
     /// Accepts whoever waits, up to a budget.
     fn accept(&mut self) {
+        match &mut self.listener {
+            Some(listener) if listener.accepting == Accepting::Queued => listener.accepting = Accepting::Waiting,
+            _ => return, // It was closed, or sent to rest, while it stood in the queue.
+        }
         let mut accepted = false;
         for _ in 0..ACCEPT_BUDGET {
             let Some(listener) = &mut self.listener else { return };
-            listener.queued = false;
-            if !listener.ready {
-                return;
-            }
-            if self.connections.len() >= self.limits.connections {
-                if self.narrator.allows(Line::CannotAccept) {
-                    debug!("{} connections are the limit; whoever comes now waits", self.connections.len());
-                }
-                return; // The next connection that ends resumes.
+            if !listener.ready || self.connections.len() >= self.limits.connections {
+                return; // The next edge, or the next connection that ends, resumes.
             }
             match listener.socket.accept() {
                 Ok((stream, addr)) => {
@@ -557,27 +578,25 @@ impl<P: Protocol> EventLoop<P> {
                 self.arm(token);
                 Some(token)
             }
-            Err(error) if slot.connection.state() == State::Connecting => {
-                self.remove(token, End::ConnectFailed(error));
-                None
-            }
             Err(error) => {
-                self.remove(token, End::Failed(error));
+                let connecting = slot.connection.state() == State::Connecting;
+                let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
+                self.remove(token, None, end); // Nobody has heard of its token yet.
                 None
             }
         }
     }
 
     /// Frees a connection's slot. Closing the socket takes it out of the poller, as no descriptor is ever duplicated.
-    fn remove(&mut self, token: Token, end: End) {
-        let Slot { connection, armed, .. } = self.connections.remove(token.0);
+    fn remove(&mut self, key: Token, token: Option<Token>, end: End) {
+        let Slot { connection, armed } = self.connections.remove(key.0);
         if let Some(when) = armed {
-            self.deadlines.remove(&(when, token));
+            self.deadlines.remove(&(when, key));
         }
         self.memory -= connection.memory();
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
         let protocol = connection.into_protocol();
-        self.happened.push_back(Event::Closed { token: Some(token), addr, protocol, end, received, sent });
+        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent });
         self.resume_accepting();
     }
 
@@ -591,7 +610,7 @@ impl<P: Protocol> EventLoop<P> {
         }
         if let Some(listener) = &mut self.listener {
             let retry_at = self.now.plus(ACCEPT_RETRY);
-            listener.retry_at = Some(retry_at);
+            listener.accepting = Accepting::Resting(retry_at);
             self.deadlines.insert((retry_at, LISTENER));
         }
     }
@@ -600,13 +619,13 @@ impl<P: Protocol> EventLoop<P> {
     fn resume_accepting(&mut self) {
         if let Some(listener) = &mut self.listener
             && listener.ready
+            && listener.accepting != Accepting::Queued
         {
-            if let Some(retry_at) = listener.retry_at.take() {
+            if let Accepting::Resting(retry_at) = listener.accepting {
                 self.deadlines.remove(&(retry_at, LISTENER));
             }
-            if !mem::replace(&mut listener.queued, true) {
-                self.run_queue.push_back(LISTENER);
-            }
+            listener.accepting = Accepting::Queued;
+            self.run_queue.push_back(LISTENER);
         }
     }
 
@@ -633,29 +652,31 @@ impl<P: Protocol> EventLoop<P> {
         self.deadlines.insert((when, token));
     }
 
-    /// Sees to the deadlines that have passed. Connections are only marked and queued: they end in `act`.
-    fn expire(&mut self) {
+    /// Sees to the deadlines until `known_until`. Connections are only marked and queued: they end in `act`.
+    fn expire(&mut self, known_until: Moment) {
         while let Some(&(when, token)) = self.deadlines.first()
-            && when <= self.now
+            && when <= known_until
         {
             self.deadlines.pop_first();
             match token {
                 LISTENER => self.resume_accepting(),
-                DRAIN => self.expire_drain(),
-                _ => self.expire_connection(token),
+                STOP_ANSWERING => self.enqueue_all(|connection, _, _| connection.stop_answering()),
+                DRAIN => {
+                    self.listener = None;
+                    self.enqueue_all(|connection, timeouts, now| connection.expire(Timeout::Drain, timeouts, now));
+                }
+                _ => self.expire_connection(token, known_until),
             }
         }
     }
 
-    fn expire_connection(&mut self, token: Token) {
+    fn expire_connection(&mut self, token: Token, known_until: Moment) {
         let slot = &mut self.connections[token.0];
         slot.armed = None;
-        // One that is queued has something to do yet: its next service arms it again, if nothing moves then.
-        if slot.connection.is_queued() {
-            return;
-        }
         match slot.connection.deadline(&self.timeouts) {
-            Some((when, timeout)) if when <= self.now => {
+            // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
+            Some((_, Timeout::Idle | Timeout::Stall)) if slot.connection.is_queued() => {}
+            Some((when, timeout)) if when <= known_until => {
                 slot.connection.expire(timeout, &self.timeouts, self.now);
                 self.enqueue(token);
             }
@@ -663,16 +684,14 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    fn expire_drain(&mut self) {
-        self.listener = None;
-        for key in self.keys() {
-            self.connections[key].connection.expire(Timeout::Drain, &self.timeouts, self.now);
-            self.enqueue(Token(key));
+    /// Does something to every connection, and sees to it that all are served for it.
+    fn enqueue_all(&mut self, mut change: impl FnMut(&mut Connection<TcpStream, P>, &Timeouts, Moment)) {
+        for (key, slot) in &mut self.connections {
+            change(&mut slot.connection, &self.timeouts, self.now);
+            if slot.connection.enter_queue() {
+                self.run_queue.push_back(Token(key));
+            }
         }
-    }
-
-    fn keys(&self) -> Vec<usize> {
-        self.connections.iter().map(|(key, _)| key).collect()
     }
 
     /// How many bytes a connection may buffer that holds `own` bytes already: its limit while memory is plenty; as it

@@ -4,10 +4,16 @@
 //! reader that is slow must not stop it, and one that is gone must not end it.
 
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::pipe::PIPE_BUF;
+use rustix::stdio::stderr;
+use rustix::termios::ttyname;
 
 /// Lines that could not be written. Of the process, as the descriptor is.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -15,9 +21,10 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Writes each line whole, at once, or not at all.
 ///
 /// Before each write it asks poll(2) whether the descriptor takes bytes; on a pipe that means at least `PIPE_BUF` of
-/// them, and so much goes in without blocking (pipe(7)). `O_NONBLOCK` would do as well, but belongs to the open file,
-/// which other processes share: the shell that started this one, for instance. Dropped lines are counted, and the
-/// count is written when lines pass again.
+/// them, and so much goes in without blocking (pipe(7)). `O_NONBLOCK` alone would do, but belongs to the open file,
+/// which other processes share: the shell that started this one, for instance. Only a terminal needs it, as it says
+/// that it takes bytes when it takes some, and then blocks until it has taken all; it is opened a second time for that.
+/// Dropped lines are counted, and the count is written when lines pass again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LossyStderr;
 
@@ -42,21 +49,30 @@ impl LossyStderr {
     }
 }
 
+/// Standard error, or a non-blocking open file of our own for the terminal that it is.
+fn descriptor() -> BorrowedFd<'static> {
+    static TERMINAL: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let terminal = TERMINAL.get_or_init(|| {
+        let name = ttyname(stderr(), Vec::new()).ok()?; // An error: it is no terminal.
+        open(name, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
+    });
+    terminal.as_ref().map_or(stderr(), OwnedFd::as_fd)
+}
+
 /// Whether all of `bytes` could be written without waiting.
 fn write_now(mut bytes: &[u8]) -> bool {
-    let stderr = io::stderr();
+    let descriptor = descriptor();
     while !bytes.is_empty() {
-        let mut descriptors = [PollFd::new(&stderr, PollFlags::OUT)];
-        match poll(&mut descriptors, Some(&Timespec::default())) {
+        match poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], Some(&Timespec::default())) {
             Ok(0) => return false,
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(_) => return false,
         }
-        match rustix::io::write(&stderr, bytes) {
-            Ok(written) => bytes = &bytes[written..], // A terminal may take less than a pipe would.
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false, // Closed, disk full: there is nowhere to tell it.
+        match rustix::io::write(descriptor, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(_) => return false, // Full, closed, no space on disk: there is nowhere to tell it.
         }
     }
     true

@@ -10,6 +10,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0 as pipe;
 
 /// A signal that the programs act on.
+///
+/// The kernel keeps no count: a signal that is sent again before the loop has looked is one signal (signal(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT: Ctrl-C.

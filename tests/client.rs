@@ -197,6 +197,23 @@ fn ctrl_c_reports_so_far_and_exits_130() {
 }
 
 #[test]
+fn a_client_that_was_stopped_does_not_blame_the_server() {
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    server.program.signal(Signal::STOP);
+    let mut command = Command::new(CLIENT);
+    command.args(["127.0.0.1", &port, "3", "--timeout", "1s"]).stdout(Stdio::null());
+    let mut program = Program::start(command);
+    program.line("Sending b\"Message 2 from client.\" to connection 3");
+    program.signal(Signal::STOP); // Ctrl-Z
+    server.program.signal(Signal::CONT);
+    server.program.line("Echoing");
+    std::thread::sleep(Duration::from_millis(1500)); // Longer than the timeout.
+    program.signal(Signal::CONT);
+    program.ends_with(0);
+}
+
+#[test]
 fn a_server_killed_in_mid_run_is_reset_and_said_so() {
     let mut server = Server::start(&[]);
     let port = server.addr.port().to_string();

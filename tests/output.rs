@@ -4,36 +4,22 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use common::proc::listening_addr;
 use common::{CLIENT, SERVER, Server, client, ping};
-
-/// A free port, for a server that cannot tell which one it got.
-fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Waits until somebody accepts at `addr`.
-fn wait_for(addr: SocketAddr) {
-    let begun = std::time::Instant::now();
-    while std::net::TcpStream::connect(addr).is_err() {
-        assert!(begun.elapsed() < common::PATIENCE);
-        std::thread::yield_now();
-    }
-}
 
 /// A server by shell command, as only a shell closes a standard stream.
 fn server_by_shell(redirection: &str, stderr: Stdio) -> (Child, SocketAddr) {
-    let addr = free_addr();
     let child = Command::new("sh")
-        .args(["-c", &format!("exec \"$0\" \"$@\" {redirection}"), SERVER, "127.0.0.1", &addr.port().to_string(), "-v"])
+        .args(["-c", &format!("exec \"$0\" \"$@\" {redirection}"), SERVER, "127.0.0.1", "0", "-v"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
         .spawn()
         .unwrap();
-    wait_for(addr);
+    let addr = listening_addr(&child);
     (child, addr)
 }
 
@@ -76,6 +62,20 @@ fn a_log_that_nobody_reads_stalls_nothing_and_is_counted() {
     let rest = rest.join().unwrap();
     assert!(rest.contains(" log lines were dropped: nobody read them\n"), "{} bytes", rest.len());
     assert!(rest.ends_with("Caught interrupt, exiting\n") || rest.contains("Caught interrupt"), "the end is told");
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_stalls_nothing() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let slave = std::fs::File::options().write(true).open(name).unwrap();
+    let (mut child, addr) = server_by_shell("", slave.into());
+    let run = client(addr, 1000, &["-q"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(interrupt(&mut child), Some(0));
 }
 
 #[test]

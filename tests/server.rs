@@ -194,7 +194,8 @@ fn without_descriptors_accepting_pauses_and_resumes() {
     }
     let used = cpu_since(&server.program, before);
     assert!(used <= Duration::from_millis(60), "{used:?} of CPU in 2 s");
-    assert!(server.program.count("cannot accept") <= 4, "{:#?}", server.program.lines());
+    let told = server.program.count("annot accept");
+    assert!(told <= 1 + usize::try_from(begun.elapsed().as_secs()).unwrap(), "{:#?}", server.program.lines());
 
     // As connections end, those that wait are served.
     for (number, mut stream) in (0..30).zip(streams.drain(..)) {
@@ -311,6 +312,61 @@ fn an_idle_timeout_ends_only_the_idle() {
     ping(&mut busy, b"and on");
     drop(idle);
     server.program.line("Closing connection to");
+}
+
+#[test]
+fn a_server_that_was_stopped_does_not_take_its_peers_for_idle() {
+    raise_limit().unwrap();
+    let server = Server::start(&["--idle-timeout", "8s"]);
+    // More than one wait returns events for.
+    let mut streams: Vec<TcpStream> = (0..3000).map(|_| server.connect()).collect();
+    for stream in &mut streams {
+        ping(stream, b"hello");
+    }
+    server.program.signal(Signal::STOP);
+    for stream in &mut streams {
+        stream.write_all(b"still here").unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(8500)); // Longer than the timeout.
+    server.program.signal(Signal::CONT);
+    for stream in &mut streams {
+        expect(stream, b"still here");
+    }
+}
+
+#[test]
+fn peers_that_never_stop_sending_do_not_outlast_the_end() {
+    for drain in [false, true] {
+        let server = Server::start(&["--idle-timeout", "300ms", "--drain-timeout", "600ms"]);
+        // Busy all the time, and deaf to our FIN: together they are always somewhere in the run queue.
+        let streams: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
+        if drain {
+            streams.iter().for_each(flood_and_read);
+            server.until_table_has("8 connections");
+            server.program.signal(Signal::TERM);
+        } else {
+            for stream in &streams {
+                expect_end(&mut stream.try_clone().unwrap());
+            }
+            streams.iter().for_each(flood_and_read);
+        }
+        let begun = Instant::now();
+        let reason = if drain { "the time to drain was over" } else { "the peer does not finish" };
+        server.program.line(reason);
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    }
+}
+
+/// Writes and reads from threads of their own until the end.
+fn flood_and_read(stream: &TcpStream) {
+    flood(stream);
+    let mut stream = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        // On behind the server's FIN, of which a well-behaved peer would take notice.
+        while stream.read(&mut vec![0; 65536]).is_ok() {
+            std::thread::yield_now();
+        }
+    });
 }
 
 #[test]

@@ -265,8 +265,10 @@ pub fn pattern(length: usize) -> Vec<u8> {
 
 #[cfg(target_os = "linux")]
 pub mod proc {
-    use super::Program;
-    use std::time::Duration;
+    use super::{PATIENCE, Program};
+    use std::net::SocketAddr;
+    use std::process::Child;
+    use std::time::{Duration, Instant};
 
     /// CPU time that a process has used since it had used `before`, in steps of 10 ms.
     pub fn cpu_since(program: &Program, before: Duration) -> Duration {
@@ -286,6 +288,28 @@ pub mod proc {
     pub fn descriptor_numbers(program: &Program) -> Vec<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", program.child.id())).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Waits until a process listens, and finds out where, if it cannot say so itself.
+    pub fn listening_addr(child: &Child) -> SocketAddr {
+        let begun = Instant::now();
+        loop {
+            let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", child.id()))
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()?.to_str().map(str::to_owned))
+                .collect();
+            // Local address, state (0A: LISTEN) and inode are the 2nd, 4th and 10th field of a line.
+            for line in std::fs::read_to_string("/proc/net/tcp").unwrap().lines() {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                if fields[3] == "0A" && sockets.contains(&format!("socket:[{}]", fields[9])) {
+                    let port = u16::from_str_radix(fields[1].split_once(':').unwrap().1, 16).unwrap();
+                    return SocketAddr::from(([127, 0, 0, 1], port));
+                }
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not listen");
+            std::thread::yield_now();
+        }
     }
 
     /// Threads.

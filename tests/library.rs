@@ -1,0 +1,150 @@
+//! The library, used as a program of one's own would.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use multiconn::connection::{End, SendError, Timeouts};
+use multiconn::event_loop::{Event, EventLoop, Limits, Role};
+use multiconn::narrator::Voice;
+use multiconn::net::{self, ListenOptions};
+use multiconn::protocol::{Outbox, Protocol};
+
+/// Notifies of each byte and answers nothing by itself.
+#[derive(Debug)]
+struct Bell;
+
+impl Protocol for Bell {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.notify();
+        input.len()
+    }
+}
+
+/// Answers each notification, and closes whoever it could not answer.
+struct Porter {
+    answered: u32,
+    closed: u32,
+    /// How many connections there will be.
+    expected: u32,
+}
+
+impl Role<Bell> for Porter {
+    fn advance(&mut self, event_loop: &mut EventLoop<Bell>) -> bool {
+        if self.closed == self.expected {
+            event_loop.stop_listening();
+        }
+        false
+    }
+
+    fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+        match event {
+            Event::Notified { token } => {
+                self.answered += 1;
+                event_loop.send(token, b"coming\n").unwrap_or_else(|_| event_loop.close(token));
+            }
+            Event::Closed { token, .. } => {
+                self.closed += 1;
+                // Its slot may be anybody's by now, or nobody's: neither may end the program.
+                if let Some(token) = token
+                    && event_loop.connection(token).is_none()
+                {
+                    assert_eq!(event_loop.send(token, b"gone"), Err(SendError::Finishing));
+                    event_loop.close(token);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn event_loop<P: Protocol>() -> EventLoop<P> {
+    EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT, false).unwrap()
+}
+
+#[test]
+fn a_peer_that_rings_and_runs_away_harms_nobody() {
+    const PEERS: u32 = 500;
+    let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut event_loop = event_loop();
+    event_loop.listen(listener, |_| Bell).unwrap();
+    let peers = std::thread::spawn(move || {
+        for number in 0..PEERS {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            stream.write_all(b"!").unwrap();
+            if number % 2 == 0 {
+                stream.read_exact(&mut [0; 7]).unwrap();
+            }
+        }
+    });
+    let mut porter = Porter { answered: 0, closed: 0, expected: PEERS };
+    event_loop.run(&mut porter).unwrap();
+    peers.join().unwrap();
+    assert!(porter.answered >= PEERS / 2);
+}
+
+#[test]
+fn a_loop_with_nothing_to_do_ends_at_once() {
+    struct Nothing;
+    impl Role<Bell> for Nothing {
+        fn handle(&mut self, event: Event<Bell>, _: &mut EventLoop<Bell>) {
+            panic!("{event:?}");
+        }
+    }
+    let mut event_loop = event_loop();
+    event_loop.run(&mut Nothing).unwrap();
+    assert!(event_loop.is_idle());
+    assert_eq!(event_loop.turns(), 0);
+}
+
+#[test]
+fn a_role_may_connect_close_and_be_told() {
+    struct Caller {
+        ends: Vec<End>,
+        closed_by_us: bool,
+    }
+    impl Role<Bell> for Caller {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            match event {
+                Event::Connected { token } => {
+                    assert!(event_loop.connection(token).is_some());
+                    event_loop.close(token);
+                    self.closed_by_us = true;
+                }
+                Event::Closed { end, .. } => self.ends.push(end),
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut event_loop = event_loop();
+    event_loop.connect(listener.local_addr().unwrap(), Bell);
+    event_loop.connect(refused, Bell);
+    let mut caller = Caller { ends: Vec::new(), closed_by_us: false };
+    event_loop.run(&mut caller).unwrap();
+    assert!(caller.closed_by_us);
+    let mut ends: Vec<String> = caller.ends.iter().map(ToString::to_string).collect();
+    ends.sort();
+    assert_eq!(ends, ["closed", "connect failed: Connection refused (os error 111)"]);
+}
+
+#[test]
+fn draining_with_no_time_ends_at_once() {
+    struct Stopper;
+    impl Role<Bell> for Stopper {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            if let Event::Accepted { .. } = event {
+                event_loop.drain(Duration::ZERO);
+            }
+        }
+    }
+    let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut event_loop = event_loop();
+    event_loop.listen(listener, |_| Bell).unwrap();
+    let _stream = TcpStream::connect(addr).unwrap();
+    event_loop.run(&mut Stopper).unwrap();
+    assert!(event_loop.is_idle());
+}
