@@ -14,7 +14,6 @@ use log::info;
 use mio::Token;
 use multiconn::cli::{self, Verbosity};
 use multiconn::event_loop::{Event, EventLoop};
-use multiconn::net;
 use multiconn::protocol::{Outbox, Protocol};
 use multiconn::server::{self, Config, Server};
 
@@ -74,11 +73,9 @@ fn tell_others(speaker: Option<Token>, text: &[u8], event_loop: &mut EventLoop<M
 
 fn main() -> ExitCode {
     cli::start_logging(Verbosity::default());
-    let mut args = std::env::args().skip(1);
-    let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = match cli::any_port(&args.next().unwrap_or_else(|| "65432".to_owned())) {
-        Ok(port) => port,
-        Err(error) => return cli::misuse(&format!("PORT: {error}")),
+    let (host, port) = match cli::host_and_port() {
+        Ok(args) => args,
+        Err(code) => return code,
     };
     match serve(&host, port) {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,7 +86,7 @@ fn main() -> ExitCode {
 fn serve(host: &str, port: u16) -> anyhow::Result<()> {
     let member = |addr| Member { addr, said: Vec::new() };
     let mut server = Server::bind(host, port, &Config::default(), server::sending(), member)
-        .map_err(|error| anyhow::anyhow!("{host} port {port}: {error}; {}", net::listen_advice(&error)))?;
+        .map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
     server.run_with(on_event)?;
     Ok(())

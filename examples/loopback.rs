@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
 use multiconn::client::{Client, MayBeExchange, Plan, Report};
-use multiconn::descriptors;
 use multiconn::event_loop::{Event, EventLoop, Limits, Role};
 use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
@@ -102,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 fn run(connections: u32) -> anyhow::Result<bool> {
-    let fit = descriptors::connections_within(descriptors::raise_limit()?) / 2;
+    let fit = cli::raise_descriptor_limit()?.1 / 2;
     anyhow::ensure!(
         connections as usize <= fit,
         "each connection takes two descriptors here: open {fit} at the most, or raise the limit (ulimit -Hn)"

@@ -2,16 +2,16 @@
 //!
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use log::LevelFilter;
 
-use crate::descriptors;
 use crate::lossy_stderr::LossyStderr;
 use crate::signals::Signal;
+use crate::{descriptors, net};
 
 /// The system refused something, or a connection was not intact.
 pub const EXIT_FAILURE: u8 = 1;
@@ -127,8 +127,7 @@ pub fn exit_code_of(signal: Signal) -> u8 {
 /// How many connections the server takes: as many as descriptors allow, unless `asked` for otherwise. Raises the limit
 /// of open files.
 pub fn connection_cap(asked: Option<usize>) -> anyhow::Result<usize> {
-    let limit = descriptors::raise_limit().map_err(|error| refused("cannot raise the limit of open files", &error))?;
-    let fit = descriptors::connections_within(limit);
+    let (limit, fit) = raise_descriptor_limit()?;
     if let Some(asked) = asked.filter(|&asked| asked > fit) {
         log::warn!(
             "--max-connections {asked} is more than the {limit} descriptors of this process allow; accepting will pause \
@@ -138,10 +137,27 @@ pub fn connection_cap(asked: Option<usize>) -> anyhow::Result<usize> {
     Ok(asked.unwrap_or(fit))
 }
 
-/// A refusal of the system, with what was tried.
+/// Raises the limit of open files and returns it, with the number of connections that fit under it.
+pub fn raise_descriptor_limit() -> anyhow::Result<(u64, usize)> {
+    let limit = descriptors::raise_limit().context("cannot raise the limit of open files")?;
+    Ok((limit, descriptors::connections_within(limit)))
+}
+
+/// Why a server could not be bound, and what to do about it.
 #[must_use]
-pub fn refused(tried: impl Display, error: &io::Error) -> anyhow::Error {
-    anyhow::anyhow!("{tried}: {error}")
+pub fn cannot_listen(host: &str, port: u16, error: &io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot listen on {host:?} port {port}: {error}; {}", net::listen_advice(error))
+}
+
+/// The arguments `[HOST [PORT]]` of an example, by default the tutorial's. What is wrong with them has been said.
+pub fn host_and_port() -> Result<(String, u16), ExitCode> {
+    let mut args = std::env::args().skip(1);
+    let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
+    let port = args.next().unwrap_or_else(|| "65432".to_owned());
+    match any_port(&port) {
+        Ok(port) => Ok((host, port)),
+        Err(error) => Err(misuse(&format!("{port:?}: {error}; usage: [HOST [PORT]]"))),
+    }
 }
 
 /// A port from 0 to 65535, in digits alone.

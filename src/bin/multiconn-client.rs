@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use multiconn::cli::{self, Verbosity};
 use multiconn::client::{self, Plan, Report};
-use multiconn::{descriptors, net};
+use multiconn::net;
 
 /// Open many connections to an echo server and compare every byte that comes back
 #[derive(Debug, Parser)]
@@ -94,9 +94,7 @@ fn run(args: &Args) -> anyhow::Result<Report> {
 
 /// Refuses, before the first connect, what this system cannot do.
 fn check_room(connections: u32) -> anyhow::Result<()> {
-    let limit =
-        descriptors::raise_limit().map_err(|error| cli::refused("cannot raise the limit of open files", &error))?;
-    let fit = descriptors::connections_within(limit);
+    let (limit, fit) = cli::raise_descriptor_limit()?;
     anyhow::ensure!(
         connections as usize <= fit,
         "{connections} connections need more descriptors than the {limit} this process may have: raise the limit \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use multiconn::cli::{self, Limit, Verbosity};
 use multiconn::event_loop::Limits;
-use multiconn::net::{self, ListenOptions};
+use multiconn::net::ListenOptions;
 use multiconn::protocol::echo::Echo;
 use multiconn::server::{self, Config, Ending, Server};
 
@@ -85,10 +85,8 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         drain_timeout: args.drain_timeout,
         unlimited_log: args.verbosity.verbose,
     };
-    let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo).map_err(|error| {
-        let tried = format!("cannot listen on {:?} port {}", args.host, args.port);
-        anyhow::anyhow!("{tried}: {error}; {}", net::listen_advice(&error))
-    })?;
+    let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo)
+        .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
     Ok(server.run()?)
 }
