@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod exchange;
+pub mod pattern;
 
 use crate::buffer::SendBuffer;
 
