@@ -10,13 +10,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
-use multiconn::client::{Client, MayBeExchange, Plan, Report};
+use multiconn::client::{Client, MayBeExchange, Plan};
 use multiconn::event_loop::{Event, EventLoop, Limits, Role};
+use multiconn::moment::Clock;
 use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::Exchange;
-use multiconn::protocol::{Outbox, Protocol};
+use multiconn::protocol::{Outbox, Produced, Protocol};
 
 const CONNECTIONS: u32 = 1000;
 
@@ -34,10 +35,10 @@ impl Protocol for Side {
         }
     }
 
-    fn produce(&mut self, space: &mut [u8]) -> usize {
+    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         match self {
-            Side::Server(echo) => echo.produce(space),
-            Side::Client(exchange) => exchange.produce(space),
+            Side::Server(echo) => echo.produce(space, clock),
+            Side::Client(exchange) => exchange.produce(space, clock),
         }
     }
 
@@ -45,6 +46,13 @@ impl Protocol for Side {
         match self {
             Side::Server(echo) => echo.finish(rest, out),
             Side::Client(exchange) => exchange.finish(rest, out),
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        match self {
+            Side::Server(echo) => echo.is_waiting(),
+            Side::Client(exchange) => exchange.is_waiting(),
         }
     }
 }
@@ -57,6 +65,13 @@ impl From<Exchange> for Side {
 
 impl MayBeExchange for Side {
     fn exchange(&self) -> Option<&Exchange> {
+        match self {
+            Side::Server(_) => None,
+            Side::Client(exchange) => Some(exchange),
+        }
+    }
+
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
         match self {
             Side::Server(_) => None,
             Side::Client(exchange) => Some(exchange),
@@ -117,7 +132,7 @@ fn run(connections: u32) -> anyhow::Result<bool> {
     let mut role = Loopback { client: Client::new(vec![addr], &plan), most_open: 0 };
     event_loop.run(&mut role)?;
 
-    let report: Report = role.client.into_report(&event_loop);
+    let report = role.client.into_report(&event_loop);
     cli::print(&format!(
         "{report}one thread   {} sockets open at once, {} turns of the loop\n",
         role.most_open,

@@ -3,6 +3,8 @@
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
 use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -183,6 +185,55 @@ pub fn count(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A whole number from 1 on, as large as it may be.
+pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
+    match digits(text)?.parse().map(NonZeroU64::new) {
+        Ok(None) => Err("at least 1 is needed".to_owned()),
+        Err(_) => Err(format!("more than {}", u64::MAX)),
+        Ok(Some(count)) => Ok(count),
+    }
+}
+
+/// Local addresses to connect from. (Not a `Vec`, which clap would take for an option that may be repeated.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources(pub Vec<IpAddr>);
+
+/// The most addresses that a range may have: as many as ports, and thus connections for a few lifetimes.
+const MOST_SOURCES: u32 = 65_536;
+
+/// Addresses of one family: `ADDR,ADDR,…`, or a range `FIRST-LAST`.
+pub fn sources(text: &str) -> Result<Sources, String> {
+    let addr = |text: &str| {
+        let bare = text.trim();
+        bare.parse::<IpAddr>()
+            .map_err(|_| format!("{bare:?} is no address: write it like 127.0.0.1,127.0.0.2 or 10.0.0.1-10.0.0.9"))
+    };
+    let addrs = match text.split_once('-') {
+        None => text.split(',').map(addr).collect::<Result<Vec<_>, _>>()?,
+        Some((first, last)) => match (addr(first)?, addr(last)?) {
+            (IpAddr::V4(first), IpAddr::V4(last))
+                if first <= last && u32::from(last) - u32::from(first) < MOST_SOURCES =>
+            {
+                (u32::from(first)..=u32::from(last)).map(|bits| IpAddr::V4(bits.into())).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last))
+                if first <= last && u128::from(last) - u128::from(first) < u128::from(MOST_SOURCES) =>
+            {
+                (u128::from(first)..=u128::from(last)).map(|bits| IpAddr::V6(bits.into())).collect()
+            }
+            _ => {
+                return Err(format!(
+                    "a range goes from a lower to a higher address of one family, {MOST_SOURCES} at the most"
+                ));
+            }
+        },
+    };
+    if addrs.iter().any(|addr| addr.is_ipv4() != addrs[0].is_ipv4()) {
+        return Err("the addresses have to be all IPv4 or all IPv6".to_owned());
+    }
+    Ok(Sources(addrs))
+}
+
 /// Rust's own parsers take a `+`, which nobody writes but by mistake.
 fn digits(text: &str) -> Result<&str, String> {
     if text.is_empty() {
@@ -254,6 +305,20 @@ mod tests {
         assert_eq!(count("1000000000"), Ok(1_000_000_000));
         for bad in ["0", "-1", "+1", "1.5", "18446744073709551616", ""] {
             assert!(count(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sources_are_a_list_or_a_range() {
+        let addrs = |text: &str| sources(text).map(|sources| sources.0.len());
+        assert_eq!(addrs("127.0.0.1"), Ok(1));
+        assert_eq!(addrs("127.0.0.1, 127.0.0.9"), Ok(2));
+        assert_eq!(addrs("127.0.0.254-127.0.1.1"), Ok(4));
+        assert_eq!(addrs("::1-::ff"), Ok(255));
+        for bad in
+            ["", "127.0.0.1-", "127.0.0.2-127.0.0.1", "127.0.0.1,::1", "::1-127.0.0.1", "0.0.0.0-9.0.0.0", "localhost"]
+        {
+            assert!(sources(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,57 +1,112 @@
-//! The client: many connections at once, and whether every byte of each came back.
+//! The client: many connections at once, whether every byte of each came back, and how long it took.
 //!
-//! Owns the plan (how many, how fast, what to send) and the account of what became of each connection. The bytes are
-//! the [`Exchange`]'s, their transport is the connection's.
+//! Owns the plan (how many connections, from where, how fast, in which phases) and the account of what became of each.
+//! The bytes and their times are the [`Exchange`]'s, their transport is the connection's.
 
-mod report;
+pub mod expect;
+pub mod hdr_log;
+pub mod measure;
+mod progress;
+pub mod report;
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{info, warn};
+use mio::Token;
+use rustix::time::{ClockId, clock_gettime};
 
-pub use self::report::{Failure, Reason, Report};
+use self::expect::Expectation;
+use self::measure::{Figured, Figures};
+use self::progress::Progress;
+use self::report::{
+    Bytes, ClientState, Connections, DESCRIBED_FAULTS, Kind, Latency, Messages, Report, ReportedFault, Times,
+};
 use crate::connection::{End, Timeout, Timeouts};
 use crate::escape::Escaped;
 use crate::event_loop::{Event, EventLoop, Limits, Role};
+use crate::moment::Moment;
 use crate::narrator::{Line, Voice};
 use crate::net;
 use crate::protocol::Protocol;
-use crate::protocol::exchange::{Exchange, Fault};
+use crate::protocol::exchange::{Content, Exchange, FaultKind, Pacing, Work};
 use crate::signals::Signal;
 use crate::status;
 
-/// How many connects may be under way at once. Far below any sane backlog, so that no server has to drop one (which
-/// costs a second each), and enough to keep a long path busy.
-const CONNECT_WINDOW: u32 = 128;
+/// How many connects may be under way at once unless the plan says otherwise. Far below any sane backlog, so that no
+/// server has to drop one (which costs a second each), and enough to keep a long path busy.
+pub const CONNECT_WINDOW: u32 = 128;
 
-/// What to send, and how long to wait for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// From this share of a core on, a client is thought to be the limit of its own figures.
+const BUSY: f64 = 0.9;
+
+/// A client whose 99th percentile sends later than this has fallen behind its schedule. Waking up takes some tens of
+/// microseconds, and up to a few hundred on a busy machine.
+const LATE_US: u64 = 1000;
+
+/// What to do, and how long to wait for it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// How many connections to open.
     pub connections: u32,
-    /// What each of them sends, one after the other. Empty ones are left out; one that is not is needed.
-    pub messages: Vec<Vec<u8>>,
+    /// What each of them sends.
+    pub content: Content,
+    /// When each of them sends.
+    pub pacing: Pacing,
+    /// How many measured messages each sends; `None`: until `duration` is over. Texts are sent once each.
+    pub messages: Option<u64>,
+    /// How long measured messages are begun.
+    pub duration: Option<Duration>,
+    /// How long messages are sent before they are measured.
+    pub warmup: Duration,
+    /// How long all connections are kept idle before the first message.
+    pub hold: Duration,
     /// How long a connect may take, for each address that is tried.
     pub connect_timeout: Duration,
-    /// How long nothing may move on a connection.
+    /// How long nothing may move on a connection from which something is to come.
     pub timeout: Duration,
+    /// How many connects are begun a second; `None`: as fast as the window allows.
+    pub connect_rate: Option<NonZeroU64>,
+    /// How many connects may be under way at once.
+    pub connect_window: u32,
+    /// The local addresses to connect from, in turn; none: the system's choice.
+    pub sources: Vec<IpAddr>,
+    /// Whether what comes back is compared.
+    pub verify: bool,
+    /// What is expected of the run.
+    pub expectations: Vec<Expectation>,
     /// Lifts the budgets of log lines.
     pub unlimited_log: bool,
+    /// Shows a line of progress, if standard error is a terminal.
+    pub progress: bool,
 }
 
 impl Plan {
     /// The tutorial's plan, for so many connections: its two messages, 5 s to connect and 10 s without progress.
     #[must_use]
     pub fn tutorial(connections: u32) -> Plan {
+        let texts = vec![b"Message 1 from client.".to_vec(), b"Message 2 from client.".to_vec()];
         Plan {
             connections,
-            messages: vec![b"Message 1 from client.".to_vec(), b"Message 2 from client.".to_vec()],
+            content: Content::Texts(texts),
+            pacing: Pacing::Streamed,
+            messages: None,
+            duration: None,
+            warmup: Duration::ZERO,
+            hold: Duration::ZERO,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
+            connect_rate: None,
+            connect_window: CONNECT_WINDOW,
+            sources: Vec::new(),
+            verify: true,
+            expectations: Vec::new(),
             unlimited_log: false,
+            progress: false,
         }
     }
 
@@ -60,6 +115,25 @@ impl Plan {
     pub fn timeouts(&self) -> Timeouts {
         Timeouts { connect: Some(self.connect_timeout), idle: Some(self.timeout), stall: None, linger: None }
     }
+
+    /// Whether all connections have to stand before the first message.
+    fn waits_for_all(&self) -> bool {
+        matches!(self.content, Content::Generated { .. }) || !self.hold.is_zero()
+    }
+
+    fn work(&self, meter: Figured) -> Work {
+        let mut work = match &self.content {
+            Content::Texts(texts) => Work::texts(texts, self.connections, Box::new(meter)),
+            Content::Generated { .. } => {
+                Work::new(self.content.clone(), self.pacing, self.connections, Box::new(meter))
+            }
+        };
+        work.messages = self.messages;
+        work.duration = self.duration;
+        work.warmup = self.warmup;
+        work.verify = self.verify;
+        work
+    }
 }
 
 /// The protocol of a loop that a client can open connections on: an [`Exchange`], or something that may be one. A loop
@@ -67,52 +141,90 @@ impl Plan {
 pub trait MayBeExchange: Protocol + From<Exchange> {
     /// The exchange, if this is one.
     fn exchange(&self) -> Option<&Exchange>;
+    /// The exchange, if this is one.
+    fn exchange_mut(&mut self) -> Option<&mut Exchange>;
 }
 
 impl MayBeExchange for Exchange {
     fn exchange(&self) -> Option<&Exchange> {
         Some(self)
     }
-}
 
-/// The voice of the client, as the tutorial has it: `Sending b"…" to connection 1`, `Received b"…" from connection 1`.
-#[must_use]
-pub fn voice() -> Voice<Exchange> {
-    Voice {
-        verb: "Sending",
-        sending: Some(|exchange, _, bytes| info!("Sending {} to connection {}", Escaped(bytes), exchange.number())),
-        received: Some(|exchange, _, bytes| info!("Received {} from connection {}", Escaped(bytes), exchange.number())),
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        Some(self)
     }
 }
 
-/// Carries out `plan` against the first of `addrs` that answers, connection by connection, and reports.
+/// The voice of the tutorial's client: `Sending b"…" to connection 1`, `Received b"…" from connection 1`. Generated
+/// bytes are nothing to read and are not told.
+#[must_use]
+pub fn voice(content: &Content) -> Voice<Exchange> {
+    match content {
+        Content::Generated { .. } => Voice::SILENT,
+        Content::Texts(_) => Voice {
+            verb: "Sending",
+            sending: Some(|exchange, _, bytes| info!("Sending {} to connection {}", Escaped(bytes), exchange.number())),
+            received: Some(|exchange, _, bytes| {
+                info!("Received {} from connection {}", Escaped(bytes), exchange.number());
+            }),
+        },
+    }
+}
+
+/// Carries out `plan` against the first of `addrs` that answers, connection by connection. Returns the report and the
+/// figures that it is made of.
 ///
 /// SIGINT and SIGTERM end it early, with a report of what there is so far. An error is one of the loop itself; what
 /// goes wrong with a connection stands in the report.
 ///
 /// # Panics
 /// If `addrs` is empty, or the plan has nothing to send.
-pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<Report> {
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(), plan.unlimited_log)?;
+pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<(Report, Figured)> {
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content), plan.unlimited_log)?;
     event_loop.catch_signals()?;
     let mut client = Client::new(addrs, plan);
     event_loop.run(&mut client)?;
-    Ok(client.into_report(&event_loop))
+    let figured = client.figured.clone();
+    Ok((client.into_report(&event_loop), figured))
 }
 
 /// The client's part in a loop.
 #[derive(Debug)]
 pub struct Client {
     addrs: Vec<SocketAddr>,
-    messages: Rc<[Vec<u8>]>,
+    plan: Plan,
+    work: Rc<Work>,
+    figured: Figured,
     /// The number of the last connection that was started.
     started: u32,
     /// Connects that are under way.
     connecting: u32,
     /// Connections that are not over.
     open: u32,
-    began: Instant,
-    report: Report,
+    phase: Phase,
+    /// Those that take turns in an open loop, and the number of the message that is scheduled next.
+    turns: Vec<Token>,
+    next_message: u64,
+    /// When the first connect was begun.
+    began: Option<Moment>,
+    /// CPU time that was used when the first measured message was begun.
+    cpu_before: Option<Duration>,
+    now: Moment,
+    progress: Option<Progress>,
+    connections: Connections,
+    faults: Vec<ReportedFault>,
+    faults_by_kind: BTreeMap<Kind, u32>,
+    interrupted: Option<Signal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    /// All connections stand and are left alone until then.
+    Holding(Moment),
+    Working,
+    /// No new message is begun.
+    Closing,
 }
 
 impl Client {
@@ -122,38 +234,52 @@ impl Client {
     /// If `addrs` is empty, or the plan has nothing to send.
     #[must_use]
     pub fn new(addrs: Vec<SocketAddr>, plan: &Plan) -> Client {
-        let report = Report::new(addrs[0], plan.connections);
-        let messages: Rc<[_]> = plan.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
-        assert!(!messages.is_empty(), "a plan needs a message: an echo ends when its last byte is back");
-        Client { addrs, messages, started: 0, connecting: 0, open: 0, began: Instant::now(), report }
+        assert!(!addrs.is_empty(), "there has to be an address to connect to");
+        let figured = Figured::new();
+        Client {
+            addrs,
+            plan: plan.clone(),
+            work: Rc::new(plan.work(figured.clone())),
+            figured,
+            started: 0,
+            connecting: 0,
+            open: 0,
+            phase: Phase::Connecting,
+            turns: Vec::new(),
+            next_message: 0,
+            began: None,
+            cpu_before: None,
+            now: Moment::START,
+            progress: plan.progress.then(Progress::on_terminal).flatten(),
+            connections: Connections { requested: plan.connections, ..Connections::default() },
+            faults: Vec::new(),
+            faults_by_kind: BTreeMap::new(),
+            interrupted: None,
+        }
     }
 
     /// Whether every connection was opened and is over.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.started == self.report.requested && self.open == 0
+        self.started == self.plan.connections && self.open == 0
     }
 
-    /// What came of it: counted to the end for connections that are over, so far for those still on `event_loop`.
-    #[must_use]
-    pub fn into_report<P: MayBeExchange>(mut self, event_loop: &EventLoop<P>) -> Report {
-        for (_, connection) in event_loop.connections() {
-            if let Some(exchange) = connection.protocol().exchange() {
-                self.report.count(exchange, connection.sent());
+    /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
+    fn start_connections<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+        let began = *self.began.get_or_insert(self.now);
+        while self.connecting < self.plan.connect_window && self.started < self.plan.connections {
+            if let Some(rate) = self.plan.connect_rate {
+                let nanos = u128::from(self.started) * 1_000_000_000 / u128::from(rate.get());
+                let due = began.plus(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
+                if due > self.now {
+                    return Some(due);
+                }
             }
-        }
-        self.report.unfinished = self.report.requested - self.report.intact - self.report.failed();
-        self.report.elapsed = self.began.elapsed();
-        self.report
-    }
-
-    /// Opens connections while fewer than the window are being opened.
-    fn start_connections<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) {
-        while self.connecting < CONNECT_WINDOW && self.started < self.report.requested {
             self.started += 1;
             self.open += 1;
             self.start(self.started, self.addrs[0], event_loop);
         }
+        None
     }
 
     fn start<P: MayBeExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
@@ -161,14 +287,83 @@ impl Client {
             info!("Starting connection {number} to {addr}");
         }
         self.connecting += 1;
-        event_loop.connect(addr, Exchange::new(number, Rc::clone(&self.messages)).into());
+        let sources = &self.plan.sources;
+        let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
+        event_loop.connect_from(source, addr, Exchange::new(number, Rc::clone(&self.work)).into());
     }
 
-    /// A connection is over: tries the next address, or counts it as intact or failed.
+    /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
+    fn change_phase<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+        let all_tried = self.started == self.plan.connections && self.connecting == 0;
+        match self.phase {
+            Phase::Connecting if !self.plan.waits_for_all() => self.begin(event_loop),
+            Phase::Connecting if all_tried => self.phase = Phase::Holding(self.now.plus(self.plan.hold)),
+            _ => {}
+        }
+        match self.phase {
+            Phase::Holding(until) if self.now < until => return Some(until),
+            Phase::Holding(_) => self.begin(event_loop),
+            _ => {}
+        }
+        if self.phase == Phase::Working
+            && let Some(stop) = self.work.stop()
+        {
+            if self.now < stop {
+                return Some(stop);
+            }
+            self.phase = Phase::Closing;
+            self.wake_all(event_loop); // Whoever has nothing in flight finishes now.
+        }
+        None
+    }
+
+    fn begin<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) {
+        let mut standing: Vec<(u32, Token)> = event_loop
+            .connections()
+            .filter_map(|(token, connection)| Some((connection.protocol().exchange()?.number(), token)))
+            .collect();
+        standing.sort_unstable();
+        self.turns = standing.into_iter().map(|(_, token)| token).collect();
+        for (turn, &token) in (0..).zip(&self.turns) {
+            if let Some(exchange) = event_loop.protocol_mut(token).and_then(MayBeExchange::exchange_mut) {
+                exchange.take_turn(turn);
+            }
+        }
+        self.work.begin(self.now, u32::try_from(self.turns.len()).unwrap_or(u32::MAX).max(1));
+        self.phase = Phase::Working;
+        self.wake_all(event_loop);
+    }
+
+    fn wake_all<P: MayBeExchange>(&self, event_loop: &mut EventLoop<P>) {
+        for &token in &self.turns {
+            event_loop.wake(token);
+        }
+    }
+
+    /// Wakes whoever has a message due. Returns when the next one is.
+    fn keep_schedule<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+        if self.phase != Phase::Working || self.turns.is_empty() || !matches!(self.plan.pacing, Pacing::Rate(_)) {
+            return None;
+        }
+        // What is due at this very moment is not before it, and comes in the next turn.
+        let due = self.work.scheduled_before(self.now);
+        if due - self.next_message >= self.turns.len() as u64 {
+            self.wake_all(event_loop);
+        } else {
+            for number in self.next_message..due {
+                let turn = usize::try_from(number % self.turns.len() as u64).unwrap_or_default();
+                event_loop.wake(self.turns[turn]);
+            }
+        }
+        self.next_message = due;
+        self.work.due_in_all(due)
+    }
+
+    /// A connection is over: tries the next address, or counts it as intact or faulty.
     fn settle<P: MayBeExchange>(
         &mut self,
         exchange: &Exchange,
-        (addr, sent): (SocketAddr, u64),
+        addr: SocketAddr,
         end: &End,
         event_loop: &mut EventLoop<P>,
     ) {
@@ -184,45 +379,169 @@ impl Client {
             }
         }
         self.open -= 1;
-        self.report.count(exchange, sent);
-        match failure(exchange, addr, end) {
+        match fault(exchange, addr, end) {
             None => {
-                self.report.intact += 1;
+                self.connections.intact += 1;
                 if event_loop.narrator().allows(Line::Closing) {
                     info!("Closing connection {number}");
                 }
             }
-            Some(failure) => {
+            Some(fault) => {
                 if event_loop.narrator().allows(Line::Failed) {
-                    warn!("{failure}");
+                    warn!("{fault}");
                 }
-                self.report.fail(failure);
+                self.connections.failed += 1;
+                *self.faults_by_kind.entry(fault.kind).or_default() += 1;
+                if self.faults.len() < DESCRIBED_FAULTS {
+                    self.faults.push(fault);
+                }
             }
         }
+    }
+
+    /// What came of it: counted to the end for connections that are over, so far for those still on `event_loop`.
+    #[must_use]
+    pub fn into_report<P: Protocol>(mut self, event_loop: &EventLoop<P>) -> Report {
+        if let Some(progress) = &self.progress {
+            progress.clear();
+        }
+        let Connections { requested, intact, failed, .. } = self.connections;
+        self.connections.unfinished = requested - intact - failed;
+        let figures = self.figured.figures();
+        let elapsed = match (self.work.first_measured(), figures.last_echo) {
+            (Some(first), Some(last)) => last.since(first),
+            _ => event_loop.now().since(self.began.unwrap_or(Moment::START)),
+        };
+        let seconds = elapsed.as_secs_f64();
+        let rate = if seconds > 0.0 { ratio(figures.messages_echoed, seconds) } else { 0.0 };
+        let missed = self.missed(&figures);
+        let cpu = cpu_time().saturating_sub(self.cpu_before.unwrap_or_default());
+        let faults: u32 = self.faults_by_kind.values().sum();
+        Report {
+            schema: report::SCHEMA,
+            target: self.addrs[0],
+            messages: Messages { sent: figures.messages_sent, echoed: figures.messages_echoed, missed },
+            bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
+            seconds,
+            messages_per_second: rate,
+            megabytes_per_second: if seconds > 0.0 { ratio(figures.bytes_echoed, seconds) / 1e6 } else { 0.0 },
+            latency_us: Latency::of(&figures.service, &figures.scheduled),
+            connect_us: Times::of(&figures.connect),
+            first_byte_us: Times::of(&figures.first_byte),
+            schedule_error_us: Times::of(&figures.schedule_error),
+            faults: self.faults.clone(),
+            faults_by_kind: self.faults_by_kind.clone(),
+            expectations: self.plan.expectations.iter().map(|it| it.judge(&figures, rate, faults)).collect(),
+            interrupted: self.interrupted,
+            client: self.client_state(&figures, cpu, elapsed, missed),
+            connections: self.connections.clone(),
+        }
+    }
+
+    /// Scheduled messages of the measured part that were never begun.
+    fn missed(&self, figures: &Figures) -> u64 {
+        match (self.work.start(), self.work.stop()) {
+            (Some(start), Some(stop)) => {
+                let warm = start.plus(self.plan.warmup);
+                let scheduled = self.work.scheduled_before(stop) - self.work.scheduled_before(warm);
+                scheduled.saturating_sub(figures.begun)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether the figures say more of the client than of the path.
+    fn client_state(&self, figures: &Figures, cpu: Duration, elapsed: Duration, missed: u64) -> ClientState {
+        let mut why = Vec::new();
+        let share = cpu.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        // A short run is mostly its beginning, which is all work.
+        if share >= BUSY && elapsed >= Duration::from_millis(100) {
+            why.push(format!("the client was the bottleneck: it used {:.0} % of a core", share * 100.0));
+        }
+        let late = figures.schedule_error.value_at_percentile(99.0);
+        if late > LATE_US || missed > 0 {
+            why.push(format!(
+                "the client fell behind its schedule: it sent up to {late} µs late (p99) and missed {missed} messages"
+            ));
+        }
+        let bottleneck = !why.is_empty();
+        let Connections { requested, established, .. } = self.connections;
+        if established < requested && self.interrupted.is_none() {
+            why.push(format!("{established} connections ran and not {requested}"));
+        }
+        let why = (!why.is_empty()).then(|| why.join("; "));
+        ClientState { cpu_seconds: cpu.as_secs_f64(), bottleneck, why }
+    }
+
+    /// The line of progress.
+    fn progress_text(&self) -> String {
+        let figures = self.figured.figures();
+        let measuring = self.work.first_measured();
+        let (phase, left) = match self.phase {
+            Phase::Connecting => ("connecting", None),
+            Phase::Holding(until) => ("holding", Some(until)),
+            Phase::Working if measuring.is_none() => {
+                ("warming up", self.work.start().map(|start| start.plus(self.plan.warmup)))
+            }
+            Phase::Working => ("running", self.work.stop()),
+            Phase::Closing => ("closing", None),
+        };
+        let mut text = format!("{phase}: {} of {} connections", self.open - self.connecting, self.plan.connections);
+        if let Some(first) = measuring {
+            let seconds = self.now.since(first).as_secs_f64().max(1e-3);
+            let shown = if figures.scheduled.is_empty() { &figures.service } else { &figures.scheduled };
+            text.push_str(&format!(
+                ", {:.0} messages/s, {:.1} MB/s, p50 {} µs, p99 {} µs",
+                ratio(figures.messages_echoed, seconds),
+                ratio(figures.bytes_echoed, seconds) / 1e6,
+                shown.value_at_percentile(50.0),
+                shown.value_at_percentile(99.0)
+            ));
+        }
+        text.push_str(&format!(", {} faults", self.connections.failed));
+        if let Some(left) = left {
+            text.push_str(&format!(", {:.0} s left", left.since(self.now).as_secs_f64()));
+        }
+        text
     }
 }
 
 impl<P: MayBeExchange> Role<P> for Client {
     fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
-        self.start_connections(event_loop);
+        self.now = event_loop.clock_now();
+        let mut times =
+            [self.start_connections(event_loop), self.change_phase(event_loop), self.keep_schedule(event_loop), None];
+        if self.cpu_before.is_none() && self.work.first_measured().is_some() {
+            self.cpu_before = Some(cpu_time());
+        }
+        if let Some(mut progress) = self.progress.take() {
+            progress.draw(self.now, || self.progress_text());
+            times[3] = Some(progress.next());
+            self.progress = Some(progress);
+        }
+        if let Err(error) = event_loop.wake_at(times.into_iter().flatten().min()) {
+            warn!("cannot keep the schedule: {error}");
+            event_loop.stop();
+        }
         !self.is_done()
     }
 
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
         match event {
-            Event::Connected { .. } => {
+            Event::Connected { after, .. } => {
                 self.connecting -= 1;
-                self.report.established += 1;
+                self.connections.established += 1;
+                self.figured.connected(after);
             }
-            Event::Closed { addr, protocol, end, sent, .. } => {
+            Event::Closed { addr, protocol, end, .. } => {
                 if let Some(exchange) = protocol.exchange() {
-                    self.settle(exchange, (addr, sent), &end, event_loop);
+                    self.settle(exchange, addr, &end, event_loop);
                 }
             }
             Event::Signal(Signal::Status) => status::write_table(event_loop),
             Event::Signal(signal) => {
                 warn!("Caught {}, exiting", signal.name());
-                self.report.interrupted = Some(signal);
+                self.interrupted = Some(signal);
                 event_loop.stop();
             }
             Event::Accepted { .. } | Event::Notified { .. } => {}
@@ -230,48 +549,72 @@ impl<P: MayBeExchange> Role<P> for Client {
     }
 }
 
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate, to a few digits")]
+fn ratio(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
 /// What was wrong with a connection that is over, if anything was. What the exchange saw first counts: a FIN that came
 /// too early stays that, whatever reset may have followed.
-fn failure(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<Failure> {
-    let (reason, detail) = match (exchange.fault(), end) {
-        (Some(fault), _) => (reason_of(fault), fault.to_string()),
-        (None, End::Finished) if exchange.is_complete() => return None,
-        (None, End::ConnectFailed(error)) => {
-            let reason = match error.kind() {
-                ErrorKind::ConnectionRefused => Reason::Refused,
-                ErrorKind::TimedOut => Reason::ConnectTimeout,
-                _ => Reason::ConnectFailed,
+fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFault> {
+    let number = exchange.number();
+    let plain = |kind, detail| {
+        Some(ReportedFault {
+            connection: number,
+            kind,
+            offset: None,
+            expected: Vec::new(),
+            got: Vec::new(),
+            peer: addr,
+            detail,
+        })
+    };
+    if let Some(fault) = exchange.fault() {
+        let kind = match fault.kind {
+            FaultKind::Corrupted => Kind::Corrupted,
+            FaultKind::Lost(_) => Kind::Lost,
+            FaultKind::Duplicated(_) => Kind::Duplicated,
+            FaultKind::Foreign(_) => Kind::Foreign,
+            FaultKind::Truncated => Kind::Truncated,
+            FaultKind::Extra => Kind::Extra,
+        };
+        let (expected, got) = (fault.expected.clone(), fault.got.clone());
+        let (offset, detail) = (Some(fault.offset), fault.to_string());
+        return Some(ReportedFault { connection: number, kind, offset, expected, got, peer: addr, detail });
+    }
+    match end {
+        End::Finished => None,
+        End::ConnectFailed(error) => {
+            let kind = match error.kind() {
+                ErrorKind::ConnectionRefused => Kind::Refused,
+                ErrorKind::TimedOut => Kind::ConnectTimeout,
+                _ => Kind::ConnectFailed,
             };
-            (reason, format!("{error}; {}", net::connect_advice(error)))
+            plain(kind, format!("{error}; {}", net::connect_advice(error)))
         }
-        (None, End::TimedOut(Timeout::Connect)) => {
+        End::TimedOut(Timeout::Connect) => {
             let error = io::Error::from(ErrorKind::TimedOut);
-            (Reason::ConnectTimeout, format!("no answer; {}", net::connect_advice(&error)))
+            plain(Kind::ConnectTimeout, format!("no answer; {}", net::connect_advice(&error)))
         }
-        (None, End::TimedOut(_)) if exchange.is_complete() => {
-            (Reason::Unclosed, "everything is back, but the peer does not finish".to_owned())
+        End::TimedOut(_) if exchange.is_finished() => {
+            plain(Kind::Unclosed, "everything is back, but the peer does not finish".to_owned())
         }
-        (None, End::TimedOut(_)) => {
-            (Reason::NoProgress, format!("nothing moves after {} bytes", exchange.bytes_echoed()))
-        }
-        (None, End::Failed(error))
+        End::TimedOut(_) => plain(Kind::NoProgress, format!("nothing moves after {} bytes", exchange.bytes_echoed())),
+        End::Failed(error)
             if matches!(
                 error.kind(),
                 ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
             ) =>
         {
-            (Reason::Reset, format!("{error} after {} bytes", exchange.bytes_echoed()))
+            plain(Kind::Reset, format!("{error} after {} bytes", exchange.bytes_echoed()))
         }
-        (None, end) => (Reason::Failed, end.to_string()),
-    };
-    Some(Failure { connection: exchange.number(), addr, reason, detail })
-}
-
-fn reason_of(fault: &Fault) -> Reason {
-    match fault {
-        Fault::Corrupted { .. } => Reason::Corrupted,
-        Fault::Extra { .. } => Reason::Extra,
-        Fault::Truncated { .. } => Reason::Truncated,
+        end => plain(Kind::Failed, end.to_string()),
     }
 }
 
@@ -280,48 +623,48 @@ mod tests {
     use super::*;
     use crate::buffer::SendBuffer;
     use crate::protocol::Outbox;
-
-    fn addr() -> SocketAddr {
-        "127.0.0.1:7".parse().unwrap()
-    }
+    use crate::protocol::exchange::NoMeter;
 
     fn exchange() -> Exchange {
-        let mut exchange = Exchange::new(3, Rc::new([b"hello".to_vec()]));
-        exchange.produce(&mut [0; 16]);
+        let work = Work::texts(&[b"hello".to_vec()], 3, Box::new(NoMeter));
+        work.begin(Moment::START, 3);
+        let mut exchange = Exchange::new(3, Rc::new(work));
+        exchange.produce(&mut [0; 16], &Moment::START);
         exchange
     }
 
-    fn reason(exchange: &Exchange, end: &End) -> Option<Reason> {
-        failure(exchange, addr(), end).map(|failure| failure.reason)
+    fn kind(exchange: &Exchange, end: &End) -> Option<Kind> {
+        fault(exchange, "127.0.0.1:7".parse().unwrap(), end).map(|fault| fault.kind)
     }
 
     #[test]
-    fn every_end_has_its_reason() {
+    fn every_end_has_its_kind() {
         let exchange = exchange();
         let error = |kind: ErrorKind| io::Error::from(kind);
         let refused = End::ConnectFailed(error(ErrorKind::ConnectionRefused));
-        assert_eq!(reason(&exchange, &refused), Some(Reason::Refused));
-        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Connect)), Some(Reason::ConnectTimeout));
+        assert_eq!(kind(&exchange, &refused), Some(Kind::Refused));
+        assert_eq!(kind(&exchange, &End::TimedOut(Timeout::Connect)), Some(Kind::ConnectTimeout));
         let unreachable = End::ConnectFailed(error(ErrorKind::NetworkUnreachable));
-        assert_eq!(reason(&exchange, &unreachable), Some(Reason::ConnectFailed));
-        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Idle)), Some(Reason::NoProgress));
-        assert_eq!(reason(&exchange, &End::Failed(error(ErrorKind::BrokenPipe))), Some(Reason::Reset));
-        assert_eq!(reason(&exchange, &End::Failed(error(ErrorKind::WriteZero))), Some(Reason::Failed));
+        assert_eq!(kind(&exchange, &unreachable), Some(Kind::ConnectFailed));
+        assert_eq!(kind(&exchange, &End::TimedOut(Timeout::Idle)), Some(Kind::NoProgress));
+        assert_eq!(kind(&exchange, &End::Failed(error(ErrorKind::BrokenPipe))), Some(Kind::Reset));
+        assert_eq!(kind(&exchange, &End::Failed(error(ErrorKind::WriteZero))), Some(Kind::Failed));
     }
 
     #[test]
     fn a_whole_echo_that_is_not_closed_is_no_success() {
         let mut exchange = exchange();
-        exchange.receive(b"hello", &mut Outbox::new(SendBuffer::new(), 100));
-        assert_eq!(reason(&exchange, &End::Finished), None);
-        assert_eq!(reason(&exchange, &End::TimedOut(Timeout::Idle)), Some(Reason::Unclosed));
+        exchange.receive(b"hello", &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        exchange.produce(&mut [0; 16], &Moment::START);
+        assert_eq!(kind(&exchange, &End::Finished), None);
+        assert_eq!(kind(&exchange, &End::TimedOut(Timeout::Idle)), Some(Kind::Unclosed));
     }
 
     #[test]
     fn a_truncation_stays_one_whatever_reset_follows() {
         let mut exchange = exchange();
-        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100));
+        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
         let reset = End::Failed(ErrorKind::ConnectionReset.into());
-        assert_eq!(reason(&exchange, &reset), Some(Reason::Truncated));
+        assert_eq!(kind(&exchange, &reset), Some(Kind::Truncated));
     }
 }

@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::buffer::{self, SendBuffer};
-use crate::moment::Moment;
+use crate::moment::{Clock, Moment};
 use crate::narrator::Narrator;
-use crate::protocol::{Outbox, Protocol};
+use crate::protocol::{Outbox, Produced, Protocol};
 
 /// How many bytes one connection may move before the others have their turn.
 ///
@@ -146,10 +146,11 @@ pub struct Timeouts {
 }
 
 /// What the loop lends to a connection for one service.
-#[derive(Debug)]
 pub struct Turn<'a, P> {
     /// The time of this turn.
     pub now: Moment,
+    /// The time to the microsecond, for protocols that measure.
+    pub clock: &'a dyn Clock,
     /// The loop's one read buffer; its content means nothing between services.
     pub scratch: &'a mut [u8],
     /// How many bytes this connection may hold in a buffer, as memory stands now.
@@ -412,24 +413,6 @@ impl<T, P> Connection<T, P> {
         self.doomed.get_or_insert(Doom::Closed);
     }
 
-    /// The next time that something runs out, and what. A function of the state alone: nothing is kept up to date.
-    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
-        if self.writing == Writing::Connecting {
-            return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
-        }
-        let linger = || timeouts.linger.map(|limit| (self.last_write.plus(limit), Timeout::Linger));
-        if self.reading == Reading::Discarding {
-            return if self.draining { None } else { linger() };
-        }
-        let stall = timeouts
-            .stall
-            .filter(|_| !self.outbound.is_empty())
-            .map(|limit| (self.last_write.plus(limit), Timeout::Stall));
-        let idle = timeouts.idle.map(|limit| (self.last_active().plus(limit), Timeout::Idle));
-        let finished = if self.writing == Writing::Finished { linger() } else { None };
-        [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
-    }
-
     /// A time ran out. An idle connection is ended gently if `timeouts` give it the time, any other at its next service.
     pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) {
         let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
@@ -477,6 +460,27 @@ impl fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 impl<T: Transport, P: Protocol> Connection<T, P> {
+    /// The next time that something runs out, and what. A function of the state alone: nothing is kept up to date.
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
+        if self.writing == Writing::Connecting {
+            return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
+        }
+        let linger = || timeouts.linger.map(|limit| (self.last_write.plus(limit), Timeout::Linger));
+        if self.reading == Reading::Discarding {
+            return if self.draining { None } else { linger() };
+        }
+        let stall = timeouts
+            .stall
+            .filter(|_| !self.outbound.is_empty())
+            .map(|limit| (self.last_write.plus(limit), Timeout::Stall));
+        let idle = timeouts
+            .idle
+            .filter(|_| self.protocol.is_waiting())
+            .map(|limit| (self.last_active().plus(limit), Timeout::Idle));
+        let finished = if self.writing == Writing::Finished { linger() } else { None };
+        [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
     /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
     /// hands over. Returns an outcome and not a `Result`, so that one connection's error cannot end the loop.
     pub fn service(&mut self, turn: &mut Turn<'_, P>) -> Outcome {
@@ -578,15 +582,21 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Ok(0);
         }
         let space = turn.scratch.len().min(turn.allowed.saturating_sub(self.inbound.len()));
-        let produced = self.protocol.produce(&mut turn.scratch[..space]);
-        if produced > 0 {
-            let scratch = mem::take(&mut turn.scratch);
-            let sent = self.write(&scratch[..produced], turn)?;
-            self.outbound.push(&scratch[sent..produced], turn.allowed);
-            turn.scratch = scratch;
-            self.time_the_wait(true, turn.now);
+        match self.protocol.produce(&mut turn.scratch[..space], turn.clock) {
+            Produced::Bytes(produced) => {
+                let scratch = mem::take(&mut turn.scratch);
+                let sent = self.write(&scratch[..produced], turn)?;
+                self.outbound.push(&scratch[sent..produced], turn.allowed);
+                turn.scratch = scratch;
+                self.time_the_wait(true, turn.now);
+                Ok(produced)
+            }
+            Produced::Nothing => Ok(0),
+            Produced::Finished => {
+                self.finish();
+                Ok(0)
+            }
         }
-        Ok(produced)
     }
 
     /// Reads once and hands over what came. Returns how many bytes that was.
@@ -730,13 +740,13 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Calls the protocol and does what it asks for. What it borrows from its input is written at once, from where it
     /// was read; only what the socket does not take is copied.
-    fn converse<'a, R>(
+    fn converse<'a, 'turn: 'a, R>(
         &mut self,
-        turn: &mut Turn<'_, P>,
+        turn: &mut Turn<'turn, P>,
         call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
     ) -> Result<R, End> {
         let nothing_waited = self.outbound.is_empty();
-        let mut out = Outbox::new(mem::take(&mut self.outbound), turn.allowed);
+        let mut out = Outbox::new(mem::take(&mut self.outbound), turn.allowed, turn.clock);
         let result = call(&mut self.protocol, &mut out);
         let Outbox { queue, tail, finish, abort, notify, .. } = out;
         self.notified |= notify;
@@ -908,6 +918,7 @@ mod tests {
         fn service(&mut self) -> Outcome {
             self.connection.service(&mut Turn {
                 now: self.now,
+                clock: &self.now,
                 scratch: &mut self.scratch,
                 allowed: self.allowed,
                 limit: LIMIT,
@@ -1343,18 +1354,20 @@ mod tests {
             fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
                 input.len()
             }
-            fn produce(&mut self, space: &mut [u8]) -> usize {
+            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
                 if self.0 == 0 {
-                    return 0;
+                    return Produced::Finished;
                 }
                 self.0 -= 1;
                 space[..2].copy_from_slice(&[b'0' + self.0, b' ']);
-                2
+                Produced::Bytes(2)
             }
         }
         let mut bench = Bench::new(Countdown(4), []).output([Takes(2), Takes(1), BLOCKED]);
         assert_eq!(bench.waits().sent, b"3 2");
         bench.writable();
-        assert_eq!(bench.waits().sent, b"3 2 1 0 ");
+        let script = bench.waits();
+        assert_eq!(script.sent, b"3 2 1 0 ");
+        assert!(script.fin_sent, "it is finished");
     }
 }

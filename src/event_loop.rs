@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -16,15 +16,17 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use crate::connection::{Connection, End, Outcome, Readiness, SendError, State, Timeout, Timeouts, Turn};
-use crate::moment::Moment;
+use crate::moment::{Clock, Moment};
 use crate::narrator::{Line, Narrator, Voice};
 use crate::net::{self, AcceptError};
 use crate::protocol::Protocol;
 use crate::signals::{Signal, Signals};
+use crate::timer::Timer;
 
 /// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
 pub const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
+const TIMER: Token = Token(usize::MAX - 4);
 /// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
 const DRAIN: Token = Token(usize::MAX - 2);
 const STOP_ANSWERING: Token = Token(usize::MAX - 3);
@@ -96,6 +98,8 @@ pub enum Event<P> {
     Connected {
         /// Its token.
         token: Token,
+        /// How long it took.
+        after: Duration,
     },
     /// A protocol called [`Outbox::notify`](crate::protocol::Outbox::notify), and its connection is not over. If it
     /// is, `Closed` carries the protocol with all that it has to tell.
@@ -147,6 +151,7 @@ pub struct EventLoop<P> {
     connections: Slab<Slot<P>>,
     listener: Option<Listener<P>>,
     signals: Option<Signals>,
+    timer: Timer,
     /// Whoever can do something now, the listener included, each once.
     run_queue: VecDeque<Token>,
     deadlines: BTreeSet<(Moment, Token)>,
@@ -158,13 +163,25 @@ pub struct EventLoop<P> {
     narrator: Narrator<P>,
     /// Bytes of memory that all connections' buffers hold.
     memory: usize,
-    began: Instant,
+    clock: MonotonicClock,
     now: Moment,
     turns: u64,
     /// Waits in a row that may have left events behind.
     crowded_waits: usize,
     draining: bool,
     stopped: bool,
+}
+
+/// The one clock: the monotonic one, from the loop's beginning on.
+#[derive(Clone, Copy, Debug)]
+struct MonotonicClock {
+    began: Instant,
+}
+
+impl Clock for MonotonicClock {
+    fn now(&self) -> Moment {
+        Moment::after_start(self.began.elapsed())
+    }
 }
 
 #[derive(Debug)]
@@ -201,8 +218,11 @@ impl<P> fmt::Debug for Listener<P> {
 impl<P: Protocol> EventLoop<P> {
     /// A loop without any connection. `unlimited_log` lifts the budgets of log lines.
     pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>, unlimited_log: bool) -> io::Result<EventLoop<P>> {
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry(), TIMER)?;
         Ok(EventLoop {
-            poll: Poll::new()?,
+            poll,
+            timer,
             events: Events::with_capacity(EVENTS_A_TURN),
             connections: Slab::new(),
             listener: None,
@@ -215,7 +235,7 @@ impl<P: Protocol> EventLoop<P> {
             timeouts,
             narrator: Narrator::new(voice, unlimited_log),
             memory: 0,
-            began: Instant::now(),
+            clock: MonotonicClock { began: Instant::now() },
             now: Moment::START,
             turns: 0,
             crowded_waits: 0,
@@ -255,9 +275,15 @@ impl<P: Protocol> EventLoop<P> {
     /// Begins to connect to `addr`. Whether that succeeds, an [`Event`] tells: `Connected`, or `Closed` with the
     /// protocol handed back.
     pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
-        match net::connect(addr) {
+        self.connect_from(None, addr, protocol);
+    }
+
+    /// As [`connect`](EventLoop::connect), from the local address `source` if there is one.
+    pub fn connect_from(&mut self, source: Option<IpAddr>, addr: SocketAddr, protocol: P) {
+        let opened = self.clock.now();
+        match net::connect(source, addr) {
             Ok(stream) => {
-                self.insert(Connection::connecting(stream, addr, protocol, self.now));
+                self.insert(Connection::connecting(stream, addr, protocol, opened));
             }
             Err(error) => self.happened.push_back(Event::Closed {
                 token: None,
@@ -288,6 +314,19 @@ impl<P: Protocol> EventLoop<P> {
             slot.connection.doom();
             self.enqueue(token);
         }
+    }
+
+    /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce.
+    pub fn wake(&mut self, token: Token) {
+        if self.connections.contains(token.0) {
+            self.enqueue(token);
+        }
+    }
+
+    /// Sees to it that there is a turn at `when`, to tens of microseconds, and the role's
+    /// [`advance`](Role::advance) behind it; `None`: no need any more. A time given before is forgotten.
+    pub fn wake_at(&mut self, when: Option<Moment>) -> io::Result<()> {
+        self.timer.set(when.map(|when| when.since(self.clock.now())))
     }
 
     /// The connection with this token, if there is one.
@@ -333,6 +372,11 @@ impl<P: Protocol> EventLoop<P> {
     /// The time of the current turn.
     pub fn now(&self) -> Moment {
         self.now
+    }
+
+    /// The time now, later than [`now`](EventLoop::now) by what the turn has taken so far.
+    pub fn clock_now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// How many turns there were so far. An idle loop makes none.
@@ -395,7 +439,7 @@ impl<P: Protocol> EventLoop<P> {
     fn wait(&mut self) -> io::Result<Option<Moment>> {
         let deadline = self.deadlines.first().map(|&(when, _)| when);
         let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
-        let began = earliest.map(|_| self.clock()); // Without a deadline, nobody needs to know the time.
+        let began = earliest.map(|_| self.clock.now()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
@@ -410,7 +454,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.turns += 1;
-        self.now = self.clock();
+        self.now = self.clock.now();
         self.narrator.refill(self.now);
         // The poller takes turns, too: after so many full batches, every connection that was ready was in one.
         let full = self.events.iter().count() >= EVENTS_A_TURN;
@@ -422,16 +466,13 @@ impl<P: Protocol> EventLoop<P> {
         Ok(began.filter(|_| !interrupted && (!full || all_in_turn)))
     }
 
-    fn clock(&self) -> Moment {
-        Moment::after_start(self.began.elapsed())
-    }
-
     /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
     fn note(&mut self) -> io::Result<()> {
-        let mut signalled = false;
+        let (mut signalled, mut timed) = (false, false);
         for event in &self.events {
             match event.token() {
                 SIGNALS => signalled = true,
+                TIMER => timed = true, // The turn is all that was asked for.
                 LISTENER => {
                     if let Some(listener) = &mut self.listener {
                         listener.ready = true;
@@ -451,6 +492,9 @@ impl<P: Protocol> EventLoop<P> {
                     }
                 }
             }
+        }
+        if timed {
+            self.timer.rearm(self.poll.registry())?;
         }
         if signalled && let Some(signals) = &mut self.signals {
             let taken = signals.take(self.poll.registry())?;
@@ -481,10 +525,12 @@ impl<P: Protocol> EventLoop<P> {
         let allowed = self.allowance(memory_before);
         let connection = &mut self.connections[token.0].connection;
         connection.leave_queue();
-        let was_connecting = connection.state() == State::Connecting;
+        let connecting = connection.state() == State::Connecting;
+        let connected_after = connecting.then(|| self.clock.now().since(connection.opened()));
         let moved_before = connection.received() + connection.sent();
         let outcome = connection.service(&mut Turn {
             now: self.now,
+            clock: &self.clock,
             scratch: &mut self.scratch,
             allowed,
             limit: self.limits.connection_buffer,
@@ -493,8 +539,10 @@ impl<P: Protocol> EventLoop<P> {
         });
         let moved = connection.received() + connection.sent() - moved_before;
         self.memory = self.memory - memory_before + connection.memory();
-        if was_connecting && connection.state() != State::Connecting {
-            self.happened.push_back(Event::Connected { token });
+        if let Some(after) = connected_after
+            && connection.state() != State::Connecting
+        {
+            self.happened.push_back(Event::Connected { token, after });
         }
         let notified = connection.take_notified();
         if let Outcome::Ended(end) = outcome {

@@ -88,6 +88,7 @@ compile_error!("multiconn is for Unix systems: readiness, signals and descriptor
 pub mod buffer;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod client;
 pub mod connection;
 pub mod descriptors;
@@ -101,3 +102,4 @@ pub mod protocol;
 pub mod server;
 pub mod signals;
 mod status;
+mod timer;

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -17,6 +17,9 @@ use rustix::termios::ttyname;
 
 /// Lines that could not be written. Of the process, as the descriptor is.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Something is drawn on the terminal's last line, which the next line of the log takes the place of.
+static DRAWN: AtomicBool = AtomicBool::new(false);
 
 /// Writes each line whole, at once, or not at all.
 ///
@@ -29,8 +32,18 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 pub struct LossyStderr;
 
 impl LossyStderr {
+    /// Draws a line of progress, without a newline, on a terminal. Not counted if it is dropped: another follows.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the client draws"))]
+    pub(crate) fn draw(text: &str) {
+        write_now(text.as_bytes());
+        DRAWN.store(true, Ordering::Relaxed);
+    }
+
     /// Writes `line`, with its newline, or counts it as dropped. What exceeds `PIPE_BUF` bytes is cut.
     fn write_line(line: &[u8]) {
+        if DRAWN.swap(false, Ordering::Relaxed) {
+            write_now(b"\r\x1b[2K");
+        }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 && !write_now(format!("{dropped} log lines were dropped: nobody read them\n").as_bytes()) {
             DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);

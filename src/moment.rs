@@ -1,7 +1,7 @@
 //! Points in a loop's time.
 //!
-//! Owns nothing but a number; never reads a clock. The event loop reads one clock once a turn and hands the
-//! result down, so that the rings below it run just as well on a clock that a test made up.
+//! Owns nothing but a number; never reads a clock. The event loop has one and lends it, so that the rings below it run
+//! just as well on a clock that a test made up.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -34,6 +34,19 @@ impl Moment {
     #[must_use]
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+/// Tells the time. Whoever needs it more often than once a turn is lent one.
+pub trait Clock {
+    /// The time now.
+    fn now(&self) -> Moment;
+}
+
+/// A clock that stands still, for tests and wherever time does not matter.
+impl Clock for Moment {
+    fn now(&self) -> Moment {
+        *self
     }
 }
 

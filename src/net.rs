@@ -95,13 +95,17 @@ fn listen_on(addr: SocketAddr, options: ListenOptions) -> io::Result<TcpListener
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Begins to connect to `addr`, non-blocking.
+/// Begins to connect to `addr`, non-blocking, from the local address `source` if there is one.
 ///
 /// Whether it succeeded is found out later ([`Transport::finish_connect`]), once the socket is writable. An error now is
 /// one that needs no answer from the network: no route, no free local port (`EADDRNOTAVAIL`), no descriptor.
-pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
     let socket = new_socket(addr)?;
     set_stream_options(&SockRef::from(&socket))?;
+    if let Some(source) = source {
+        bind_late(&socket)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
@@ -113,6 +117,20 @@ fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Lets a bind to an address leave the port open until the connect. Otherwise bind(2) has to find a port that is free
+/// for any destination, and 28,000 connections from one address are all there can be; now they are to each destination
+/// (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
+#[cfg(target_os = "linux")]
+fn bind_late(socket: &Socket) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+    Ok(setsockopt(socket, IpBindAddressNoPort, &true)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind_late(_: &Socket) -> io::Result<()> {
+    Ok(())
 }
 
 fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
@@ -156,6 +174,12 @@ impl Transport for TcpStream {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether connections can come from this address: an error says why not.
+pub fn check_source(source: IpAddr) -> io::Result<()> {
+    let addr = SocketAddr::new(source, 0);
+    new_socket(addr)?.bind(&addr.into())
 }
 
 /// How many local ports the system has for connections to one destination, if it says so.
@@ -277,7 +301,7 @@ mod tests {
     #[test]
     fn descriptors_are_closed_on_exec() {
         let listener = listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
-        let stream = connect(listener.local_addr().unwrap()).unwrap();
+        let stream = connect(None, listener.local_addr().unwrap()).unwrap();
         let accepted = loop {
             match listener.accept() {
                 Ok((accepted, _)) => break accepted,
@@ -317,7 +341,7 @@ mod tests {
     #[test]
     fn a_refused_connect_is_told_by_finish_connect() {
         let closed = listen("127.0.0.1", 0, ListenOptions::default()).unwrap().local_addr().unwrap();
-        let mut stream = connect(closed).unwrap();
+        let mut stream = connect(None, closed).unwrap();
         // On loopback the answer is there when connect(2) returns.
         let error = stream.finish_connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);

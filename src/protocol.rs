@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod pattern;
 
 use crate::buffer::SendBuffer;
+use crate::moment::{Clock, Moment};
 
 /// One end of one connection: bytes in, bytes out.
 ///
@@ -45,13 +46,13 @@ pub trait Protocol {
     /// ([`End::MessageTooLong`](crate::connection::End::MessageTooLong)).
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
 
-    /// Fills `space` with bytes to send of the protocol's own accord and returns how many, 0 for none.
+    /// Puts bytes to send of the protocol's own accord into `space`, from its beginning on.
     ///
     /// Called whenever the socket takes bytes and none are queued, so that "the next message when the last is out"
-    /// is what happens by itself.
-    fn produce(&mut self, space: &mut [u8]) -> usize {
-        let _ = space;
-        0
+    /// is what happens by itself; and again until it produces nothing. What it produces is written at once.
+    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
+        let _ = (space, clock);
+        Produced::Nothing
     }
 
     /// The peer has finished sending: its FIN was read.
@@ -61,12 +62,27 @@ pub trait Protocol {
     fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let _ = (rest, out);
     }
+
+    /// Whether silence counts against the peer: only then does an idle timeout run. It always does for a server.
+    fn is_waiting(&self) -> bool {
+        true
+    }
+}
+
+/// What a protocol produced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Produced {
+    /// So many bytes; at least one.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Nothing any more: our FIN follows what was sent (a half-close). Input still arrives.
+    Finished,
 }
 
 /// Where a protocol puts its answer, and says what is to become of the connection.
 ///
 /// The lifetime is that of the input: [`send`](Outbox::send) borrows from it, so that an echo costs no copy.
-#[derive(Debug)]
 pub struct Outbox<'a> {
     /// The connection's own queue, lent for the call.
     pub(crate) queue: SendBuffer,
@@ -76,11 +92,18 @@ pub struct Outbox<'a> {
     pub(crate) abort: bool,
     pub(crate) notify: bool,
     limit: usize,
+    clock: &'a dyn Clock,
 }
 
 impl<'a> Outbox<'a> {
-    pub(crate) fn new(queue: SendBuffer, limit: usize) -> Outbox<'a> {
-        Outbox { queue, tail: &[], finish: false, abort: false, notify: false, limit }
+    pub(crate) fn new(queue: SendBuffer, limit: usize, clock: &'a dyn Clock) -> Outbox<'a> {
+        Outbox { queue, tail: &[], finish: false, abort: false, notify: false, limit, clock }
+    }
+
+    /// The time now: just behind the read that brought the input.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// Sends a part of the input without copying it, behind everything sent before.
@@ -130,7 +153,7 @@ mod tests {
 
     #[test]
     fn borrowed_and_copied_parts_keep_their_order() {
-        let mut out = Outbox::new(SendBuffer::new(), 100);
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
         out.send(b"one ");
         out.copy(b"two ");
         out.send(b"three ");
@@ -142,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_borrowed_part_is_not_copied() {
-        let mut out = Outbox::new(SendBuffer::new(), 100);
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
         out.send(b"as it is");
         assert_eq!(out.queue.capacity(), 0);
     }

@@ -13,7 +13,7 @@ use multiconn::client::{Client, Plan, voice};
 use multiconn::descriptors::raise_limit;
 use multiconn::event_loop::{EventLoop, Limits};
 use multiconn::narrator::Voice;
-use multiconn::protocol::exchange::Exchange;
+use multiconn::protocol::exchange::{Content, Exchange};
 use rustix::process::Signal;
 
 /// A server that does `serve` with each connection, on a thread.
@@ -37,7 +37,7 @@ fn fails(serve: impl Fn(TcpStream) + Send + 'static, reason: &str, detail: &str)
     let run = client(faulty(serve), 1, &["--timeout", "300ms"]);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("0 intact, 1 failed"), "{run:?}");
-    assert!(run.stdout.contains(&format!("\nfailed       1 {reason}\n")), "{run:?}");
+    assert!(run.stdout.contains(&format!("\nfaults       1 {reason}\n")), "{run:?}");
     let line = format!(" {reason}: {detail}");
     assert!(run.stdout.contains(&line), "{line} not in {run:?}");
     assert!(run.stderr.contains(&line), "{line} not in {run:?}");
@@ -64,7 +64,7 @@ fn an_early_fin_is_truncated() {
         stream.shutdown(Shutdown::Write).unwrap();
         let _ = stream.read(&mut [0; 1]);
     };
-    fails(serve, "truncated", "the peer finished after 40 of 44 bytes");
+    fails(serve, "truncated", "the peer finished after 40 bytes, before everything was back");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_reset_is_reset() {
     let addr = faulty(serve);
     let run = client(addr, 1, &[]);
     assert_eq!(run.code, Some(1));
-    assert!(run.stdout.contains("failed       1 reset\n"), "{run:?}");
+    assert!(run.stdout.contains("faults       1 reset\n"), "{run:?}");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn nobody_there_is_refused_with_advice() {
     let run = client(closed, 12, &[]);
     assert_eq!(run.code, Some(1));
     assert!(run.stdout.contains("12 asked for, 0 established, 0 intact, 12 failed"), "{run:?}");
-    assert!(run.stdout.contains("failed       12 refused\n") && run.stdout.contains("  and 2 more\n"), "{run:?}");
+    assert!(run.stdout.contains("faults       12 refused\n") && run.stdout.contains("  and 2 more\n"), "{run:?}");
     let line =
         format!("warning: connection 1 to {closed} refused: Connection refused (os error 111); is the server running");
     assert!(run.stderr.lines().any(|printed| printed.starts_with(&line)), "{run:?}");
@@ -135,7 +135,7 @@ fn an_unanswered_connect_times_out() {
     }
     let run = client(addr, 2, &["--connect-timeout", "300ms"]);
     assert_eq!(run.code, Some(1));
-    assert!(run.stdout.contains("failed       2 connect timeout\n"), "{run:?}");
+    assert!(run.stdout.contains("faults       2 connect timeout\n"), "{run:?}");
     assert!(run.stderr.contains("no answer; is the host up"), "{run:?}");
 }
 
@@ -231,13 +231,13 @@ fn a_server_killed_in_mid_run_is_reset_and_said_so() {
 #[test]
 fn thirty_two_mebibytes_a_message_do_not_deadlock() {
     let server = Server::start(&[]);
-    let plan = Plan { messages: vec![pattern(32 * 1024 * 1024); 2], ..Plan::tutorial(3) };
+    let plan = Plan { content: Content::Texts(vec![pattern(32 * 1024 * 1024); 2]), ..Plan::tutorial(3) };
     let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::<Exchange>::SILENT, false).unwrap();
     let mut client = Client::new(vec![server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     let report = client.into_report(&event_loop);
     assert!(report.is_intact(), "{report}");
-    assert_eq!(report.bytes_echoed, 3 * 2 * 32 * 1024 * 1024);
+    assert_eq!(report.bytes.echoed, 3 * 2 * 32 * 1024 * 1024);
 }
 
 #[test]
@@ -246,13 +246,13 @@ fn the_second_address_is_tried_when_the_first_refuses() {
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan::tutorial(300);
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(), false).unwrap();
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content), false).unwrap();
     let mut client = Client::new(vec![closed, server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     assert!(client.is_done());
     let report = client.into_report(&event_loop);
     assert!(report.is_intact(), "{report}");
-    assert_eq!(report.established, 300);
+    assert_eq!(report.connections.established, 300);
 }
 
 #[test]

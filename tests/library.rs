@@ -107,7 +107,7 @@ fn a_role_may_connect_close_and_be_told() {
     impl Role<Bell> for Caller {
         fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
             match event {
-                Event::Connected { token } => {
+                Event::Connected { token, .. } => {
                     assert!(event_loop.connection(token).is_some());
                     event_loop.close(token);
                     self.closed_by_us = true;

@@ -1,14 +1,24 @@
-//! `multiconn-client HOST PORT NUM_CONNS`: the checking client.
+//! `multiconn-client HOST PORT NUM_CONNS`: the checking and measuring client.
 
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use clap::Parser;
-use multiconn::cli::{self, Verbosity};
-use multiconn::client::{self, Plan, Report};
+use multiconn::cli::{self, Sources, Verbosity};
+use multiconn::client::expect::Expectation;
+use multiconn::client::report::Report;
+use multiconn::client::{self, CONNECT_WINDOW, Plan, hdr_log};
 use multiconn::net;
+use multiconn::protocol::exchange::{Content, Pacing};
+use multiconn::protocol::pattern::MAX_CONNECTION;
 
-/// Open many connections to an echo server and compare every byte that comes back
+/// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Args {
@@ -22,28 +32,79 @@ struct Args {
     #[arg(value_parser = cli::count, allow_negative_numbers = true)]
     num_conns: u32,
     /// Send this on each connection, in place of the tutorial's two messages; may be repeated
-    #[arg(short, long, value_name = "TEXT", value_parser = message, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "TEXT", value_parser = message, allow_hyphen_values = true, help_heading = "What to send")]
     message: Vec<String>,
+    /// Send generated messages of this size [default: 64 with one of the options below]
+    #[arg(long, value_name = "SIZE", value_parser = cli::size, help_heading = "What to send")]
+    size: Option<usize>,
+    /// Send so many messages on each connection [default: 1]
+    #[arg(long, value_name = "N", value_parser = cli::large_count, conflicts_with = "duration", help_heading = "What to send")]
+    messages: Option<NonZeroU64>,
+    /// Begin messages for so long
+    #[arg(long, value_name = "DURATION", value_parser = cli::timeout, help_heading = "What to send")]
+    duration: Option<Duration>,
+    /// Keep so many messages in flight on each connection (closed loop) [default: 1]
+    #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
+    pipeline: Option<u32>,
+    /// Send so many messages a second over all connections, whether or not echoes are back (open loop)
+    #[arg(long, value_name = "R", value_parser = rate, help_heading = "What to send")]
+    rate: Option<NonZeroU64>,
+    /// Send for so long before measuring
+    #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
+    warmup: Option<Duration>,
+    /// Keep the connections idle for so long before the first message
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration, help_heading = "Connecting")]
+    hold: Duration,
     /// Wait so long for a connect to be answered
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout, help_heading = "Connecting")]
     connect_timeout: Duration,
+    /// Begin so many connects a second [default: as fast as they are answered]
+    #[arg(long, value_name = "R", value_parser = rate, help_heading = "Connecting")]
+    connect_rate: Option<NonZeroU64>,
+    /// Have so many connects under way at the most
+    #[arg(long, value_name = "N", default_value_t = CONNECT_WINDOW, value_parser = cli::count, help_heading = "Connecting")]
+    connect_window: u32,
+    /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST
+    #[arg(long, value_name = "ADDRS", value_parser = cli::sources, help_heading = "Connecting")]
+    source: Option<Sources>,
     /// Give a connection up on which nothing moved for so long
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
+    /// Print the report as one JSON object (docs/report.md)
+    #[arg(long, help_heading = "The report")]
+    json: bool,
+    /// Write the histograms to this file, as an HdrHistogram interval log
+    #[arg(long, value_name = "FILE", help_heading = "The report")]
+    hdr_log: Option<PathBuf>,
+    /// Exit with 1 unless this holds: 'p99<5ms', 'service.p99.9<20ms', 'rate>1000', 'faults=0'; may be repeated
+    #[arg(long, value_name = "EXPECTATION", value_parser = Expectation::parse, help_heading = "The report")]
+    expect: Vec<Expectation>,
+    /// Count what comes back and do not compare it
+    #[arg(long, hide = true)]
+    no_verify: bool,
     #[command(flatten)]
     verbosity: Verbosity,
 }
 
 const EXAMPLES: &str = "\
-It logs to standard error and reports on standard output. Exits with 0 if every connection was intact, 1 if not, 2 for
-a wrong command line, 130 on Ctrl-C.
+It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every
+expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
-Durations are written 500ms, 2s, 1m.
+Durations are written 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 Examples:
-  multiconn-client 127.0.0.1 65432 3            the tutorial's run
-  multiconn-client -q example.org 7 1000        a report and no log
-  multiconn-client ::1 65432 1 -m one -m two    messages of your own";
+  multiconn-client 127.0.0.1 65432 3                                the tutorial's run
+  multiconn-client ::1 65432 1 -m one -m two                        messages of your own
+  multiconn-client HOST 65432 50 --size 512 --duration 10s          closed loop: as fast as echoes come back
+  multiconn-client HOST 65432 1000 --rate 5000 --duration 30s       open loop: what do users at that rate see?
+  multiconn-client HOST 65432 4 --size 4MiB --messages 100          bulk
+  multiconn-client HOST 65432 10 --rate 100 --duration 1m --json --expect 'p99<5ms' --expect faults=0";
+
+/// The size of generated messages if none is given.
+const SIZE: usize = 64;
+
+/// No path carries more messages a second, and no schedule is finer than a nanosecond.
+const HIGHEST_RATE: u64 = 1_000_000_000;
 
 fn host(text: &str) -> Result<String, String> {
     if text.is_empty() {
@@ -56,56 +117,150 @@ fn message(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("an empty message sends nothing".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    match cli::large_count(text)? {
+        rate if rate.get() > HIGHEST_RATE => Err(format!("at most {HIGHEST_RATE} a second")),
+        rate => Ok(rate),
+    }
+}
+
 fn main() -> ExitCode {
     let args = match cli::parse::<Args>() {
         Ok(args) => args,
         Err(code) => return code,
     };
+    let plan = match plan(&args) {
+        Ok(plan) => plan,
+        Err(wrong) => return cli::misuse(&wrong),
+    };
     cli::start_logging(args.verbosity);
-    let report = match run(&args) {
+    let report = match run(&args, plan) {
         Ok(report) => report,
         Err(error) => return cli::fail(&error),
     };
-    if let Err(error) = cli::print(&report.to_string()) {
+    let text = if args.json { serde_json::to_string(&report).map(|json| json + "\n") } else { Ok(report.to_string()) };
+    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)) {
         return cli::fail(&error);
     }
     match report.interrupted {
         Some(signal) => ExitCode::from(cli::exit_code_of(signal)),
-        None if report.is_intact() => ExitCode::SUCCESS,
+        None if report.is_intact() && report.meets_expectations() => ExitCode::SUCCESS,
         None => ExitCode::from(cli::EXIT_FAILURE),
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<Report> {
-    let mut plan = Plan {
+/// What the arguments ask for, or why they do not go together.
+fn plan(args: &Args) -> Result<Plan, String> {
+    let plan = Plan {
+        hold: args.hold,
         connect_timeout: args.connect_timeout,
         timeout: args.timeout,
+        connect_rate: args.connect_rate,
+        connect_window: args.connect_window,
+        sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
+        verify: !args.no_verify,
+        expectations: args.expect.clone(),
         unlimited_log: args.verbosity.verbose,
+        progress: !args.verbosity.quiet,
         ..Plan::tutorial(args.num_conns)
     };
-    if !args.message.is_empty() {
-        plan.messages = args.message.iter().map(|message| message.clone().into_bytes()).collect();
+    if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {
+        return Err("--expect 'scheduled.…' goes with --rate: only an open loop has a schedule".to_owned());
     }
-    check_room(args.num_conns)?;
+    let generating = [
+        ("--size", args.size.is_some()),
+        ("--messages", args.messages.is_some()),
+        ("--duration", args.duration.is_some()),
+        ("--pipeline", args.pipeline.is_some()),
+        ("--rate", args.rate.is_some()),
+        ("--warmup", args.warmup.is_some()),
+    ];
+    let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
+    let Some(first) = first else {
+        let texts = args.message.iter().map(|message| message.clone().into_bytes()).collect();
+        let content = if args.message.is_empty() { plan.content.clone() } else { Content::Texts(texts) };
+        return Ok(Plan { content, ..plan });
+    };
+    if !args.message.is_empty() {
+        return Err(format!("{first} is for generated messages and does not go with --message"));
+    }
+    if args.messages.is_none() && args.duration.is_none() && args.size.is_none() {
+        return Err(format!("{first} needs an end: give --messages or --duration as well"));
+    }
+    if args.num_conns > MAX_CONNECTION {
+        return Err(format!("generated messages tell {MAX_CONNECTION} connections apart, not {}", args.num_conns));
+    }
+    let size = args.size.unwrap_or(SIZE) as u64;
+    let messages = match (args.messages, args.duration) {
+        (Some(messages), _) => Some(messages.get()),
+        (None, Some(_)) => None,
+        (None, None) => Some(1),
+    };
+    let bytes = u128::from(size) * u128::from(messages.unwrap_or(1)) * u128::from(args.num_conns);
+    if bytes >= 1 << 63 {
+        return Err(format!("--size, --messages and NUM_CONNS together make {bytes} bytes, which is more than 2^63"));
+    }
+    let pacing = args.rate.map_or_else(|| Pacing::InFlight(args.pipeline.unwrap_or(1)), Pacing::Rate);
+    let run = RandomState::new().build_hasher().finish(); // std's source of random numbers.
+    Ok(Plan {
+        content: Content::Generated { run, size },
+        pacing,
+        messages,
+        duration: args.duration,
+        warmup: args.warmup.unwrap_or_default(),
+        ..plan
+    })
+}
+
+fn run(args: &Args, plan: Plan) -> anyhow::Result<Report> {
+    check_room(&plan)?;
     let addrs = net::resolve(&args.host, args.port)
-        .map_err(|error| anyhow::anyhow!("cannot find the address of {:?}: {error}; is the name right?", args.host))?;
-    Ok(client::run(addrs, &plan)?)
+        .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
+    let addrs = reachable(addrs, &plan.sources)?;
+    let log = match &args.hdr_log {
+        Some(path) => Some((File::create(path).with_context(|| format!("cannot write {}", path.display()))?, path)),
+        None => None,
+    };
+    let began = SystemTime::now();
+    let (report, figured) = client::run(addrs, &plan)?;
+    if let Some((mut file, path)) = log {
+        let took = Duration::from_secs_f64(report.seconds);
+        hdr_log::write(&mut file, &figured.figures(), began, took)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report)
 }
 
 /// Refuses, before the first connect, what this system cannot do.
-fn check_room(connections: u32) -> anyhow::Result<()> {
+fn check_room(plan: &Plan) -> anyhow::Result<()> {
+    let connections = plan.connections;
     let (limit, fit) = cli::raise_descriptor_limit()?;
     anyhow::ensure!(
         connections as usize <= fit,
         "{connections} connections need more descriptors than the {limit} this process may have: raise the limit \
          (ulimit -Hn), or open {fit} at the most"
     );
+    for &source in &plan.sources {
+        net::check_source(source).with_context(|| {
+            format!("cannot connect from {source}, is it an address of this host? `ip addr` shows those there are")
+        })?;
+    }
     if let Some(ports) = net::ephemeral_ports() {
+        let sources = u64::try_from(plan.sources.len().max(1))?;
+        let fit = u64::from(ports) * sources;
         anyhow::ensure!(
-            connections <= ports,
-            "{connections} connections need more local ports than the {ports} this system has for one destination: widen \
-             net.ipv4.ip_local_port_range, or open {ports} at the most"
+            u64::from(connections) <= fit,
+            "{connections} connections need more local ports than there are, {ports} for each source address: give more \
+             addresses with --source, widen net.ipv4.ip_local_port_range, or open {fit} at the most"
         );
     }
     Ok(())
+}
+
+/// Those of `addrs` that can be connected to from `sources`: those of the same family.
+fn reachable(addrs: Vec<SocketAddr>, sources: &[IpAddr]) -> anyhow::Result<Vec<SocketAddr>> {
+    let Some(source) = sources.first() else { return Ok(addrs) };
+    let same: Vec<SocketAddr> = addrs.into_iter().filter(|addr| addr.is_ipv4() == source.is_ipv4()).collect();
+    anyhow::ensure!(!same.is_empty(), "--source {source} and the server's address are not of the same family");
+    Ok(same)
 }

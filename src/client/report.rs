@@ -1,79 +1,220 @@
-//! What the client found out, and how it says so.
+//! What the client found out, as one value, one JSON object and one screen of text.
 //!
-//! Owns the counts and their layout as text.
+//! Owns the shape of the report; docs/report.md describes it. Decides nothing about the run.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use crate::protocol::exchange::Exchange;
+use hdrhistogram::Histogram;
+use serde::{Serialize, Serializer};
+
+use super::expect::Outcome;
 use crate::signals::Signal;
 
-/// How many failed connections the report names one by one; all are counted. A report is to fit a screen.
-const NAMED_FAILURES: usize = 10;
+/// The number of the report's shape. It changes when a program that reads the report would have to.
+pub const SCHEMA: u32 = 1;
 
-/// What became of all connections of a run.
-#[derive(Clone, Debug)]
+/// How many failed connections are described one by one; all are counted. A report is to fit a screen.
+pub const DESCRIBED_FAULTS: usize = 10;
+
+/// What became of a run.
+#[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
     /// The address that was connected to, or the first of several.
     pub target: SocketAddr,
-    /// Connections asked for.
-    pub requested: u32,
-    /// Connections that were established.
-    pub established: u32,
-    /// Connections on which every byte came back, and nothing else, and which both ends finished.
-    pub intact: u32,
-    /// Connections that were not over, or not started, when the run was interrupted.
-    pub unfinished: u32,
-    /// Failed connections, by reason.
-    pub by_reason: BTreeMap<Reason, u32>,
-    /// The first failed connections, ten at the most.
-    pub failures: Vec<Failure>,
-    /// Messages sent whole.
-    pub messages_sent: u64,
-    /// Messages that came back whole.
-    pub messages_echoed: u64,
-    /// Bytes that the kernel took.
-    pub bytes_sent: u64,
-    /// Bytes that came back right.
-    pub bytes_echoed: u64,
-    /// From the first connect to the end of the last connection.
-    pub elapsed: Duration,
+    /// What became of the connections.
+    pub connections: Connections,
+    /// Measured messages.
+    pub messages: Messages,
+    /// Measured bytes, one way each.
+    pub bytes: Bytes,
+    /// From the first measured message to the last one's echo.
+    pub seconds: f64,
+    /// Echoed messages by seconds.
+    pub messages_per_second: f64,
+    /// Echoed bytes by seconds, in 10⁶.
+    pub megabytes_per_second: f64,
+    /// Times of messages.
+    pub latency_us: Latency,
+    /// Times of connects.
+    pub connect_us: Option<Times>,
+    /// From a message's first write to its first byte back.
+    pub first_byte_us: Option<Times>,
+    /// How late messages were sent, in an open loop.
+    pub schedule_error_us: Option<Times>,
+    /// The first faulty connections.
+    pub faults: Vec<ReportedFault>,
+    /// How many connections had each kind of fault.
+    pub faults_by_kind: BTreeMap<Kind, u32>,
+    /// What was expected of the run, and whether it held.
+    pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
+    #[serde(serialize_with = "signal_name")]
     pub interrupted: Option<Signal>,
+    /// How the client itself did.
+    pub client: ClientState,
+}
+
+/// Counts of connections.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Connections {
+    /// Asked for.
+    pub requested: u32,
+    /// Established.
+    pub established: u32,
+    /// On which every byte came back, and nothing else, and which both ends finished.
+    pub intact: u32,
+    /// With a fault.
+    pub failed: u32,
+    /// Neither: the run was interrupted.
+    pub unfinished: u32,
+}
+
+/// Counts of messages.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Messages {
+    /// Sent whole.
+    pub sent: u64,
+    /// Back whole.
+    pub echoed: u64,
+    /// Scheduled and never begun.
+    pub missed: u64,
+}
+
+/// Counts of bytes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Bytes {
+    /// Sent.
+    pub sent: u64,
+    /// Back, and right.
+    pub echoed: u64,
+}
+
+/// Times of messages.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latency {
+    /// From the first write to the last byte back.
+    pub service: Option<Times>,
+    /// From the scheduled time to the last byte back, in an open loop.
+    pub scheduled: Option<Times>,
+    #[serde(skip)]
+    distribution: Vec<(u64, u64)>,
+}
+
+/// A histogram's most telling figures, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Times {
+    /// How many times there are.
+    pub count: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The mean.
+    pub mean: f64,
+    /// Half are no longer than this.
+    pub p50: u64,
+    /// 90 % are.
+    pub p90: u64,
+    /// 99 % are.
+    pub p99: u64,
+    /// 99.9 % are.
+    pub p999: u64,
+    /// 99.99 % are.
+    pub p9999: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+impl Times {
+    /// The figures of a histogram; `None` of an empty one.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>) -> Option<Times> {
+        let percentile = |percent: f64| histogram.value_at_percentile(percent).min(histogram.max());
+        (!histogram.is_empty()).then(|| Times {
+            count: histogram.len(),
+            min: histogram.min(),
+            mean: histogram.mean(),
+            p50: percentile(50.0),
+            p90: percentile(90.0),
+            p99: percentile(99.0),
+            p999: percentile(99.9),
+            p9999: percentile(99.99),
+            max: histogram.max(),
+        })
+    }
+}
+
+impl Latency {
+    pub(super) fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>) -> Latency {
+        let shown = if scheduled.is_empty() { service } else { scheduled };
+        Latency {
+            service: Times::of(service),
+            scheduled: Times::of(scheduled),
+            distribution: shown
+                .iter_log(1, 2.0)
+                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
+                .collect(),
+        }
+    }
 }
 
 /// A connection that was not intact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReportedFault {
     /// Its number, counted from 1.
     pub connection: u32,
+    /// What kind of fault.
+    pub kind: Kind,
+    /// The byte of the echoed stream, counted from zero, where it begins, if it has a place.
+    pub offset: Option<u64>,
+    /// What should have come, in hex, up to 16 bytes.
+    #[serde(serialize_with = "hex")]
+    pub expected: Vec<u8>,
+    /// What came.
+    #[serde(serialize_with = "hex")]
+    pub got: Vec<u8>,
     /// The peer's address.
-    pub addr: SocketAddr,
-    /// What kind of failure.
-    pub reason: Reason,
+    pub peer: SocketAddr,
     /// What exactly, for people.
     pub detail: String,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ReportedFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} to {} {}: {}", self.connection, self.addr, self.reason, self.detail)
+        write!(f, "connection {} to {} {}: {}", self.connection, self.peer, self.kind, self.detail)
     }
 }
 
-/// The kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    serializer.serialize_str(&digits)
+}
+
+#[expect(clippy::ref_option, reason = "serde's form")]
+fn signal_name<S: Serializer>(signal: &Option<Signal>, serializer: S) -> Result<S::Ok, S::Error> {
+    signal.map(Signal::name).serialize(serializer)
+}
+
+/// The kinds of fault, one a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
     /// Nobody listens there.
     Refused,
     /// The connect was not answered in time.
     ConnectTimeout,
     /// The connect failed in some other way: no route, no free port, no descriptor.
     ConnectFailed,
-    /// A byte came back that was not the one sent.
+    /// Other bytes came back than were sent.
     Corrupted,
+    /// Bytes are missing.
+    Lost,
+    /// Bytes came again.
+    Duplicated,
+    /// Another connection's bytes came.
+    Foreign,
     /// The peer finished before everything was back.
     Truncated,
     /// More came back than was sent.
@@ -88,129 +229,170 @@ pub enum Reason {
     Failed,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reason::Refused => "refused",
-            Reason::ConnectTimeout => "connect timeout",
-            Reason::ConnectFailed => "connect failed",
-            Reason::Corrupted => "corrupted",
-            Reason::Truncated => "truncated",
-            Reason::Extra => "extra",
-            Reason::Reset => "reset",
-            Reason::NoProgress => "no progress",
-            Reason::Unclosed => "unclosed",
-            Reason::Failed => "failed",
+            Kind::Refused => "refused",
+            Kind::ConnectTimeout => "connect timeout",
+            Kind::ConnectFailed => "connect failed",
+            Kind::Corrupted => "corrupted",
+            Kind::Lost => "lost",
+            Kind::Duplicated => "duplicated",
+            Kind::Foreign => "foreign",
+            Kind::Truncated => "truncated",
+            Kind::Extra => "extra",
+            Kind::Reset => "reset",
+            Kind::NoProgress => "no progress",
+            Kind::Unclosed => "unclosed",
+            Kind::Failed => "failed",
         })
     }
 }
 
+/// How the client itself did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ClientState {
+    /// CPU time that it used while it measured.
+    pub cpu_seconds: f64,
+    /// Whether the figures are the client's limits rather than the path's.
+    pub bottleneck: bool,
+    /// Why it is thought so, or why the figures are not what was asked for.
+    pub why: Option<String>,
+}
+
 impl Report {
-    pub(super) fn new(target: SocketAddr, requested: u32) -> Report {
-        Report {
-            target,
-            requested,
-            established: 0,
-            intact: 0,
-            unfinished: 0,
-            by_reason: BTreeMap::new(),
-            failures: Vec::new(),
-            messages_sent: 0,
-            messages_echoed: 0,
-            bytes_sent: 0,
-            bytes_echoed: 0,
-            elapsed: Duration::ZERO,
-            interrupted: None,
-        }
-    }
-
-    /// Adds what one exchange sent and got back.
-    pub(super) fn count(&mut self, exchange: &Exchange, bytes_sent: u64) {
-        self.messages_sent += exchange.messages_sent();
-        self.messages_echoed += exchange.messages_echoed();
-        self.bytes_sent += bytes_sent;
-        self.bytes_echoed += exchange.bytes_echoed();
-    }
-
-    pub(super) fn fail(&mut self, failure: Failure) {
-        *self.by_reason.entry(failure.reason).or_default() += 1;
-        if self.failures.len() < NAMED_FAILURES {
-            self.failures.push(failure);
-        }
-    }
-
-    /// How many connections failed.
-    #[must_use]
-    pub fn failed(&self) -> u32 {
-        self.by_reason.values().sum()
-    }
-
     /// Whether every connection asked for was intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.intact == self.requested
+        self.connections.intact == self.connections.requested
+    }
+
+    /// Whether everything that was expected of the run held.
+    #[must_use]
+    pub fn meets_expectations(&self) -> bool {
+        self.expectations.iter().all(|outcome| outcome.held)
     }
 }
 
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { requested, established, intact, unfinished, .. } = self;
-        let failed = self.failed();
+        let Connections { requested, established, intact, failed, unfinished } = self.connections;
         writeln!(f, "target       {}", self.target)?;
         write!(f, "connections  {requested} asked for, {established} established, {intact} intact, {failed} failed")?;
-        if *unfinished > 0 {
+        if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
         }
-        writeln!(f)?;
-        writeln!(f, "messages     {} sent, {} echoed", self.messages_sent, self.messages_echoed)?;
-        writeln!(f, "bytes        {} sent, {} echoed", self.bytes_sent, self.bytes_echoed)?;
-        writeln!(f, "elapsed      {:.3} s", self.elapsed.as_secs_f64())?;
+        write!(f, "\nmessages     {} sent, {} echoed", self.messages.sent, self.messages.echoed)?;
+        if self.messages.missed > 0 {
+            write!(f, ", {} missed", self.messages.missed)?;
+        }
+        writeln!(f, "; {:.0} a second", self.messages_per_second)?;
+        let (sent, echoed) = (self.bytes.sent, self.bytes.echoed);
+        writeln!(f, "bytes        {sent} sent, {echoed} echoed; {:.1} MB/s", self.megabytes_per_second)?;
+        writeln!(f, "elapsed      {:.3} s; client CPU {:.3} s", self.seconds, self.client.cpu_seconds)?;
+        self.write_times(f)?;
+        self.write_distribution(f)?;
+        self.write_faults(f)?;
+        for outcome in &self.expectations {
+            writeln!(f, "expected     {outcome}")?;
+        }
         if let Some(signal) = self.interrupted {
             writeln!(f, "interrupted  by {}", signal.name())?;
         }
-        if failed > 0 {
-            let reasons: Vec<String> =
-                self.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            writeln!(f, "failed       {}", reasons.join(", "))?;
-            for failure in &self.failures {
-                writeln!(f, "  {failure}")?;
-            }
-            let unnamed = failed as usize - self.failures.len();
-            if unnamed > 0 {
-                writeln!(f, "  and {unnamed} more")?;
-            }
-        }
-        Ok(())
+        writeln!(f, "verdict      {}", self.verdict())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_counted_and_the_first_ones_named() {
-        let addr: SocketAddr = "127.0.0.1:65432".parse().unwrap();
-        let mut report = Report::new(addr, 14);
-        for connection in 1..=12 {
-            let reason = if connection == 1 { Reason::Reset } else { Reason::Refused };
-            report.fail(Failure { connection, addr, reason, detail: "as it was".to_owned() });
+impl Report {
+    fn write_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("service", &self.latency_us.service),
+            ("scheduled", &self.latency_us.scheduled),
+            ("first byte", &self.first_byte_us),
+            ("sent late", &self.schedule_error_us),
+            ("connect", &self.connect_us),
+        ];
+        if rows.iter().all(|(_, times)| times.is_none()) {
+            return Ok(());
         }
-        report.intact = 2;
-        assert!(!report.is_intact());
-        let text = report.to_string();
-        assert!(text.contains("connections  14 asked for, 0 established, 2 intact, 12 failed\n"), "{text}");
-        assert!(text.contains("failed       11 refused, 1 reset\n"), "{text}");
-        assert!(text.contains("  connection 1 to 127.0.0.1:65432 reset: as it was\n"), "{text}");
-        assert!(text.ends_with("  and 2 more\n"), "{text}");
+        let columns = ["p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"];
+        write!(f, "\n{:<12}", "µs")?;
+        for column in columns {
+            write!(f, "{column:>10}")?;
+        }
+        writeln!(f)?;
+        for (name, times) in rows {
+            if let Some(Times { mean, p50, p90, p99, p999, p9999, max, .. }) = times {
+                writeln!(f, "{name:<12}{p50:>10}{p90:>10}{p99:>10}{p999:>10}{p9999:>10}{max:>10}{mean:>10.0}")?;
+            }
+        }
+        writeln!(f)
     }
 
-    #[test]
-    fn an_intact_run_says_no_more_than_it_has_to() {
-        let mut report = Report::new("127.0.0.1:65432".parse().unwrap(), 3);
-        report.intact = 3;
-        assert!(report.is_intact());
-        assert_eq!(report.to_string().lines().count(), 5);
+    /// A line for each doubling of the time.
+    fn write_distribution(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const WIDTH: u64 = 40;
+        const LINES: usize = 12;
+        let steps = &self.latency_us.distribution;
+        let total: u64 = steps.iter().map(|(_, count)| count).sum();
+        let first = steps.iter().position(|&(_, count)| count > 0).unwrap_or_default();
+        let most = steps.iter().map(|&(_, count)| count).max().unwrap_or_default();
+        if total < 100 {
+            return Ok(()); // The table says it all.
+        }
+        for &(up_to, count) in steps[first..].iter().take(LINES) {
+            let bar = "#".repeat(usize::try_from((count * WIDTH).div_ceil(most)).unwrap_or_default());
+            writeln!(f, "{:>10} µs {bar:<40} {:>5.1} %", format!("< {}", up_to + 1), percent(count, total))?;
+        }
+        let beyond: u64 = steps[first..].iter().skip(LINES).map(|(_, count)| count).sum();
+        if beyond > 0 {
+            writeln!(f, "{:>13} {:<40} {:>5.1} %", "more", "", percent(beyond, total))?;
+        }
+        writeln!(f)
     }
+
+    fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.faults_by_kind.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<String> = self.faults_by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        writeln!(f, "faults       {}", kinds.join(", "))?;
+        for fault in &self.faults {
+            writeln!(f, "  {fault}")?;
+        }
+        let all: u32 = self.faults_by_kind.values().sum();
+        match all as usize - self.faults.len() {
+            0 => Ok(()),
+            more => writeln!(f, "  and {more} more"),
+        }
+    }
+
+    /// One line for whoever reads only one.
+    fn verdict(&self) -> String {
+        let Connections { requested, established, intact, failed, unfinished } = self.connections;
+        let mut verdict = if intact == requested {
+            "intact: every byte of every connection came back".to_owned()
+        } else if failed > 0 {
+            format!("faulty: {failed} of {requested} connections were not intact")
+        } else {
+            format!("incomplete: {unfinished} of {requested} connections were cut off")
+        };
+        if established < requested && intact < requested {
+            verdict.push_str(&format!("; only {established} of {requested} ran"));
+        }
+        let missed = self.expectations.iter().filter(|outcome| !outcome.held).count();
+        if missed > 0 {
+            verdict.push_str(&format!("; {missed} expectations did not hold"));
+        }
+        if let Some(why) = &self.client.why {
+            verdict.push_str(&format!("; {why}"));
+        }
+        verdict
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+fn percent(count: u64, total: u64) -> f64 {
+    count as f64 * 100.0 / total as f64
 }

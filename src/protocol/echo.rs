@@ -19,10 +19,11 @@ impl Protocol for Echo {
 mod tests {
     use super::*;
     use crate::buffer::SendBuffer;
+    use crate::moment::Moment;
 
     #[test]
     fn everything_goes_back_uncopied() {
-        let mut out = Outbox::new(SendBuffer::new(), 100);
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
         assert_eq!(Echo.receive(b"all of it", &mut out), 9);
         assert_eq!(out.tail, b"all of it");
         assert!(out.queue.is_empty());

@@ -1,27 +1,215 @@
-//! The client's half of an echo: what it sends, and the comparison of every byte that comes back.
+//! The client's half of an echo: what it sends and when, and the comparison of every byte that comes back.
 //!
-//! Owns the position in both directions and the first fault. Never keeps a byte that came in.
+//! Owns the position in both directions, the messages in flight and the first fault. Never keeps a byte that came in:
+//! what was sent is known, or made again, to be compared.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::{Outbox, Protocol};
+use super::pattern::{self, Pattern};
+use super::{Outbox, Produced, Protocol};
 use crate::escape::Escaped;
+use crate::moment::{Clock, Moment};
 
-/// How many bytes of a difference a fault shows.
-const EVIDENCE: usize = 16;
+/// What all connections of a run have in common: what they send and how fast, and who counts.
+pub struct Work {
+    /// What is sent.
+    pub content: Content,
+    /// When the next message is sent.
+    pub pacing: Pacing,
+    /// How many connections there are, counted from 1.
+    pub connections: u32,
+    /// How many measured messages each connection sends; `None`: until `duration` is over. Texts are sent once each.
+    pub messages: Option<u64>,
+    /// How long messages are sent before they are measured.
+    pub warmup: Duration,
+    /// How long measured messages are begun, from the first one on.
+    pub duration: Option<Duration>,
+    /// Whether what comes back is compared with what was sent. Without, it is only counted.
+    pub verify: bool,
+    /// Where measurements go.
+    pub meter: Box<dyn Meter>,
+    start: Cell<Option<Moment>>,
+    /// Connections that take turns in an open loop.
+    turns: Cell<u32>,
+    first_measured: Cell<Option<Moment>>,
+}
 
-/// Sends a list of messages and compares the echo with it, byte for byte.
+/// What a connection sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// These messages, in this order; none of them empty.
+    Texts(Vec<Vec<u8>>),
+    /// Messages of `size` bytes, at least 1, of the connection's own [`Pattern`].
+    Generated {
+        /// The key of this run's patterns.
+        run: u64,
+        /// Bytes a message.
+        size: u64,
+    },
+}
+
+/// When a connection sends its next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// When the last one is out, as the tutorial does.
+    Streamed,
+    /// When fewer than so many are in flight: a closed loop.
+    InFlight(u32),
+    /// When its time has come, whether or not echoes are back: an open loop. So many a second over all connections, in
+    /// turn; at most 10⁹.
+    Rate(NonZeroU64),
+}
+
+/// Takes what is measured. Only messages of the measured part are told.
+pub trait Meter {
+    /// A message was begun; of a scheduled one, so long after its time.
+    fn begun(&self, late: Option<Duration>);
+    /// So many bytes were handed to the connection, with the ends of so many messages.
+    fn sent(&self, bytes: u64, messages: u64);
+    /// So many bytes came back right.
+    fn returned(&self, bytes: u64);
+    /// A whole message came back.
+    fn echoed(&self, sample: Sample);
+}
+
+/// One message's times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When its last byte was back.
+    pub at: Moment,
+    /// From its first write to its first byte back.
+    pub first_byte: Duration,
+    /// From its first write to its last byte back.
+    pub service: Duration,
+    /// From the time it was scheduled for to its last byte back, if it was scheduled.
+    pub scheduled: Option<Duration>,
+}
+
+impl Work {
+    /// The tutorial's work, with texts of one's own: empty ones are left out, as they are nothing on a byte stream.
+    ///
+    /// # Panics
+    /// If no text is left: an echo ends when its last byte is back, and nothing would ever come.
+    #[must_use]
+    pub fn texts(texts: &[Vec<u8>], connections: u32, meter: Box<dyn Meter>) -> Work {
+        let texts: Vec<_> = texts.iter().filter(|text| !text.is_empty()).cloned().collect();
+        assert!(!texts.is_empty(), "there has to be something to send");
+        Work::new(Content::Texts(texts), Pacing::Streamed, connections, meter)
+    }
+
+    /// Work without an end, verified, and not begun.
+    #[must_use]
+    pub fn new(content: Content, pacing: Pacing, connections: u32, meter: Box<dyn Meter>) -> Work {
+        Work {
+            content,
+            pacing,
+            connections,
+            messages: None,
+            warmup: Duration::ZERO,
+            duration: None,
+            verify: true,
+            meter,
+            start: Cell::new(None),
+            turns: Cell::new(connections),
+            first_measured: Cell::new(None),
+        }
+    }
+
+    /// Lets all connections begin, so many of which take turns in an open loop.
+    pub fn begin(&self, now: Moment, turns: u32) {
+        self.start.set(Some(now));
+        self.turns.set(turns);
+    }
+
+    /// When they began, if they did.
+    pub fn start(&self) -> Option<Moment> {
+        self.start.get()
+    }
+
+    /// When the first measured message was begun, if one was.
+    pub fn first_measured(&self) -> Option<Moment> {
+        self.first_measured.get()
+    }
+
+    /// When no new message is begun any more, if that is known.
+    pub fn stop(&self) -> Option<Moment> {
+        Some(self.first_measured.get()?.plus(self.duration?))
+    }
+
+    /// When message `index` of the connection whose turn is `turn` is due, if messages are scheduled: turns go round,
+    /// so that the load is even at any time.
+    fn due(&self, turn: u32, index: u64) -> Option<Moment> {
+        self.due_in_all(index.saturating_mul(u64::from(self.turns.get())).saturating_add(u64::from(turn)))
+    }
+
+    /// When the message with this number over all connections, counted from 0, is due, if messages are scheduled.
+    pub fn due_in_all(&self, number: u64) -> Option<Moment> {
+        let Pacing::Rate(per_second) = self.pacing else { return None };
+        let (seconds, rest) = (number / per_second, number % per_second);
+        // A rate is below 2⁶⁴/10⁹ a second, or the product would not fit: some 18 thousand million.
+        let nanos = rest.saturating_mul(1_000_000_000) / per_second;
+        Some(self.start.get()?.plus(Duration::from_secs(seconds)).plus(Duration::from_nanos(nanos)))
+    }
+
+    /// How many messages are scheduled before `end`, over all connections and from the beginning on.
+    pub fn scheduled_before(&self, end: Moment) -> u64 {
+        match (self.pacing, self.start.get()) {
+            (Pacing::Rate(per_second), Some(start)) => {
+                let messages = end.since(start).as_nanos().saturating_mul(u128::from(per_second.get()));
+                u64::try_from(messages.div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether a message that begins, or is due, at `when` is measured.
+    fn is_measured(&self, when: Moment) -> bool {
+        self.start.get().is_some_and(|start| when >= start.plus(self.warmup))
+    }
+
+    fn message_len(&self, index: u64) -> Option<u64> {
+        match &self.content {
+            Content::Texts(texts) => Some(texts.get(usize::try_from(index).ok()?)?.len() as u64),
+            Content::Generated { size, .. } => Some(*size),
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Work { content, pacing, connections, start, .. } = self;
+        f.debug_struct("Work")
+            .field("content", content)
+            .field("pacing", pacing)
+            .field("connections", connections)
+            .field("start", start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One connection's part of the work: sends its messages and compares the echo with them, byte for byte.
 ///
-/// Each message is sent when the last one is out, whether or not its echo is back. Once the last byte is back it
-/// half-closes, and reads on to the peer's FIN, so that a byte too many is seen as well. (Half-closing earlier would
-/// make a server written like the tutorial's, which closes at end of stream, drop what it has not sent yet.)
+/// Once its last byte is back it half-closes, and reads on to the peer's FIN, so that a byte too many is seen as well.
+/// (Half-closing earlier would make a server written like the tutorial's, which closes at end of stream, drop what it
+/// has not sent yet.)
 #[derive(Debug)]
 pub struct Exchange {
     number: u32,
-    messages: Rc<[Vec<u8>]>,
+    /// Its place in the round of an open loop.
+    turn: u32,
+    work: Rc<Work>,
     sending: Cursor,
     checking: Cursor,
+    in_flight: VecDeque<InFlight>,
+    /// Measured messages that were begun.
+    begun: u64,
+    /// Everything is back, and our FIN follows.
+    finished: bool,
     fault: Option<Fault>,
 }
 
@@ -29,83 +217,115 @@ pub struct Exchange {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
     /// Messages that lie wholly behind.
-    messages: usize,
+    messages: u64,
     /// Bytes of the next one that lie behind.
-    within: usize,
+    within: u64,
     /// Bytes that lie behind in all.
     bytes: u64,
 }
 
 impl Cursor {
-    /// What is left of the message that the cursor stands in; nothing at the end of the stream.
-    fn rest(self, messages: &[Vec<u8>]) -> &[u8] {
-        messages.get(self.messages).map_or(&[], |message| &message[self.within..])
-    }
-
-    /// Steps over `count` bytes of that rest.
-    fn advance(&mut self, count: usize, messages: &[Vec<u8>]) {
+    /// Steps over `count` bytes of a message of `length` bytes; whether that was its end.
+    fn advance(&mut self, count: u64, length: u64) -> bool {
         self.within += count;
-        self.bytes += count as u64;
-        if self.within == messages[self.messages].len() {
+        self.bytes += count;
+        let ended = self.within == length;
+        if ended {
             self.messages += 1;
             self.within = 0;
         }
+        ended
     }
 }
 
-/// What is wrong with an echo. Offsets count the bytes of the echoed stream from zero.
+/// A message that is not wholly back.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    begun: Moment,
+    due: Option<Moment>,
+    first_byte: Option<Moment>,
+    measured: bool,
+}
+
+/// What comes next.
+enum Next {
+    Begin(InFlight),
+    Wait,
+    /// There is no next message.
+    Done,
+}
+
+/// What is wrong with an echo.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A byte came back that is not the one that was sent.
-    Corrupted {
-        /// Where the difference begins.
-        offset: u64,
-        /// What was sent there: up to 16 bytes of the rest of its message.
-        expected: Vec<u8>,
-        /// What came instead: up to 16 bytes.
-        got: Vec<u8>,
-    },
-    /// More came back than was sent.
-    Extra {
-        /// How much had been sent.
-        offset: u64,
-        /// What came beyond it: up to 16 bytes.
-        got: Vec<u8>,
-    },
+pub struct Fault {
+    /// What kind of fault.
+    pub kind: FaultKind,
+    /// The byte of the echoed stream, counted from zero, where it begins.
+    pub offset: u64,
+    /// What should have come there: up to 16 bytes.
+    pub expected: Vec<u8>,
+    /// What came: up to 16 bytes.
+    pub got: Vec<u8>,
+}
+
+/// The kinds of fault that the bytes themselves show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Other bytes came than were sent.
+    Corrupted,
+    /// The stream goes on at a later position: so many bytes are missing.
+    Lost(u64),
+    /// The stream goes back to this earlier position.
+    Duplicated(u64),
+    /// These are the bytes of another connection, with this number.
+    Foreign(u32),
     /// The peer finished before everything was back.
-    Truncated {
-        /// How much had come back.
-        offset: u64,
-        /// How much was to come back.
-        expected: u64,
-    },
+    Truncated,
+    /// More came than was sent.
+    Extra,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Corrupted { offset, expected, got } => {
-                write!(f, "at byte {offset} {} came back where {} was sent", Escaped(got), Escaped(expected))
+        let (offset, expected, got) = (self.offset, Escaped(&self.expected), Escaped(&self.got));
+        match self.kind {
+            FaultKind::Corrupted => write!(f, "at byte {offset} {got} came back where {expected} was sent"),
+            FaultKind::Lost(bytes) => {
+                write!(f, "{bytes} bytes are missing at byte {offset}: {got} came for {expected}")
             }
-            Fault::Extra { offset, got } => {
-                write!(f, "{} came back beyond the {offset} bytes that were sent", Escaped(got))
+            FaultKind::Duplicated(from) => {
+                write!(f, "at byte {offset} the stream goes back to byte {from}: {got} came for {expected}")
             }
-            Fault::Truncated { offset, expected } => {
-                write!(f, "the peer finished after {offset} of {expected} bytes")
+            FaultKind::Foreign(number) => {
+                write!(f, "at byte {offset} come bytes of connection {number}: {got} for {expected}")
             }
+            FaultKind::Truncated => write!(f, "the peer finished after {offset} bytes, before everything was back"),
+            FaultKind::Extra => write!(f, "{got} came back beyond the {offset} bytes that were sent"),
         }
     }
 }
 
 impl Exchange {
-    /// The exchange of connection `number` (counted from 1), which has everything yet to send.
+    /// The exchange of connection `number` (counted from 1), with everything yet to do.
     ///
-    /// The list of messages is shared between connections. Empty messages are no messages on a byte stream and are
-    /// left out here, not carried along.
+    /// # Panics
+    /// If the content is generated and the number above [`pattern::MAX_CONNECTION`].
     #[must_use]
-    pub fn new(number: u32, messages: Rc<[Vec<u8>]>) -> Exchange {
-        debug_assert!(messages.iter().all(|message| !message.is_empty()), "an empty message sends nothing");
-        Exchange { number, messages, sending: Cursor::default(), checking: Cursor::default(), fault: None }
+    pub fn new(number: u32, work: Rc<Work>) -> Exchange {
+        if let Content::Generated { run, .. } = work.content {
+            let _ = Pattern::new(run, number); // Panics now and not in the middle of the run.
+        }
+        Exchange {
+            number,
+            turn: 0,
+            work,
+            sending: Cursor::default(),
+            checking: Cursor::default(),
+            in_flight: VecDeque::new(),
+            begun: 0,
+            finished: false,
+            fault: None,
+        }
     }
 
     /// The connection's number, counted from 1.
@@ -114,16 +334,9 @@ impl Exchange {
         self.number
     }
 
-    /// How many messages were handed to the connection whole.
-    #[must_use]
-    pub fn messages_sent(&self) -> u64 {
-        self.sending.messages as u64
-    }
-
-    /// How many messages came back whole.
-    #[must_use]
-    pub fn messages_echoed(&self) -> u64 {
-        self.checking.messages as u64
+    /// Gives it its place, counted from 0, in the round of an open loop.
+    pub fn take_turn(&mut self, turn: u32) {
+        self.turn = turn;
     }
 
     /// How many bytes came back right.
@@ -132,10 +345,10 @@ impl Exchange {
         self.checking.bytes
     }
 
-    /// Whether every byte is back, and none was wrong.
+    /// Whether everything is back and our FIN follows or is out.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.fault.is_none() && self.checking.messages == self.messages.len()
+    pub fn is_finished(&self) -> bool {
+        self.finished
     }
 
     /// The first thing that was wrong, if anything was.
@@ -144,163 +357,500 @@ impl Exchange {
         self.fault.as_ref()
     }
 
-    /// Compares `input` with what was sent; the first difference is the fault.
-    fn check(&mut self, mut input: &[u8]) -> Result<(), Fault> {
-        while !input.is_empty() {
-            if self.checking.bytes == self.sending.bytes {
-                return Err(Fault::Extra { offset: self.sending.bytes, got: evidence(input) });
-            }
-            // Bytes that are right but not sent yet are no echo either, so compare with what was sent, no further.
-            let rest = self.checking.rest(&self.messages);
-            let ahead = usize::try_from(self.sending.bytes - self.checking.bytes).unwrap_or(usize::MAX);
-            let expected = &rest[..rest.len().min(ahead)];
-            let compared = input.len().min(expected.len());
-            if input[..compared] != expected[..compared] {
-                let same = input.iter().zip(expected).take_while(|(got, sent)| got == sent).count();
-                let (got, expected) = (evidence(&input[same..]), evidence(&expected[same..]));
-                self.checking.advance(same, &self.messages);
-                return Err(Fault::Corrupted { offset: self.checking.bytes, expected, got });
-            }
-            self.checking.advance(compared, &self.messages);
-            input = &input[compared..];
+    /// What the next message is to do at `now`.
+    fn next(&self, now: Moment) -> Next {
+        let work = &*self.work;
+        if work.message_len(self.sending.messages).is_none() {
+            return Next::Done;
         }
-        Ok(())
+        if work.start().is_none() {
+            return Next::Wait;
+        }
+        let due = work.due(self.turn, self.sending.messages);
+        let measured = work.is_measured(due.unwrap_or(now));
+        let enough = work.messages.is_some_and(|most| self.begun >= most);
+        let over = work.stop().is_some_and(|stop| now >= stop || due.is_some_and(|due| due >= stop));
+        if measured && (enough || over) {
+            return Next::Done;
+        }
+        let may_begin = match work.pacing {
+            Pacing::Streamed => true,
+            Pacing::InFlight(most) => self.in_flight.len() < most as usize,
+            Pacing::Rate(_) => due.is_some_and(|due| due <= now),
+        };
+        if may_begin { Next::Begin(InFlight { begun: now, due, first_byte: None, measured }) } else { Next::Wait }
     }
-}
 
-fn evidence(bytes: &[u8]) -> Vec<u8> {
-    bytes[..bytes.len().min(EVIDENCE)].to_vec()
+    fn begin(&mut self, message: InFlight) {
+        if message.measured {
+            self.begun += 1;
+            self.work.meter.begun(message.due.map(|due| message.begun.since(due)));
+            if self.work.first_measured.get().is_none() {
+                self.work.first_measured.set(Some(message.begun));
+            }
+        }
+        self.in_flight.push_back(message);
+    }
+
+    /// Puts what is to be sent at `cursor` into `space`, which is no longer than the rest of its message.
+    fn fill(&self, cursor: Cursor, space: &mut [u8]) {
+        match &self.work.content {
+            Content::Texts(_) => space.copy_from_slice(&self.text_at(cursor)[..space.len()]),
+            Content::Generated { run, .. } => Pattern::new(*run, self.number).fill(cursor.bytes, space),
+        }
+    }
+
+    /// How many of `input`, no longer than the rest of the message at `checking`, are as they were sent.
+    fn matching(&self, input: &[u8]) -> usize {
+        match &self.work.content {
+            _ if !self.work.verify => input.len(),
+            Content::Texts(_) => {
+                let text = self.text_at(self.checking);
+                if text.starts_with(input) {
+                    input.len()
+                } else {
+                    input.iter().zip(text).take_while(|(got, sent)| got == sent).count()
+                }
+            }
+            Content::Generated { run, .. } => Pattern::new(*run, self.number).matching(self.checking.bytes, input),
+        }
+    }
+
+    fn text_at(&self, cursor: Cursor) -> &[u8] {
+        let Content::Texts(texts) = &self.work.content else { return &[] };
+        let place = (usize::try_from(cursor.messages).ok(), usize::try_from(cursor.within).ok());
+        let (Some(message), Some(within)) = place else { return &[] };
+        texts.get(message).map_or(&[], |text| &text[within..])
+    }
+
+    /// Compares `input` with what was sent. Returns how much of it is done with: all, but for a difference that only
+    /// what follows can explain.
+    fn check(&mut self, mut input: &[u8], now: Moment) -> Result<usize, Fault> {
+        let given = input.len();
+        while !input.is_empty() {
+            let ahead = self.sending.bytes - self.checking.bytes;
+            let (Some(length), true) = (self.work.message_len(self.checking.messages), ahead > 0) else {
+                return Err(self.fault_here(FaultKind::Extra, &[], input));
+            };
+            // Bytes that are right but not sent yet are no echo either, so compare with what was sent, no further.
+            let most = (length - self.checking.within).min(ahead);
+            let compared = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
+            let matched = self.matching(&input[..compared]);
+            if matched > 0 {
+                self.count_back(matched as u64, length, now);
+            }
+            input = &input[matched..];
+            if matched < compared {
+                return match self.explain(input) {
+                    Some(fault) => Err(fault),
+                    None => Ok(given - input.len()),
+                };
+            }
+        }
+        Ok(given)
+    }
+
+    /// So many bytes of the message at `checking` came back right.
+    fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
+        let Some(message) = self.in_flight.front_mut() else { return };
+        let first_byte = *message.first_byte.get_or_insert(now);
+        let message = *message;
+        if message.measured {
+            self.work.meter.returned(bytes);
+        }
+        if self.checking.advance(bytes, length) {
+            self.in_flight.pop_front();
+            if message.measured {
+                self.work.meter.echoed(Sample {
+                    at: now,
+                    first_byte: first_byte.since(message.begun),
+                    service: now.since(message.begun),
+                    scheduled: message.due.map(|due| now.since(due)),
+                });
+            }
+        }
+    }
+
+    /// What a difference at the beginning of `input` means; `None` if there is too little to tell, and more to come.
+    /// Until it is known, the difference counts as corruption.
+    fn explain(&mut self, input: &[u8]) -> Option<Fault> {
+        let ahead = self.sending.bytes - self.checking.bytes;
+        let mut expected = vec![0; usize::try_from(ahead).unwrap_or(usize::MAX).min(pattern::EVIDENCE)];
+        let Content::Generated { run, .. } = self.work.content else {
+            let text = self.text_at(self.checking);
+            let shown = expected.len().min(text.len());
+            return Some(self.fault_here(FaultKind::Corrupted, &text[..shown], input));
+        };
+        let own = Pattern::new(run, self.number);
+        own.fill(self.checking.bytes, &mut expected);
+        let here = self.checking.bytes;
+        // No connection can have sent much more than this one; far beyond, a word tells nothing by chance.
+        let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
+        let kind = match own.origin(input, self.work.connections, end) {
+            Some(origin) if origin.connection != self.number => FaultKind::Foreign(origin.connection),
+            Some(origin) if origin.position > here => FaultKind::Lost(origin.position - here),
+            Some(origin) if origin.position < here => FaultKind::Duplicated(origin.position),
+            _ => FaultKind::Corrupted,
+        };
+        let fault = self.fault_here(kind, &expected, input);
+        if input.len() < pattern::EVIDENCE && (input.len() as u64) < ahead {
+            self.fault = Some(fault);
+            return None;
+        }
+        Some(fault)
+    }
+
+    fn fault_here(&self, kind: FaultKind, expected: &[u8], got: &[u8]) -> Fault {
+        let shown = |bytes: &[u8]| bytes[..bytes.len().min(pattern::EVIDENCE)].to_vec();
+        Fault { kind, offset: self.checking.bytes, expected: shown(expected), got: shown(got) }
+    }
+
+    /// Whether everything that is to be sent was sent and is back.
+    fn is_done(&self, now: Moment) -> bool {
+        self.in_flight.is_empty() && matches!(self.next(now), Next::Done)
+    }
 }
 
 impl Protocol for Exchange {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-        match self.check(input) {
-            Ok(()) if self.is_complete() => out.finish(),
-            Ok(()) => {}
+        match self.check(input, out.now()) {
+            Ok(consumed) => consumed,
             Err(fault) => {
                 self.fault = Some(fault);
                 out.abort();
+                input.len()
             }
         }
-        input.len()
     }
 
-    fn produce(&mut self, space: &mut [u8]) -> usize {
-        let rest = self.sending.rest(&self.messages);
-        let count = rest.len().min(space.len());
-        if count > 0 {
-            space[..count].copy_from_slice(&rest[..count]);
-            self.sending.advance(count, &self.messages);
+    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
+        let (now, work) = (clock.now(), Rc::clone(&self.work));
+        let (mut filled, mut measured_bytes, mut measured_messages) = (0, 0, 0);
+        while filled < space.len() {
+            if self.sending.within == 0 {
+                match self.next(now) {
+                    Next::Begin(message) => self.begin(message),
+                    Next::Wait => break,
+                    Next::Done if filled == 0 && self.in_flight.is_empty() => {
+                        self.finished = true;
+                        return Produced::Finished;
+                    }
+                    Next::Done => break,
+                }
+            }
+            let Some(length) = work.message_len(self.sending.messages) else { break };
+            let rest = usize::try_from(length - self.sending.within).unwrap_or(usize::MAX);
+            let count = rest.min(space.len() - filled);
+            self.fill(self.sending, &mut space[filled..filled + count]);
+            filled += count;
+            let measured = self.in_flight.back().is_some_and(|message| message.measured);
+            let ended = self.sending.advance(count as u64, length);
+            if measured {
+                measured_bytes += count as u64;
+                measured_messages += u64::from(ended);
+            }
+            if matches!(work.pacing, Pacing::Streamed) {
+                break; // A write, and a line in the log, for each.
+            }
         }
-        count
+        if filled == 0 {
+            return Produced::Nothing;
+        }
+        if measured_bytes > 0 {
+            work.meter.sent(measured_bytes, measured_messages);
+        }
+        Produced::Bytes(filled)
     }
 
-    fn finish<'a>(&mut self, _rest: &'a [u8], _out: &mut Outbox<'a>) {
-        if !self.is_complete() {
-            let expected = self.messages.iter().map(|message| message.len() as u64).sum();
-            self.fault = Some(Fault::Truncated { offset: self.checking.bytes, expected });
+    fn finish<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
+        if self.fault.is_none() && !self.is_done(out.now()) {
+            self.fault = Some(self.fault_here(FaultKind::Truncated, &[], &[]));
         }
     }
+
+    /// Silence is the peer's while something is to come from it.
+    fn is_waiting(&self) -> bool {
+        !self.in_flight.is_empty() || self.finished || self.fault.is_some()
+    }
+}
+
+/// A meter that measures nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMeter;
+
+impl Meter for NoMeter {
+    fn begun(&self, _late: Option<Duration>) {}
+    fn sent(&self, _bytes: u64, _messages: u64) {}
+    fn returned(&self, _bytes: u64) {}
+    fn echoed(&self, _sample: Sample) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::buffer::SendBuffer;
+    use std::cell::RefCell;
 
-    fn exchange() -> Exchange {
-        Exchange::new(1, Rc::new([b"Message 1".to_vec(), b"Message 2".to_vec()]))
-    }
+    /// Remembers what it is told.
+    #[derive(Clone, Default)]
+    struct Notes(Rc<RefCell<Vec<Sample>>>, Rc<RefCell<Vec<Option<Duration>>>>);
 
-    fn send_all(exchange: &mut Exchange) -> Vec<u8> {
-        let (mut sent, mut space) = (Vec::new(), [0; 64]);
-        loop {
-            match exchange.produce(&mut space) {
-                0 => return sent,
-                count => sent.extend(&space[..count]),
-            }
+    impl Meter for Notes {
+        fn begun(&self, late: Option<Duration>) {
+            self.1.borrow_mut().push(late);
+        }
+        fn sent(&self, _bytes: u64, _messages: u64) {}
+        fn returned(&self, _bytes: u64) {}
+        fn echoed(&self, sample: Sample) {
+            self.0.borrow_mut().push(sample);
         }
     }
 
-    /// Hands `input` over and returns whether the exchange asked to finish and to abort.
-    fn receive(exchange: &mut Exchange, input: &[u8]) -> (bool, bool) {
-        let mut out = Outbox::new(SendBuffer::new(), 100);
-        assert_eq!(exchange.receive(input, &mut out), input.len());
+    fn at(millis: u64) -> Moment {
+        Moment::after_start(Duration::from_millis(millis))
+    }
+
+    fn texts() -> Exchange {
+        let work = Work::texts(&[b"Message 1".to_vec(), b"Message 2".to_vec()], 1, Box::new(NoMeter));
+        work.begin(Moment::START, 1);
+        Exchange::new(1, Rc::new(work))
+    }
+
+    /// An exchange of generated messages that has begun at 0.
+    fn generated(size: u64, pacing: Pacing, change: impl FnOnce(&mut Work)) -> (Exchange, Notes) {
+        let notes = Notes::default();
+        let mut work = Work::new(Content::Generated { run: 7, size }, pacing, 9, Box::new(notes.clone()));
+        change(&mut work);
+        work.begin(at(0), 2);
+        (Exchange::new(3, Rc::new(work)), notes)
+    }
+
+    fn send(exchange: &mut Exchange, space: usize, now: Moment) -> Vec<u8> {
+        let mut space = vec![0; space];
+        match exchange.produce(&mut space, &now) {
+            Produced::Bytes(count) => space[..count].to_vec(),
+            Produced::Nothing | Produced::Finished => Vec::new(),
+        }
+    }
+
+    fn send_all(exchange: &mut Exchange) -> Vec<u8> {
+        std::iter::repeat_with(|| send(exchange, 1000, at(0))).take_while(|sent| !sent.is_empty()).flatten().collect()
+    }
+
+    /// Hands `input` over; whether the exchange asked to abort.
+    fn receive(exchange: &mut Exchange, input: &[u8], now: Moment) -> bool {
+        let mut out = Outbox::new(SendBuffer::new(), 100, &now);
+        exchange.receive(input, &mut out);
         assert!(out.queue.is_empty() && out.tail.is_empty(), "the checking end answers nothing");
-        (out.finish, out.abort)
+        out.abort
+    }
+
+    fn end(exchange: &mut Exchange) {
+        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100, &at(0)));
+    }
+
+    fn kind(exchange: &Exchange) -> Option<FaultKind> {
+        exchange.fault().map(|fault| fault.kind)
     }
 
     #[test]
-    fn messages_go_out_one_at_a_time() {
-        let mut exchange = exchange();
-        let mut space = [0; 64];
-        assert_eq!(exchange.produce(&mut space), 9);
-        assert_eq!(&space[..9], b"Message 1");
-        assert_eq!(exchange.produce(&mut space[..4]), 4);
-        assert_eq!(exchange.produce(&mut space), 5);
-        assert_eq!(&space[..5], b"age 2");
-        assert_eq!(exchange.produce(&mut space), 0);
-        assert_eq!(exchange.messages_sent(), 2);
+    fn texts_go_out_one_at_a_time() {
+        let mut exchange = texts();
+        assert_eq!(send(&mut exchange, 64, at(0)), b"Message 1");
+        assert_eq!(send(&mut exchange, 4, at(0)), b"Mess");
+        assert_eq!(send(&mut exchange, 64, at(0)), b"age 2");
+        assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Nothing, "their echo is to come");
     }
 
     #[test]
     fn it_finishes_when_the_last_byte_is_back_however_it_was_cut() {
-        let mut exchange = exchange();
-        let sent = send_all(&mut exchange);
-        let (last, before) = sent.split_last().unwrap();
-        for byte in before {
-            assert_eq!(receive(&mut exchange, &[*byte]), (false, false));
+        let mut exchange = texts();
+        for byte in send_all(&mut exchange) {
+            assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Nothing);
+            assert!(!receive(&mut exchange, &[byte], at(0)));
         }
-        assert_eq!(exchange.messages_echoed(), 1);
-        assert_eq!(receive(&mut exchange, &[*last]), (true, false));
-        assert!(exchange.is_complete());
+        assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Finished);
         assert_eq!(exchange.bytes_echoed(), 18);
+        end(&mut exchange);
+        assert_eq!(exchange.fault(), None);
     }
 
     #[test]
     fn a_wrong_byte_is_named_with_its_place() {
-        let mut exchange = exchange();
+        let mut exchange = texts();
         send_all(&mut exchange);
-        assert_eq!(receive(&mut exchange, b"Message 1Message 3"), (false, true));
-        let fault = Fault::Corrupted { offset: 17, expected: b"2".to_vec(), got: b"3".to_vec() };
-        assert_eq!(exchange.fault(), Some(&fault));
+        assert!(receive(&mut exchange, b"Message 1Message 3", at(0)));
+        let fault = exchange.fault().unwrap();
+        assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, 17));
         assert_eq!(fault.to_string(), r#"at byte 17 b"3" came back where b"2" was sent"#);
-        assert!(!exchange.is_complete());
     }
 
     #[test]
     fn a_byte_too_many_is_seen_after_the_half_close() {
-        let mut exchange = exchange();
+        let mut exchange = texts();
         let sent = send_all(&mut exchange);
-        assert_eq!(receive(&mut exchange, &sent), (true, false));
-        assert_eq!(receive(&mut exchange, b"!"), (false, true));
-        assert_eq!(exchange.fault(), Some(&Fault::Extra { offset: 18, got: b"!".to_vec() }));
-        assert!(!exchange.is_complete());
+        receive(&mut exchange, &sent, at(0));
+        assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Finished);
+        assert!(receive(&mut exchange, b"!", at(0)));
+        let fault = exchange.fault().unwrap();
+        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Extra, 18, &b"!"[..]));
     }
 
     #[test]
     fn bytes_that_were_not_sent_yet_are_no_echo() {
-        let mut exchange = exchange();
-        exchange.produce(&mut [0; 4]);
-        assert_eq!(receive(&mut exchange, b"Message 1"), (false, true));
-        assert_eq!(exchange.fault(), Some(&Fault::Extra { offset: 4, got: b"age 1".to_vec() }));
+        let mut exchange = texts();
+        send(&mut exchange, 4, at(0));
+        assert!(receive(&mut exchange, b"Message 1", at(0)));
+        let fault = exchange.fault().unwrap();
+        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Extra, 4, &b"age 1"[..]));
     }
 
     #[test]
     fn an_early_end_is_a_truncation() {
-        let mut exchange = exchange();
+        let mut exchange = texts();
         send_all(&mut exchange);
-        receive(&mut exchange, b"Message 1Mess");
-        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100));
-        assert_eq!(exchange.fault(), Some(&Fault::Truncated { offset: 13, expected: 18 }));
+        receive(&mut exchange, b"Message 1Mess", at(0));
+        end(&mut exchange);
+        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Truncated), 13));
+
+        // So is an end between two messages, when nothing is in flight but there is more to do.
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(2));
+        let sent = send(&mut exchange, 1000, at(0));
+        receive(&mut exchange, &sent, at(0));
+        end(&mut exchange);
+        assert_eq!(kind(&exchange), Some(FaultKind::Truncated));
+    }
+
+    /// Sends 100 messages of 50 bytes and receives `echo` of them, which `change` made wrong.
+    #[track_caller]
+    fn told(change: impl FnOnce(&mut Vec<u8>)) -> (FaultKind, u64) {
+        let (mut exchange, _) = generated(50, Pacing::InFlight(100), |work| work.messages = Some(100));
+        let mut echo = send(&mut exchange, 5000, at(0));
+        assert_eq!(echo.len(), 5000);
+        change(&mut echo);
+        assert!(receive(&mut exchange, &echo, at(0)), "{:?}", exchange.fault());
+        let fault = exchange.fault().unwrap();
+        (fault.kind, fault.offset)
+    }
+
+    fn drop_range(echo: &mut Vec<u8>, from: usize, count: usize) {
+        echo.drain(from..from + count);
     }
 
     #[test]
-    fn a_whole_echo_ends_without_fault() {
-        let mut exchange = exchange();
-        let sent = send_all(&mut exchange);
-        receive(&mut exchange, &sent);
-        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100));
-        assert_eq!(exchange.fault(), None);
+    fn every_kind_of_fault_is_told_apart() {
+        assert_eq!(told(|echo| echo[777] ^= 0x10), (FaultKind::Corrupted, 777));
+        for gap in [1, 3, 8, 50, 1000] {
+            // The first byte behind the gap may by chance be the one that is missing: then the difference begins later.
+            let (kind, offset) = told(|echo| drop_range(echo, 1234, gap));
+            assert_eq!(kind, FaultKind::Lost(gap as u64));
+            assert!((1234..1237).contains(&offset), "{offset}");
+        }
+        let repeated = |echo: &mut Vec<u8>| {
+            let again = echo[1003..1103].to_vec();
+            echo.splice(1103..1103, again);
+        };
+        assert_eq!(told(repeated), (FaultKind::Duplicated(1003), 1103));
+        let foreign = |echo: &mut Vec<u8>| Pattern::new(7, 5).fill(333, &mut echo[2001..2101]);
+        assert_eq!(told(foreign), (FaultKind::Foreign(5), 2001));
+        let of_another_run = |echo: &mut Vec<u8>| Pattern::new(8, 3).fill(2001, &mut echo[2001..2101]);
+        assert_eq!(told(of_another_run), (FaultKind::Corrupted, 2001));
+        assert_eq!(told(|echo| echo.push(0)), (FaultKind::Extra, 5000));
+        assert_eq!(told(|echo| echo[4999] ^= 1), (FaultKind::Corrupted, 4999));
+    }
+
+    #[test]
+    fn a_difference_is_explained_by_what_follows() {
+        let (mut exchange, _) = generated(50, Pacing::InFlight(2), |work| work.messages = Some(2));
+        let mut echo = send(&mut exchange, 100, at(0));
+        drop_range(&mut echo, 10, 5);
+        // A byte at a time: the connection shows what was not consumed again, with more behind it.
+        let mut shown = Vec::new();
+        for byte in echo {
+            shown.push(byte);
+            let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
+            let consumed = exchange.receive(&shown, &mut out);
+            if out.abort {
+                break;
+            }
+            shown.drain(..consumed);
+        }
+        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Lost(5)), 10));
+    }
+
+    #[test]
+    fn a_closed_loop_keeps_so_many_in_flight() {
+        let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |work| work.messages = Some(3));
+        let first = send(&mut exchange, 1000, at(1));
+        assert_eq!(first.len(), 16);
+        assert!(send(&mut exchange, 1000, at(2)).is_empty());
+        receive(&mut exchange, &first[..1], at(4));
+        receive(&mut exchange, &first[1..], at(6));
+        assert_eq!(send(&mut exchange, 1000, at(7)).len(), 8);
+        assert!(send(&mut exchange, 1000, at(8)).is_empty());
+        let sample = notes.0.borrow()[0];
+        assert_eq!((sample.first_byte, sample.service), (Duration::from_millis(3), Duration::from_millis(5)));
+        assert_eq!(sample.scheduled, None);
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_schedule_and_tells_how_late_it_was() {
+        // 100 a second over 2 connections: this one, the second, at 10 ms, 30 ms, 50 ms, …
+        let rate = Pacing::Rate(NonZeroU64::new(100).unwrap());
+        let (mut exchange, notes) = generated(8, rate, |_| {});
+        exchange.take_turn(1);
+        assert!(send(&mut exchange, 1000, at(9)).is_empty());
+        let first = send(&mut exchange, 1000, at(10));
+        assert_eq!(first.len(), 8);
+        assert!(send(&mut exchange, 1000, at(29)).is_empty());
+        let rest = send(&mut exchange, 1000, at(55));
+        assert_eq!(rest.len(), 16, "two are due, with the first not back");
+        receive(&mut exchange, &[first, rest].concat(), at(60));
+        let late: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().as_millis()).collect();
+        assert_eq!(late, [0, 25, 5]);
+        let times: Vec<_> = notes
+            .0
+            .borrow()
+            .iter()
+            .map(|sample| (sample.service.as_millis(), sample.scheduled.unwrap().as_millis()))
+            .collect();
+        assert_eq!(times, [(50, 50), (5, 30), (5, 10)]);
+        assert_eq!(exchange.work.scheduled_before(at(50)), 5);
+        assert_eq!(exchange.work.due_in_all(3), Some(at(30)));
+    }
+
+    #[test]
+    fn the_time_counts_from_the_first_measured_message() {
+        let (mut exchange, notes) = generated(8, Pacing::InFlight(1), |work| {
+            work.warmup = Duration::from_millis(10);
+            work.duration = Some(Duration::from_millis(10));
+        });
+        for (now, begins) in [(0, true), (9, true), (13, true), (22, true), (23, false)] {
+            let sent = send(&mut exchange, 1000, at(now));
+            assert_eq!(!sent.is_empty(), begins, "at {now} ms");
+            receive(&mut exchange, &sent, at(now));
+        }
+        assert_eq!(notes.0.borrow().len(), 2, "warming up is not counted");
+        assert_eq!(exchange.work.stop(), Some(at(23)));
+        assert!(exchange.is_finished());
+    }
+
+    #[test]
+    fn work_that_has_not_begun_waits_and_blames_nobody() {
+        let work = Work::new(Content::Generated { run: 1, size: 8 }, Pacing::InFlight(1), 1, Box::new(NoMeter));
+        let mut exchange = Exchange::new(1, Rc::new(work));
+        assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Nothing);
+        assert!(!exchange.is_waiting());
+        exchange.work.begin(at(1), 1);
+        assert_eq!(exchange.produce(&mut [0; 64], &at(1)), Produced::Bytes(8));
+        assert!(exchange.is_waiting());
+    }
+
+    #[test]
+    fn without_verification_bytes_are_only_counted() {
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.verify = false);
+        send(&mut exchange, 8, at(0));
+        assert!(!receive(&mut exchange, &[0; 8], at(0)));
+        assert_eq!(exchange.bytes_echoed(), 8);
     }
 }

@@ -24,7 +24,7 @@ pub const EVIDENCE: usize = 2 * WORD;
 /// that any whole word, wherever it turns up, tells both. After 2⁴⁰ words (8 TiB) the stream repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    run: u64,
+    key: u64,
     connection: u32,
 }
 
@@ -45,12 +45,12 @@ impl Pattern {
     #[must_use]
     pub fn new(run: u64, connection: u32) -> Pattern {
         assert!(connection <= MAX_CONNECTION, "more connections than a word can tell apart");
-        Pattern { run, connection }
+        Pattern { key: mix(run), connection } // Runs with similar keys have dissimilar streams.
     }
 
     fn word(self, index: u64) -> [u8; WORD] {
         let index = index & ((1 << INDEX_BITS) - 1);
-        (mix(u64::from(self.connection) << INDEX_BITS | index) ^ self.run).to_le_bytes()
+        (mix(u64::from(self.connection) << INDEX_BITS | index) ^ self.key).to_le_bytes()
     }
 
     /// Fills `bytes` with the stream from `position` on.
@@ -118,7 +118,7 @@ impl Pattern {
         let bytes = bytes.first_chunk::<EVIDENCE>()?;
         (0..WORD).find_map(|shift| {
             let word = u64::from_le_bytes(*bytes[shift..].first_chunk::<WORD>()?);
-            let told = unmix(word ^ self.run);
+            let told = unmix(word ^ self.key);
             let connection = u32::try_from(told >> INDEX_BITS).ok()?;
             let word_begins = (told & ((1 << INDEX_BITS) - 1)) * WORD as u64;
             let position = word_begins.checked_sub(shift as u64)?;

@@ -1,0 +1,113 @@
+//! A time as one more source of readiness.
+//!
+//! Owns a timer descriptor where there is one. epoll's own timeout is rounded up to a millisecond, far too coarse for a
+//! client that keeps a schedule of messages; a timer descriptor is exact to some tens of microseconds.
+
+use std::io;
+use std::time::Duration;
+
+use mio::{Registry, Token};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use self::descriptor::Timer;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) use self::missing::Timer;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod descriptor {
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use mio::Interest;
+    use mio::unix::SourceFd;
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    };
+
+    use super::{Duration, Registry, Token, io};
+
+    #[derive(Debug)]
+    pub(crate) struct Timer {
+        /// Made when it is first set: a server never needs it.
+        descriptor: Option<OwnedFd>,
+        registry: Registry,
+        token: Token,
+        set: bool,
+    }
+
+    impl Timer {
+        pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
+            Ok(Timer { descriptor: None, registry: registry.try_clone()?, token, set: false })
+        }
+
+        /// Goes off after `wait`, or never.
+        pub(crate) fn set(&mut self, wait: Option<Duration>) -> io::Result<()> {
+            if wait.is_none() && !self.set {
+                return Ok(());
+            }
+            self.set = wait.is_some();
+            let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let value = match wait {
+                None => nothing,
+                // No time at all would disarm it.
+                Some(wait) => {
+                    let wait = wait.max(Duration::from_nanos(1));
+                    Timespec {
+                        tv_sec: wait.as_secs().try_into().unwrap_or(i64::MAX),
+                        tv_nsec: wait.subsec_nanos().into(),
+                    }
+                }
+            };
+            let timer = Itimerspec { it_interval: nothing, it_value: value };
+            timerfd_settime(self.descriptor()?, TimerfdTimerFlags::empty(), &timer)?;
+            Ok(())
+        }
+
+        fn descriptor(&mut self) -> io::Result<&OwnedFd> {
+            if self.descriptor.is_none() {
+                let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+                let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+                let mut source = SourceFd(&descriptor.as_raw_fd());
+                mio::event::Source::register(&mut source, &self.registry, self.token, Interest::READABLE)?;
+                self.descriptor = Some(descriptor);
+            }
+            self.descriptor.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+
+        /// Takes note that it went off. Its descriptor is read behind mio's back, so its poll(2) backend has to be told.
+        pub(crate) fn rearm(&mut self, registry: &Registry) -> io::Result<()> {
+            if let Some(descriptor) = &self.descriptor {
+                let _ = rustix::io::read(descriptor, &mut [0; 8]); // Nothing to read: it was set again meanwhile.
+                registry.reregister(&mut SourceFd(&descriptor.as_raw_fd()), self.token, Interest::READABLE)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod missing {
+    use super::{Duration, Registry, Token, io};
+
+    /// Without timer descriptors, a schedule cannot be kept, and none is promised.
+    #[derive(Debug)]
+    pub(crate) struct Timer;
+
+    impl Timer {
+        #[allow(clippy::unnecessary_wraps, reason = "the other one can fail")]
+        pub(crate) fn new(_: &Registry, _: Token) -> io::Result<Timer> {
+            Ok(Timer)
+        }
+
+        pub(crate) fn set(&mut self, wait: Option<Duration>) -> io::Result<()> {
+            match wait {
+                None => Ok(()),
+                Some(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no timer descriptors")),
+            }
+        }
+
+        #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "the other one can fail")]
+        pub(crate) fn rearm(&mut self, _: &Registry) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
