@@ -11,11 +11,14 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use log::info;
-use mio::Token;
 use multiconn::cli::{self, Verbosity};
-use multiconn::event_loop::{Event, EventLoop};
+use multiconn::event_loop::{Event, EventLoop, Token};
 use multiconn::protocol::{Outbox, Protocol};
 use multiconn::server::{self, Config, Server};
+
+/// How much of one member's talk is taken at a time. Each line becomes longer by its speaker's name, and all of it has to
+/// fit into the others' buffers; what is left waits in the member's own inbound buffer.
+const TALK_AT_A_TIME: usize = 16 * 1024;
 
 /// One member: who it is, and what it said that the others have not heard yet.
 struct Member {
@@ -26,7 +29,10 @@ struct Member {
 impl Protocol for Member {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         let mut consumed = 0;
-        for line in input.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        for line in input.split_inclusive(|&byte| byte == b'\n') {
+            if !line.ends_with(b"\n") || self.said.len() >= TALK_AT_A_TIME {
+                break;
+            }
             self.said.extend(format!("{}: ", self.addr).as_bytes());
             self.said.extend(line);
             consumed += line.len();
@@ -38,22 +44,22 @@ impl Protocol for Member {
     }
 }
 
-fn on_event(event: &Event<Member>, event_loop: &mut EventLoop<Member>) {
+fn on_event(event: Event<Member>, event_loop: &mut EventLoop<Member>) {
     match event {
         Event::Accepted { token, addr } => {
             let others = event_loop.connections().len() - 1;
-            let _ = event_loop.send(*token, format!("you are {addr}; {others} others are here\n").as_bytes());
-            tell_others(Some(*token), format!("{addr} is here\n").as_bytes(), event_loop);
+            let _ = event_loop.send(token, format!("you are {addr}; others here: {others}\n").as_bytes());
+            tell_others(Some(token), format!("{addr} is here\n").as_bytes(), event_loop);
         }
         Event::Notified { token } => {
-            // It may have said its last words and be gone; then `Closed` carries them.
-            if let Some(member) = event_loop.protocol_mut(*token) {
+            if let Some(member) = event_loop.protocol_mut(token) {
                 let said = std::mem::take(&mut member.said);
-                tell_others(Some(*token), &said, event_loop);
+                tell_others(Some(token), &said, event_loop);
+                event_loop.wake(token); // It may have more to say.
             }
         }
         Event::Closed { addr, protocol, .. } => {
-            let mut last_words = protocol.said.clone();
+            let mut last_words = protocol.said;
             last_words.extend(format!("{addr} is gone\n").as_bytes());
             tell_others(None, &last_words, event_loop);
         }

@@ -8,28 +8,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use multiconn::escape::Escaped;
+use multiconn::{cli, net};
 
-const HOST: &str = "127.0.0.1"; // Where the server is,
-const PORT: &str = "65432"; // and the port that it listens on.
 const MESSAGE: &[u8] = b"This is example data.";
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let host = args.next().unwrap_or_else(|| HOST.to_owned());
-    let port = args.next().unwrap_or_else(|| PORT.to_owned());
-    let Ok(port) = port.parse() else {
-        eprintln!("error: {port:?} is no port: give a number from 1 to 65535");
-        return ExitCode::from(2);
+    let (host, port) = match cli::host_and_port() {
+        Ok(args) => args, // By default 127.0.0.1, the loopback interface, and the tutorial's port, 65432.
+        Err(code) => return code,
     };
     match talk(&host, port) {
         Ok(data) => {
-            println!("Received {}", Escaped(&data));
+            let _ = writeln!(io::stdout(), "Received {}", Escaped(&data)); // Unlike println!, it survives `| head`.
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {host} port {port}: {error}; {}", multiconn::net::connect_advice(&error));
-            ExitCode::FAILURE
+            let advice = net::connect_advice(&error);
+            cli::fail(&anyhow::anyhow!("cannot get an echo from {host:?} port {port}: {error}; {advice}"))
         }
     }
 }

@@ -9,32 +9,26 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-const HOST: &str = "127.0.0.1"; // The loopback interface: this host only.
-const PORT: &str = "65432"; // Ports below 1024 need a special right.
+use multiconn::cli;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let host = args.next().unwrap_or_else(|| HOST.to_owned());
-    let port = args.next().unwrap_or_else(|| PORT.to_owned());
-    let Ok(port) = port.parse() else {
-        eprintln!("error: {port:?} is no port: give a number from 0 to 65535");
-        return ExitCode::from(2);
+    let (host, port) = match cli::host_and_port() {
+        Ok(args) => args, // By default 127.0.0.1, the loopback interface, and the tutorial's port, 65432.
+        Err(code) => return code,
     };
     match serve(&host, port) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {host} port {port}: {error}; {}", multiconn::net::listen_advice(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::fail(&cli::cannot_listen(&host, port, &error)),
     }
 }
 
 fn serve(host: &str, port: u16) -> io::Result<()> {
     // socket(), bind() and listen() in one: without the listen, connects are refused.
+    let host = if host.is_empty() { "0.0.0.0" } else { host }; // "" means all interfaces.
     let listener = TcpListener::bind((host, port))?;
-    println!("Listening on {}", listener.local_addr()?);
+    say(&format!("Listening on {}", listener.local_addr()?));
     let (mut conn, addr) = listener.accept()?; // Blocks until somebody connects.
-    println!("Connected by {addr}");
+    say(&format!("Connected by {addr}"));
     let mut data = [0; 1024];
     loop {
         let received = conn.read(&mut data)?; // Up to 1,024 bytes, and as few as one.
@@ -44,4 +38,9 @@ fn serve(host: &str, port: u16) -> io::Result<()> {
         conn.write_all(&data[..received])?; // `write` alone may take only a part: sendall() in Python.
     }
     Ok(()) // Dropping the socket closes it, as the tutorial's `with` does.
+}
+
+/// As `println!`, which would end the program if nobody reads what it says.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }

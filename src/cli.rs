@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use log::LevelFilter;
 
+use crate::event_loop::MINIMUM_BUFFER;
 use crate::lossy_stderr::LossyStderr;
 use crate::signals::Signal;
 use crate::{descriptors, net};
@@ -153,13 +154,14 @@ pub fn cannot_listen(host: &str, port: u16, error: &io::Error) -> anyhow::Error 
 
 /// The arguments `[HOST [PORT]]` of an example, by default the tutorial's. What is wrong with them has been said.
 pub fn host_and_port() -> Result<(String, u16), ExitCode> {
-    let mut args = std::env::args().skip(1);
-    let host = args.next().unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = args.next().unwrap_or_else(|| "65432".to_owned());
-    match any_port(&port) {
-        Ok(port) => Ok((host, port)),
-        Err(error) => Err(misuse(&format!("{port:?}: {error}; usage: [HOST [PORT]]"))),
+    const USAGE: &str = "usage: [HOST [PORT]], by default 127.0.0.1 65432";
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.len() > 2 || args.iter().any(|arg| arg.starts_with('-')) {
+        return Err(misuse(USAGE));
     }
+    let port = args.get(1).map_or("65432", String::as_str);
+    let port = any_port(port).map_err(|error| misuse(&format!("{port:?}: {error}; {USAGE}")))?;
+    Ok((args.first().map_or("127.0.0.1", String::as_str).to_owned(), port))
 }
 
 /// A port from 0 to 65535, in digits alone.
@@ -264,13 +266,13 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration longer than nothing, or `off`.
-pub fn timeout_or_off(text: &str) -> Result<Limit, String> {
-    if text == "off" { Ok(Limit(None)) } else { timeout(text).map(|timeout| Limit(Some(timeout))) }
+pub fn timeout_or_off(text: &str) -> Result<TimeLimit, String> {
+    if text == "off" { Ok(TimeLimit(None)) } else { timeout(text).map(|timeout| TimeLimit(Some(timeout))) }
 }
 
 /// A time limit that can be off. (Not an `Option`, which clap would take for an option that need not be given.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit(pub Option<Duration>);
+pub struct TimeLimit(pub Option<Duration>);
 
 /// A number of bytes as people write it, `64KiB` or `1MB`; a bare number is bytes.
 pub fn size(text: &str) -> Result<usize, String> {
@@ -282,6 +284,14 @@ pub fn size(text: &str) -> Result<usize, String> {
         Ok(0) => Err("at least one byte is needed".to_owned()),
         Ok(bytes) => Ok(bytes),
         Err(_) => Err("more than this machine can address".to_owned()),
+    }
+}
+
+/// A size that a connection can work with.
+pub fn buffer_size(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        size if size < MINIMUM_BUFFER => Err(format!("at least {MINIMUM_BUFFER} bytes are needed")),
+        size => Ok(size),
     }
 }
 
@@ -331,8 +341,8 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
         assert!(timeout("0ms").is_err());
-        assert_eq!(timeout_or_off("off"), Ok(Limit(None)));
-        assert_eq!(timeout_or_off("1m"), Ok(Limit(Some(Duration::from_secs(60)))));
+        assert_eq!(timeout_or_off("off"), Ok(TimeLimit(None)));
+        assert_eq!(timeout_or_off("1m"), Ok(TimeLimit(Some(Duration::from_secs(60)))));
     }
 
     #[test]

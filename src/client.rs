@@ -79,8 +79,6 @@ pub struct Plan {
     pub verify: bool,
     /// What is expected of the run.
     pub expectations: Vec<Expectation>,
-    /// Lifts the budgets of log lines.
-    pub unlimited_log: bool,
     /// Shows a line of progress, if standard error is a terminal.
     pub progress: bool,
 }
@@ -105,7 +103,6 @@ impl Plan {
             sources: Vec::new(),
             verify: true,
             expectations: Vec::new(),
-            unlimited_log: false,
             progress: false,
         }
     }
@@ -114,11 +111,6 @@ impl Plan {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         Timeouts { connect: Some(self.connect_timeout), idle: Some(self.timeout), stall: None, linger: None }
-    }
-
-    /// Whether all connections have to stand before the first message.
-    fn waits_for_all(&self) -> bool {
-        matches!(self.content, Content::Generated { .. }) || !self.hold.is_zero()
     }
 
     fn work(&self, meter: Figured) -> Work {
@@ -138,14 +130,14 @@ impl Plan {
 
 /// The protocol of a loop that a client can open connections on: an [`Exchange`], or something that may be one. A loop
 /// with a server on it as well has a protocol that is one or the other.
-pub trait MayBeExchange: Protocol + From<Exchange> {
+pub trait CarriesExchange: Protocol + From<Exchange> {
     /// The exchange, if this is one.
     fn exchange(&self) -> Option<&Exchange>;
     /// The exchange, if this is one.
     fn exchange_mut(&mut self) -> Option<&mut Exchange>;
 }
 
-impl MayBeExchange for Exchange {
+impl CarriesExchange for Exchange {
     fn exchange(&self) -> Option<&Exchange> {
         Some(self)
     }
@@ -180,7 +172,7 @@ pub fn voice(content: &Content) -> Voice<Exchange> {
 /// # Panics
 /// If `addrs` is empty, or the plan has nothing to send.
 pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<(Report, Figured)> {
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content), plan.unlimited_log)?;
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content))?;
     event_loop.catch_signals()?;
     let mut client = Client::new(addrs, plan);
     event_loop.run(&mut client)?;
@@ -265,7 +257,7 @@ impl Client {
     }
 
     /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
-    fn start_connections<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+    fn start_connections<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
         let began = *self.began.get_or_insert(self.now);
         while self.connecting < self.plan.connect_window && self.started < self.plan.connections {
             if let Some(rate) = self.plan.connect_rate {
@@ -282,7 +274,7 @@ impl Client {
         None
     }
 
-    fn start<P: MayBeExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
+    fn start<P: CarriesExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
         if event_loop.narrator().allows(Line::Starting) {
             info!("Starting connection {number} to {addr}");
         }
@@ -293,10 +285,10 @@ impl Client {
     }
 
     /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
-    fn change_phase<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+    fn change_phase<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
         let all_tried = self.started == self.plan.connections && self.connecting == 0;
         match self.phase {
-            Phase::Connecting if !self.plan.waits_for_all() => self.begin(event_loop),
+            // All stand before the first message is sent: a path that carries them one after the other proves nothing.
             Phase::Connecting if all_tried => self.phase = Phase::Holding(self.now.plus(self.plan.hold)),
             _ => {}
         }
@@ -317,7 +309,7 @@ impl Client {
         None
     }
 
-    fn begin<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) {
+    fn begin<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) {
         let mut standing: Vec<(u32, Token)> = event_loop
             .connections()
             .filter_map(|(token, connection)| Some((connection.protocol().exchange()?.number(), token)))
@@ -325,7 +317,7 @@ impl Client {
         standing.sort_unstable();
         self.turns = standing.into_iter().map(|(_, token)| token).collect();
         for (turn, &token) in (0..).zip(&self.turns) {
-            if let Some(exchange) = event_loop.protocol_mut(token).and_then(MayBeExchange::exchange_mut) {
+            if let Some(exchange) = event_loop.protocol_mut(token).and_then(CarriesExchange::exchange_mut) {
                 exchange.take_turn(turn);
             }
         }
@@ -334,14 +326,14 @@ impl Client {
         self.wake_all(event_loop);
     }
 
-    fn wake_all<P: MayBeExchange>(&self, event_loop: &mut EventLoop<P>) {
+    fn wake_all<P: CarriesExchange>(&self, event_loop: &mut EventLoop<P>) {
         for &token in &self.turns {
             event_loop.wake(token);
         }
     }
 
     /// Wakes whoever has a message due. Returns when the next one is.
-    fn keep_schedule<P: MayBeExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
+    fn keep_schedule<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
         if self.phase != Phase::Working || self.turns.is_empty() || !matches!(self.plan.pacing, Pacing::Rate(_)) {
             return None;
         }
@@ -360,7 +352,7 @@ impl Client {
     }
 
     /// A connection is over: tries the next address, or counts it as intact or faulty.
-    fn settle<P: MayBeExchange>(
+    fn settle<P: CarriesExchange>(
         &mut self,
         exchange: &Exchange,
         addr: SocketAddr,
@@ -486,27 +478,26 @@ impl Client {
             Phase::Working => ("running", self.work.stop()),
             Phase::Closing => ("closing", None),
         };
-        let mut text = format!("{phase}: {} of {} connections", self.open - self.connecting, self.plan.connections);
+        let mut text =
+            vec![format!("{phase}: {} of {} connections", self.open - self.connecting, self.plan.connections)];
         if let Some(first) = measuring {
             let seconds = self.now.since(first).as_secs_f64().max(1e-3);
             let shown = if figures.scheduled.is_empty() { &figures.service } else { &figures.scheduled };
-            text.push_str(&format!(
-                ", {:.0} messages/s, {:.1} MB/s, p50 {} µs, p99 {} µs",
+            text.push(format!(
+                "{:.0} messages/s, {:.1} MB/s, p50 {} µs, p99 {} µs",
                 ratio(figures.messages_echoed, seconds),
                 ratio(figures.bytes_echoed, seconds) / 1e6,
                 shown.value_at_percentile(50.0),
                 shown.value_at_percentile(99.0)
             ));
         }
-        text.push_str(&format!(", {} faults", self.connections.failed));
-        if let Some(left) = left {
-            text.push_str(&format!(", {:.0} s left", left.since(self.now).as_secs_f64()));
-        }
-        text
+        text.push(format!("{} faults", self.connections.failed));
+        text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
+        text.join(", ")
     }
 }
 
-impl<P: MayBeExchange> Role<P> for Client {
+impl<P: CarriesExchange> Role<P> for Client {
     fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
         self.now = event_loop.clock_now();
         let mut times =
@@ -540,7 +531,7 @@ impl<P: MayBeExchange> Role<P> for Client {
             }
             Event::Signal(Signal::Status) => status::write_table(event_loop),
             Event::Signal(signal) => {
-                warn!("Caught {}, exiting", signal.name());
+                info!("Caught {}, exiting", signal.name());
                 self.interrupted = Some(signal);
                 event_loop.stop();
             }
@@ -558,6 +549,10 @@ fn cpu_time() -> Duration {
 #[expect(clippy::cast_precision_loss, reason = "a rate, to a few digits")]
 fn ratio(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }
 
 /// What was wrong with a connection that is over, if anything was. What the exchange saw first counts: a FIN that came
@@ -594,6 +589,7 @@ fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFau
             let kind = match error.kind() {
                 ErrorKind::ConnectionRefused => Kind::Refused,
                 ErrorKind::TimedOut => Kind::ConnectTimeout,
+                _ if is_reset(error) => Kind::Reset,
                 _ => Kind::ConnectFailed,
             };
             plain(kind, format!("{error}; {}", net::connect_advice(error)))
@@ -606,12 +602,7 @@ fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFau
             plain(Kind::Unclosed, "everything is back, but the peer does not finish".to_owned())
         }
         End::TimedOut(_) => plain(Kind::NoProgress, format!("nothing moves after {} bytes", exchange.bytes_echoed())),
-        End::Failed(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
-            ) =>
-        {
+        End::Failed(error) if is_reset(error) => {
             plain(Kind::Reset, format!("{error} after {} bytes", exchange.bytes_echoed()))
         }
         end => plain(Kind::Failed, end.to_string()),

@@ -38,6 +38,10 @@ pub trait Transport: Read + Write {
 /// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
 /// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent notes, a byte each; what excludes each other is an enum"
+)]
 pub struct Connection<T, P> {
     transport: T,
     addr: SocketAddr,
@@ -61,6 +65,10 @@ pub struct Connection<T, P> {
     notified: bool,
     /// Decided outside of `service`, carried out in it: only there does a connection end.
     doomed: Option<Doom>,
+    /// The role woke it: what the protocol has not consumed is shown to it again.
+    woken: bool,
+    /// It is being ended because it was idle.
+    idle: bool,
     /// It stands in the loop's run queue. Kept here as there is a byte to spare, which in the slab there is not.
     queued: bool,
 }
@@ -265,6 +273,8 @@ impl<T, P> Connection<T, P> {
             draining: false,
             notified: false,
             doomed: None,
+            woken: false,
+            idle: false,
             queued: false,
         }
     }
@@ -408,6 +418,11 @@ impl<T, P> Connection<T, P> {
         }
     }
 
+    /// Shows the protocol what it has not consumed yet at the next service: it may go on now.
+    pub fn wake(&mut self) {
+        self.woken = true;
+    }
+
     /// Ends the connection at its next service.
     pub fn doom(&mut self) {
         self.doomed.get_or_insert(Doom::Closed);
@@ -419,8 +434,9 @@ impl<T, P> Connection<T, P> {
         if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
             self.stop_answering();
             self.last_write = now;
+            self.idle = true;
         } else {
-            self.doomed.get_or_insert(Doom::TimedOut(timeout));
+            self.doomed.get_or_insert(Doom::TimedOut(if self.idle { Timeout::Idle } else { timeout }));
         }
     }
 
@@ -465,9 +481,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.writing == Writing::Connecting {
             return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
         }
-        let linger = || timeouts.linger.map(|limit| (self.last_write.plus(limit), Timeout::Linger));
+        let linger = |since: Moment| timeouts.linger.map(|limit| (since.plus(limit), Timeout::Linger));
         if self.reading == Reading::Discarding {
-            return if self.draining { None } else { linger() };
+            return if self.draining { None } else { linger(self.last_write) };
         }
         let stall = timeouts
             .stall
@@ -477,7 +493,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             .idle
             .filter(|_| self.protocol.is_waiting())
             .map(|limit| (self.last_active().plus(limit), Timeout::Idle));
-        let finished = if self.writing == Writing::Finished { linger() } else { None };
+        let finished = if self.writing == Writing::Finished { linger(self.last_active()) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
     }
 
@@ -500,6 +516,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         if self.writing == Writing::Connecting && !self.connected(turn.now)? {
             return Ok(false);
+        }
+        if mem::take(&mut self.woken) && !self.inbound.is_empty() {
+            self.digest(turn)?;
         }
         let mut moved = 0;
         while moved < SERVICE_BUDGET {
@@ -694,6 +713,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let left = self.feed(&inbound, turn)?.len();
         if left > 0 {
             inbound.drain(..inbound.len() - left);
+            if left < inbound.capacity() / 2 {
+                inbound.shrink_to_fit(); // A long line that is done with does not go on to take its memory.
+            }
             self.inbound = inbound;
         }
         Ok(())
@@ -783,7 +805,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         }
         if self.writing == Writing::Finished && self.reading == Reading::Finished {
-            return Err(End::Finished);
+            return Err(if self.idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
         }
         Ok(())
     }
@@ -902,7 +924,7 @@ mod tests {
             connection.note(Readiness { readable: true, writable: true, ..Readiness::default() });
             Bench {
                 connection,
-                narrator: Narrator::new(Voice::SILENT, false),
+                narrator: Narrator::new(Voice::SILENT),
                 scratch: vec![0; SERVICE_BUDGET],
                 now: Moment::START,
                 allowed: LIMIT,
@@ -1200,7 +1222,7 @@ mod tests {
         bench.waits();
         assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)), "for a bounded time");
         bench.connection.expire(Timeout::Linger, &TIMEOUTS, at(105));
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Linger)));
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)), "it ends for what it was ended for");
     }
 
     #[test]
@@ -1291,6 +1313,35 @@ mod tests {
     }
 
     #[test]
+    fn a_long_line_leaves_no_memory_behind() {
+        let mut bench = Bench::new(Lengths, [Flood(LIMIT / 2)]);
+        bench.waits();
+        assert_eq!(bench.connection.memory(), LIMIT / 2);
+        bench.readable([Bytes(b"\nz")]);
+        bench.waits();
+        assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (1, 1));
+    }
+
+    #[test]
+    fn a_woken_protocol_goes_on_where_it_stopped() {
+        struct Shy(bool);
+        impl Protocol for Shy {
+            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+                if self.0 {
+                    out.send(input);
+                }
+                if self.0 { input.len() } else { 0 }
+            }
+        }
+        let mut bench = Bench::new(Shy(false), [Bytes(b"hello")]);
+        assert_eq!(bench.waits().sent, b"");
+        bench.connection.protocol_mut().0 = true;
+        assert_eq!(bench.waits().sent, b"", "nothing has happened");
+        bench.connection.wake();
+        assert_eq!(bench.waits().sent, b"hello");
+    }
+
+    #[test]
     fn a_line_longer_than_the_buffer_ends_the_connection() {
         let mut bench = Bench::new(Lengths, [Flood(LIMIT + 1)]);
         assert!(matches!(bench.ends(), End::MessageTooLong));
@@ -1341,8 +1392,11 @@ mod tests {
         let script = bench.waits();
         assert_eq!(script.sent, b"3\n0\n");
         assert!(script.fin_sent);
-        bench.now = at(7);
         assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(5), Timeout::Linger)));
+        bench.now = at(4);
+        bench.readable([Bytes(b"still talking\n")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(9), Timeout::Linger)), "a peer that sends is there");
         bench.readable([Fin]);
         bench.finishes();
     }

@@ -11,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+pub use mio::Token;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 use slab::Slab;
 
 use crate::connection::{Connection, End, Outcome, Readiness, SendError, State, Timeout, Timeouts, Turn};
@@ -52,7 +53,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// What a connection may buffer however little memory is free. With none at all it could never move again.
-const MINIMUM_BUFFER: usize = 4 * 1024;
+pub const MINIMUM_BUFFER: usize = 4 * 1024;
 
 /// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -61,9 +62,8 @@ const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Intere
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Whether mio uses epoll, which promises another edge after a short read. Its poll(2) backend reports a socket again
-/// only after a `WouldBlock`.
-const SHORT_READ_IS_LAST: bool =
-    cfg!(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)));
+/// only after a `WouldBlock` of mio's own.
+const EPOLL: bool = cfg!(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)));
 
 /// How much the loop may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,6 @@ pub trait Role<P: Protocol> {
 /// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
 /// queue, each within a budget, and nowhere else is a slot freed. So no event can reach a connection that it was not
 /// meant for.
-#[derive(Debug)]
 pub struct EventLoop<P> {
     poll: Poll,
     events: Events,
@@ -152,6 +151,8 @@ pub struct EventLoop<P> {
     listener: Option<Listener<P>>,
     signals: Option<Signals>,
     timer: Timer,
+    /// What the timer is set to; none if it went off.
+    wake_at: Option<Moment>,
     /// Whoever can do something now, the listener included, each once.
     run_queue: VecDeque<Token>,
     deadlines: BTreeSet<(Moment, Token)>,
@@ -166,8 +167,8 @@ pub struct EventLoop<P> {
     clock: MonotonicClock,
     now: Moment,
     turns: u64,
-    /// Waits in a row that may have left events behind.
-    crowded_waits: usize,
+    /// Waits in a row that returned as many events as there is room for.
+    full_batches: usize,
     draining: bool,
     stopped: bool,
 }
@@ -184,7 +185,6 @@ impl Clock for MonotonicClock {
     }
 }
 
-#[derive(Debug)]
 struct Slot<P> {
     connection: Connection<TcpStream, P>,
     /// It stands in the set of deadlines, under this time or an earlier one that no longer applies.
@@ -209,20 +209,26 @@ enum Accepting {
     Resting(Moment),
 }
 
-impl<P> fmt::Debug for Listener<P> {
+impl<P> fmt::Debug for EventLoop<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("socket", &self.socket).field("ready", &self.ready).finish_non_exhaustive()
+        f.debug_struct("EventLoop")
+            .field("listener", &self.listener.as_ref().map(|listener| &listener.socket))
+            .field("connections", &self.connections.len())
+            .field("memory", &self.memory)
+            .field("turns", &self.turns)
+            .finish_non_exhaustive()
     }
 }
 
 impl<P: Protocol> EventLoop<P> {
-    /// A loop without any connection. `unlimited_log` lifts the budgets of log lines.
-    pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>, unlimited_log: bool) -> io::Result<EventLoop<P>> {
+    /// A loop without any connection.
+    pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> io::Result<EventLoop<P>> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
         Ok(EventLoop {
             poll,
             timer,
+            wake_at: None,
             events: Events::with_capacity(EVENTS_A_TURN),
             connections: Slab::new(),
             listener: None,
@@ -233,12 +239,12 @@ impl<P: Protocol> EventLoop<P> {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             limits,
             timeouts,
-            narrator: Narrator::new(voice, unlimited_log),
+            narrator: Narrator::new(voice),
             memory: 0,
             clock: MonotonicClock { began: Instant::now() },
             now: Moment::START,
             turns: 0,
-            crowded_waits: 0,
+            full_batches: 0,
             draining: false,
             stopped: false,
         })
@@ -316,9 +322,11 @@ impl<P: Protocol> EventLoop<P> {
         }
     }
 
-    /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce.
+    /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce, or can consume
+    /// what it could not before.
     pub fn wake(&mut self, token: Token) {
-        if self.connections.contains(token.0) {
+        if let Some(slot) = self.connections.get_mut(token.0) {
+            slot.connection.wake();
             self.enqueue(token);
         }
     }
@@ -326,6 +334,10 @@ impl<P: Protocol> EventLoop<P> {
     /// Sees to it that there is a turn at `when`, to tens of microseconds, and the role's
     /// [`advance`](Role::advance) behind it; `None`: no need any more. A time given before is forgotten.
     pub fn wake_at(&mut self, when: Option<Moment>) -> io::Result<()> {
+        if when == self.wake_at {
+            return Ok(());
+        }
+        self.wake_at = when;
         self.timer.set(when.map(|when| when.since(self.clock.now())))
     }
 
@@ -339,7 +351,7 @@ impl<P: Protocol> EventLoop<P> {
         self.connections.get_mut(token.0).map(|slot| slot.connection.protocol_mut())
     }
 
-    /// All connections, in no particular order.
+    /// All connections, in no particular order. One may be among them whose `Accepted` the role has yet to be handed.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<TcpStream, P>)> {
         self.connections.iter().map(|(key, slot)| (Token(key), &slot.connection))
     }
@@ -347,7 +359,8 @@ impl<P: Protocol> EventLoop<P> {
     /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
     /// waits for the peers' FINs, `timeout` at the most. Then the loop is idle and [`run`](EventLoop::run) returns.
     ///
-    /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs.
+    /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs. There is
+    /// no way back: connections that the role opens or accepts from now on are drained as well.
     pub fn drain(&mut self, timeout: Duration) {
         self.draining = true;
         self.deadlines.insert((self.now.plus(timeout / 2), STOP_ANSWERING));
@@ -359,7 +372,7 @@ impl<P: Protocol> EventLoop<P> {
         self.enqueue_all(|connection, _, _| connection.drain());
     }
 
-    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left.
+    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left. It will not run again.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
@@ -456,14 +469,25 @@ impl<P: Protocol> EventLoop<P> {
         self.turns += 1;
         self.now = self.clock.now();
         self.narrator.refill(self.now);
-        // The poller takes turns, too: after so many full batches, every connection that was ready was in one.
-        let full = self.events.iter().count() >= EVENTS_A_TURN;
-        self.crowded_waits = if full { self.crowded_waits + 1 } else { 0 };
-        let all_in_turn = self.crowded_waits * EVENTS_A_TURN > self.connections.len();
-        if all_in_turn {
-            self.crowded_waits = 0;
+        Ok(began.filter(|_| !interrupted && self.all_events_seen()))
+    }
+
+    /// Whether the poller has nothing more to tell of what was ready when it was asked.
+    ///
+    /// A full batch of events may have left some behind. But the poller tells of each connection in turn: with 3,000
+    /// connections, the third full batch in a row (3 x 1,024 events) completes a round of all of them. So deadlines are
+    /// seen to even where there is never less than a full batch.
+    fn all_events_seen(&mut self) -> bool {
+        if self.events.iter().count() < EVENTS_A_TURN {
+            self.full_batches = 0;
+            return true;
         }
-        Ok(began.filter(|_| !interrupted && (!full || all_in_turn)))
+        self.full_batches += 1;
+        let whole_round = self.full_batches * EVENTS_A_TURN > self.connections.len();
+        if whole_round {
+            self.full_batches = 0;
+        }
+        whole_round
     }
 
     /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
@@ -494,7 +518,10 @@ impl<P: Protocol> EventLoop<P> {
             }
         }
         if timed {
-            self.timer.rearm(self.poll.registry())?;
+            self.wake_at = None;
+            if !EPOLL {
+                self.timer.rearm(self.poll.registry())?; // epoll sees the next time that it goes off as an edge.
+            }
         }
         if signalled && let Some(signals) = &mut self.signals {
             let taken = signals.take(self.poll.registry())?;
@@ -534,7 +561,7 @@ impl<P: Protocol> EventLoop<P> {
             scratch: &mut self.scratch,
             allowed,
             limit: self.limits.connection_buffer,
-            short_read_is_last: SHORT_READ_IS_LAST,
+            short_read_is_last: EPOLL,
             narrator: &mut self.narrator,
         });
         let moved = connection.received() + connection.sent() - moved_before;
@@ -744,7 +771,8 @@ impl<P: Protocol> EventLoop<P> {
 
     /// How many bytes a connection may buffer that holds `own` bytes already: its limit while memory is plenty; as it
     /// gets scarce, no more on top than a quarter of what is free, so that some is left for whoever comes next; and
-    /// always enough to go on. All together thus hold at most the total limit and 4 KiB a connection.
+    /// always enough to go on. All together thus hold at most the total limit and 4 KiB a connection, unless a protocol
+    /// keeps its input and answers it at length.
     fn allowance(&self, own: usize) -> usize {
         let free = self.limits.total_buffer.saturating_sub(self.memory);
         (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)

@@ -39,23 +39,23 @@
 //!
 //! | ring | modules | uses |
 //! | --- | --- | --- |
-//! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo) and [`exchange`](protocol::exchange) | `std`; no socket, no clock |
+//! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange) and [`pattern`](protocol::pattern) | `std`; no socket, no clock |
 //! | 1, bytes | [`narrator`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
-//! | 2, readiness | [`net`], [`signals`], [`descriptors`], [`lossy_stderr`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
-//! | 3, roles | [`server`], [`client`] | ring 2 |
+//! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
+//! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, indicatif, serde |
 //! | 4, programs | `cli` (feature `cli`), `bin/`, `examples/` | clap, `env_logger`, ring 3 |
 //!
 //! # The turn
 //!
-//! [`EventLoop::turn`](event_loop::EventLoop::turn) does five things, and the whole product hangs on their order:
+//! [`EventLoop::turn`](event_loop::EventLoop::turn) does four things, and the whole product hangs on their order:
 //!
 //! 1. **Wait**, not at all if anything can run, else until the next deadline, else for ever.
 //! 2. **Note**: each event sets flags on its connection and puts it on the run queue, once. No socket is touched and no
 //!    slot is freed, so no event can reach the wrong connection.
 //! 3. **Act**: each queued connection is served once, within a budget of bytes, so that no peer starves the others. What
-//!    is not done stays queued: nothing relies on another edge from the poller.
-//! 4. **Accept**, up to a budget: the listener is one more entry of the run queue.
-//! 5. **Deadlines** that passed mark their connections, which end in the next turn's act.
+//!    is not done stays queued: nothing relies on another edge from the poller. The listener is one more entry of the
+//!    queue; it accepts, up to a budget, when its turn comes.
+//! 4. **Expire**: deadlines that passed mark their connections, which end in the next turn's act.
 //!
 //! The poller is edge-triggered: it says once that a socket became ready. The flags remember it until the socket says
 //! `WouldBlock`, and a connection that has no room for more input simply is not read. So every socket is registered
@@ -68,17 +68,18 @@
 //! | `selectors.DefaultSelector()` | [`mio::Poll`], owned by [`EventLoop`](event_loop::EventLoop) |
 //! | the `sel.select()` loop | [`EventLoop::run`](event_loop::EventLoop::run), [`EventLoop::turn`](event_loop::EventLoop::turn) |
 //! | `key.data is None` | the token [`LISTENER`](event_loop::LISTENER) |
-//! | `accept_wrapper` | `EventLoop::accept` |
+//! | `accept_wrapper` | `EventLoop::accept` (private: the loop calls it) |
 //! | `service_connection` | [`Connection::service`](connection::Connection::service) |
 //! | `SimpleNamespace(addr, inb, outb)` | [`Connection`](connection::Connection) `{ addr, inbound, outbound, .. }` |
 //! | `data.outb = data.outb[sent:]` | [`SendBuffer::consume`](buffer::SendBuffer::consume) |
-//! | `start_connections` | `Client::start_connections` |
+//! | `start_connections` | `Client::start_connections` (private) |
 //! | `sel.get_map()` is empty | [`EventLoop::is_idle`](event_loop::EventLoop::is_idle) |
 //!
 //! # Features and platforms
 //!
-//! `cli`, on by default, holds what only the programs need; without it the library depends on log, mio, rustix,
-//! signal-hook, slab and socket2 alone. Linux is supported and tested; other Unixes compile by `cfg`. Windows is out.
+//! `cli`, on by default, holds what only the programs need, the client among it; without it the library depends on log,
+//! mio, rustix, signal-hook, slab and socket2 alone (and on Linux nix, for one socket option). It never raises the limit of
+//! open files by itself: see [`descriptors`]. Linux is supported and tested; other Unixes compile by `cfg`. Windows is out.
 
 #![forbid(unsafe_code)]
 

@@ -81,29 +81,29 @@ pub struct Narrator<P> {
     left: [u32; Line::ALL.len()],
     left_out: [u64; Line::ALL.len()],
     window_ends: Moment,
-    unlimited: bool,
 }
 
 impl<P> Narrator<P> {
-    /// A narrator with full budgets; `unlimited` lifts them.
+    /// A narrator with full budgets.
     #[must_use]
-    pub fn new(voice: Voice<P>, unlimited: bool) -> Narrator<P> {
+    pub fn new(voice: Voice<P>) -> Narrator<P> {
         Narrator {
             voice,
             left: Line::ALL.map(Line::budget),
             left_out: [0; Line::ALL.len()],
             window_ends: Moment::START.plus(WINDOW),
-            unlimited,
         }
     }
 
-    /// Whether a line of this kind may be printed now. A line that may not costs this comparison and no formatting.
+    /// Whether a line of this kind may be printed now. A line that may not costs a comparison or two and no formatting.
+    /// Whoever wants the `debug` level wants all of them.
     pub fn allows(&mut self, line: Line) -> bool {
         let kind = line as usize;
-        if self.left[kind] > 0 {
-            self.left[kind] -= 1;
+        let unlimited = log::max_level() >= log::Level::Debug && line != Line::CannotAccept;
+        if unlimited {
             true
-        } else if self.unlimited && line != Line::CannotAccept {
+        } else if self.left[kind] > 0 {
+            self.left[kind] -= 1;
             true
         } else {
             // A state that lasts is told again while it does; how often it was found to last is nobody's concern.
@@ -163,7 +163,7 @@ impl<P> Voice<P> {
             Line::Sending => self.verb,
             Line::Received => "Received",
             Line::Closing => "Closing connection",
-            Line::Failed => "Connection failed",
+            Line::Failed => "warning: connection",
             Line::CannotAccept => "Cannot accept",
         }
     }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_own_budget_a_second() {
-        let mut narrator = Narrator::<()>::new(Voice::SILENT, false);
+        let mut narrator = Narrator::<()>::new(Voice::SILENT);
         let allowed = (0..1000).filter(|_| narrator.allows(Line::Accepted)).count();
         assert_eq!(allowed, LINES_A_WINDOW as usize);
         assert!(narrator.allows(Line::Closing));
@@ -193,9 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn verbose_lifts_all_budgets_but_that_of_a_lasting_state() {
-        let mut narrator = Narrator::<()>::new(Voice::SILENT, true);
-        assert!((0..1000).all(|_| narrator.allows(Line::Sending)));
+    fn a_lasting_state_is_told_once_and_not_counted() {
+        let mut narrator = Narrator::<()>::new(Voice::SILENT);
         assert!(narrator.allows(Line::CannotAccept));
         assert!(!narrator.allows(Line::CannotAccept));
         assert_eq!(narrator.left_out, [0; 7]);

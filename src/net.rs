@@ -247,7 +247,10 @@ pub fn connect_advice(error: &io::Error) -> &'static str {
              net.ipv4.ip_local_port_range"
         }
         ErrorKind::PermissionDenied => "does a local firewall rule forbid it?",
+        ErrorKind::ConnectionReset => "the server, or something between, ended it at once: its log may say why",
+        ErrorKind::UnexpectedEof => "is it an echo server?",
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => "raise the limit of open files (ulimit -n)",
+        _ if error.raw_os_error().is_none() => "is the host name right?",
         _ => "see connect(2) for what the system means by it",
     }
 }

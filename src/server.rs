@@ -31,8 +31,6 @@ pub struct Config {
     pub stall_timeout: Option<Duration>,
     /// How long to wait for peers to finish when the server ends, and for a peer whose idle connection it ends.
     pub drain_timeout: Duration,
-    /// Lifts the budgets of log lines.
-    pub unlimited_log: bool,
 }
 
 impl Default for Config {
@@ -44,7 +42,6 @@ impl Default for Config {
             idle_timeout: None,
             stall_timeout: Some(Duration::from_secs(60)),
             drain_timeout: Duration::from_secs(10),
-            unlimited_log: false,
         }
     }
 }
@@ -113,7 +110,7 @@ impl<P: Protocol> Server<P> {
             stall: config.stall_timeout,
             linger: Some(config.drain_timeout),
         };
-        let mut event_loop = EventLoop::new(config.limits, timeouts, voice, config.unlimited_log)?;
+        let mut event_loop = EventLoop::new(config.limits, timeouts, voice)?;
         event_loop.listen(listener, protocol_for)?;
         Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
     }
@@ -134,9 +131,9 @@ impl<P: Protocol> Server<P> {
         self.run_with(|_, _| {})
     }
 
-    /// Serves as [`run`](Server::run) does, and hands every event to `on_event` as well: for a server whose connections
-    /// have to do with each other.
-    pub fn run_with(mut self, on_event: impl FnMut(&Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
+    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections have
+    /// to do with each other.
+    pub fn run_with(mut self, on_event: impl FnMut(Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
         info!("Listening on {}", self.addr);
         let mut serving = Serving { drain_timeout: self.drain_timeout, drained_by: None, killed_by: None, on_event };
         self.event_loop.run(&mut serving)?;
@@ -152,7 +149,7 @@ struct Serving<H> {
     on_event: H,
 }
 
-impl<P: Protocol, H: FnMut(&Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> {
+impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> {
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
         match &event {
             Event::Accepted { addr, .. } => {
@@ -172,14 +169,14 @@ impl<P: Protocol, H: FnMut(&Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H>
             Event::Signal(signal) => self.end(*signal, event_loop),
             Event::Connected { .. } | Event::Notified { .. } => {}
         }
-        (self.on_event)(&event, event_loop);
+        (self.on_event)(event, event_loop);
     }
 }
 
 impl<H> Serving<H> {
     fn end<P: Protocol>(&mut self, signal: Signal, event_loop: &mut EventLoop<P>) {
         if self.drained_by.is_some() {
-            warn!("Caught {} again, exiting at once", signal.name());
+            warn!("Caught {}, exiting at once", signal.name());
             self.killed_by = Some(signal);
             event_loop.stop();
             return;
@@ -189,7 +186,8 @@ impl<H> Serving<H> {
         let open = event_loop.connections().len();
         if open > 0 {
             let seconds = self.drain_timeout.as_secs_f64();
-            info!("Finishing {open} connections, for {seconds} s at the most; a second signal ends at once");
+            let what = if open == 1 { "1 connection".to_owned() } else { format!("{open} connections") };
+            info!("Finishing {what}, for {seconds} s at the most; a second signal ends at once");
         }
         event_loop.drain(self.drain_timeout);
     }

@@ -46,7 +46,13 @@ fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
     let states: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
 
     let mut lines = vec![
-        format!("{} connections{}{}", connections.len(), if states.is_empty() { "" } else { ": " }, states.join(", ")),
+        format!(
+            "{} connection{}{}{}",
+            connections.len(),
+            if connections.len() == 1 { "" } else { "s" },
+            if states.is_empty() { "" } else { ": " },
+            states.join(", ")
+        ),
         format!(
             "bytes waiting: {inbound} inbound, {outbound} outbound; received {received}, sent {sent}; memory for buffers \
              {}; turns {}",
@@ -114,7 +120,7 @@ mod tests {
     fn the_totals_come_first_and_the_table_is_cut() {
         let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT, false).unwrap();
+        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT).unwrap();
         assert_eq!(table(&event_loop)[0], "0 connections");
         for _ in 0..ROWS + 7 {
             event_loop.connect(addr, Echo);

@@ -65,7 +65,7 @@ fn options_of_the_server() {
         ("--idle-timeout", &["0s", "5", "-1s", "never", ""][..]),
         ("--stall-timeout", &["0s", "5", "1parsec"][..]),
         ("--drain-timeout", &["5", "-1s", "off"][..]),
-        ("--connection-buffer", &["0", "-1", "64XiB", "KiB", "99999999999999999999"][..]),
+        ("--connection-buffer", &["0", "1KiB", "-1", "64XiB", "KiB", "99999999999999999999"][..]),
         ("--total-buffer", &["0", "+1", "many"][..]),
     ] {
         for value in values {

@@ -232,7 +232,7 @@ fn a_server_killed_in_mid_run_is_reset_and_said_so() {
 fn thirty_two_mebibytes_a_message_do_not_deadlock() {
     let server = Server::start(&[]);
     let plan = Plan { content: Content::Texts(vec![pattern(32 * 1024 * 1024); 2]), ..Plan::tutorial(3) };
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::<Exchange>::SILENT, false).unwrap();
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::<Exchange>::SILENT).unwrap();
     let mut client = Client::new(vec![server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     let report = client.into_report(&event_loop);
@@ -246,7 +246,7 @@ fn the_second_address_is_tried_when_the_first_refuses() {
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan::tutorial(300);
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content), false).unwrap();
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content)).unwrap();
     let mut client = Client::new(vec![closed, server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     assert!(client.is_done());

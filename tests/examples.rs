@@ -59,7 +59,7 @@ fn loopback_runs_both_ends_on_one_loop() {
     let run = common::run(&mut example("loopback"));
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stdout.contains("1000 asked for, 1000 established, 1000 intact, 0 failed"), "{run:?}");
-    assert!(run.stdout.contains("one thread"), "{run:?}");
+    assert!(run.stdout.contains(" turns of one loop, for both ends\n"), "{run:?}");
     assert_eq!(run.stderr, "");
 }
 
@@ -98,9 +98,9 @@ fn chat_members_hear_each_other() {
         line
     };
     let mut ann = member();
-    assert!(line(&mut ann).ends_with("; 0 others are here\n"));
+    assert!(line(&mut ann).ends_with("; others here: 0\n"));
     let mut bob = member();
-    assert!(line(&mut bob).ends_with("; 1 others are here\n"));
+    assert!(line(&mut bob).ends_with("; others here: 1\n"));
     let bob_addr = bob.get_ref().local_addr().unwrap();
     assert_eq!(line(&mut ann), format!("{bob_addr} is here\n"));
 
@@ -110,4 +110,18 @@ fn chat_members_hear_each_other() {
     assert_eq!(line(&mut ann), format!("{bob_addr}: is anybody here?\n"));
     drop(bob);
     assert_eq!(line(&mut ann), format!("{bob_addr} is gone\n"));
+
+    // However much one says at once, whoever reads hears it all.
+    const LINES: usize = 60_000;
+    let mut eve = connect(server.addr);
+    let eve_addr = eve.local_addr().unwrap();
+    assert_eq!(line(&mut ann), format!("{eve_addr} is here\n"));
+    let talking = std::thread::spawn(move || {
+        eve.write_all(&[b'\n'; LINES]).unwrap();
+        eve
+    });
+    for _ in 0..LINES {
+        assert_eq!(line(&mut ann), format!("{eve_addr}: \n"));
+    }
+    drop(talking.join().unwrap());
 }

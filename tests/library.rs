@@ -59,7 +59,7 @@ impl Role<Bell> for Porter {
 }
 
 fn event_loop<P: Protocol>() -> EventLoop<P> {
-    EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT, false).unwrap()
+    EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT).unwrap()
 }
 
 #[test]

@@ -29,7 +29,16 @@ fn a_thousand_connections_at_once() {
     }
     assert_eq!(server.table()[0], "1000 connections: 1000 established");
     assert_eq!(threads(&server.program), 1);
-    let run = client(server.addr, 1000, &["-q"]);
+}
+
+#[test]
+fn the_client_has_all_its_connections_open_at_once() {
+    raise_limit().unwrap();
+    let server = Server::start(&[]);
+    let addr = server.addr;
+    let run = std::thread::spawn(move || client(addr, 1000, &["-q", "--hold", "1s"]));
+    server.until_table_has("1000 connections: 1000 established");
+    let run = run.join().unwrap();
     assert_eq!(run.code, Some(0), "{run:?}");
 }
 
@@ -93,7 +102,7 @@ fn resets_end_their_own_connection_only() {
         reset(stream);
     }
     ping(&mut bystander, b"after");
-    server.until_table_has("1 connections: 1 established");
+    server.until_table_has("1 connection: 1 established");
     assert_eq!(descriptor_numbers(&server.program).len(), baseline);
 }
 
@@ -351,7 +360,7 @@ fn peers_that_never_stop_sending_do_not_outlast_the_end() {
             streams.iter().for_each(flood_and_read);
         }
         let begun = Instant::now();
-        let reason = if drain { "the time to drain was over" } else { "the peer does not finish" };
+        let reason = if drain { "the time to drain was over" } else { "idle for too long" };
         server.program.line(reason);
         assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     }
@@ -374,7 +383,7 @@ fn an_idle_peer_that_never_finishes_is_closed_in_the_end() {
     let server = Server::start(&["--idle-timeout", "100ms", "--drain-timeout", "200ms"]);
     let mut stream = server.connect();
     expect_end(&mut stream); // And we do not end.
-    server.program.line("the peer does not finish");
+    server.program.line("idle for too long");
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn main() -> ExitCode {
         Err(wrong) => return cli::misuse(&wrong),
     };
     cli::start_logging(args.verbosity);
-    let report = match run(&args, plan) {
+    let report = match run(&args, &plan) {
         Ok(report) => report,
         Err(error) => return cli::fail(&error),
     };
@@ -160,7 +160,6 @@ fn plan(args: &Args) -> Result<Plan, String> {
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
         verify: !args.no_verify,
         expectations: args.expect.clone(),
-        unlimited_log: args.verbosity.verbose,
         progress: !args.verbosity.quiet,
         ..Plan::tutorial(args.num_conns)
     };
@@ -212,8 +211,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
     })
 }
 
-fn run(args: &Args, plan: Plan) -> anyhow::Result<Report> {
-    check_room(&plan)?;
+fn run(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
+    check_room(plan)?;
     let addrs = net::resolve(&args.host, args.port)
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
@@ -222,7 +221,7 @@ fn run(args: &Args, plan: Plan) -> anyhow::Result<Report> {
         None => None,
     };
     let began = SystemTime::now();
-    let (report, figured) = client::run(addrs, &plan)?;
+    let (report, figured) = client::run(addrs, plan)?;
     if let Some((mut file, path)) = log {
         let took = Duration::from_secs_f64(report.seconds);
         hdr_log::write(&mut file, &figured.figures(), began, took)

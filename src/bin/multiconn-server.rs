@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use multiconn::cli::{self, Limit, Verbosity};
+use multiconn::cli::{self, TimeLimit, Verbosity};
 use multiconn::event_loop::Limits;
 use multiconn::net::ListenOptions;
 use multiconn::protocol::echo::Echo;
@@ -27,18 +27,18 @@ struct Args {
     max_connections: Option<u32>,
     /// End a connection on which nothing moved for so long
     #[arg(long, value_name = "DURATION", default_value = "off", value_parser = cli::timeout_or_off)]
-    idle_timeout: Limit,
+    idle_timeout: TimeLimit,
     /// Close a connection whose peer reads nothing for so long while bytes wait for it
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = cli::timeout_or_off)]
-    stall_timeout: Limit,
+    stall_timeout: TimeLimit,
     /// Wait so long for peers to finish before exiting
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::duration)]
     drain_timeout: Duration,
     /// Bytes kept for one peer that does not read
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = cli::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = cli::buffer_size)]
     connection_buffer: usize,
     /// Bytes kept for all peers together
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = cli::size)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = cli::buffer_size)]
     total_buffer: usize,
     /// Let several processes listen on the port, each with a share of the connections
     #[arg(long)]
@@ -83,7 +83,6 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         idle_timeout: args.idle_timeout.0,
         stall_timeout: args.stall_timeout.0,
         drain_timeout: args.drain_timeout,
-        unlimited_log: args.verbosity.verbose,
     };
     let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;

@@ -188,11 +188,11 @@ impl fmt::Display for ReportedFault {
 }
 
 fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    serializer.serialize_str(&digits)
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    serializer.serialize_str(&digits.concat())
 }
 
-#[expect(clippy::ref_option, reason = "serde's form")]
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
 fn signal_name<S: Serializer>(signal: &Option<Signal>, serializer: S) -> Result<S::Ok, S::Error> {
     signal.map(Signal::name).serialize(serializer)
 }
@@ -370,25 +370,21 @@ impl Report {
 
     /// One line for whoever reads only one.
     fn verdict(&self) -> String {
-        let Connections { requested, established, intact, failed, unfinished } = self.connections;
-        let mut verdict = if intact == requested {
+        let Connections { requested, intact, failed, unfinished, .. } = self.connections;
+        let mut verdict = vec![if intact == requested {
             "intact: every byte of every connection came back".to_owned()
         } else if failed > 0 {
             format!("faulty: {failed} of {requested} connections were not intact")
         } else {
             format!("incomplete: {unfinished} of {requested} connections were cut off")
-        };
-        if established < requested && intact < requested {
-            verdict.push_str(&format!("; only {established} of {requested} ran"));
+        }];
+        match self.expectations.iter().filter(|outcome| !outcome.held).count() {
+            0 => {}
+            1 => verdict.push("1 expectation did not hold".to_owned()),
+            missed => verdict.push(format!("{missed} expectations did not hold")),
         }
-        let missed = self.expectations.iter().filter(|outcome| !outcome.held).count();
-        if missed > 0 {
-            verdict.push_str(&format!("; {missed} expectations did not hold"));
-        }
-        if let Some(why) = &self.client.why {
-            verdict.push_str(&format!("; {why}"));
-        }
-        verdict
+        verdict.extend(self.client.why.clone());
+        verdict.join("; ")
     }
 }
 

@@ -530,12 +530,11 @@ impl Protocol for Exchange {
             if self.sending.within == 0 {
                 match self.next(now) {
                     Next::Begin(message) => self.begin(message),
-                    Next::Wait => break,
                     Next::Done if filled == 0 && self.in_flight.is_empty() => {
                         self.finished = true;
                         return Produced::Finished;
                     }
-                    Next::Done => break,
+                    Next::Wait | Next::Done => break,
                 }
             }
             let Some(length) = work.message_len(self.sending.messages) else { break };

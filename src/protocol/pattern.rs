@@ -55,7 +55,7 @@ impl Pattern {
 
     /// Fills `bytes` with the stream from `position` on.
     pub fn fill(self, position: u64, bytes: &mut [u8]) {
-        let (head, index) = self.split(position, bytes.len());
+        let (head, index) = split(position, bytes.len());
         let (first, rest) = bytes.split_at_mut(head);
         let skipped = skipped(position);
         if head > 0 {
@@ -72,7 +72,7 @@ impl Pattern {
     /// How many of `bytes`, which should be the stream from `position` on, are.
     #[must_use]
     pub fn matching(self, position: u64, bytes: &[u8]) -> usize {
-        let (head, mut index) = self.split(position, bytes.len());
+        let (head, mut index) = split(position, bytes.len());
         let skipped = skipped(position);
         if head > 0 {
             let same = common(&self.word(index - 1)[skipped..skipped + head], bytes);
@@ -103,14 +103,6 @@ impl Pattern {
         matched
     }
 
-    /// How many bytes of `length` from `position` on belong to a word that began before, and the first word behind.
-    fn split(self, position: u64, length: usize) -> (usize, u64) {
-        match skipped(position) {
-            0 => (0, position / WORD as u64),
-            skipped => ((WORD - skipped).min(length), position / WORD as u64 + 1),
-        }
-    }
-
     /// Where the first of `bytes` belongs, if a whole word among the first [`EVIDENCE`] bytes tells, and what it tells
     /// is one of `connections` connections and a position below `end`. With fewer bytes than that, nothing is told.
     #[must_use]
@@ -126,6 +118,14 @@ impl Pattern {
             let exists = (1..=connections).contains(&connection) && word_begins < end;
             exists.then_some(Origin { connection, position })
         })
+    }
+}
+
+/// How many bytes of `length` from `position` on belong to a word that began before, and the first word behind.
+fn split(position: u64, length: usize) -> (usize, u64) {
+    match skipped(position) {
+        0 => (0, position / WORD as u64),
+        skipped => ((WORD - skipped).min(length), position / WORD as u64 + 1),
     }
 }
 
