@@ -88,6 +88,7 @@ fn line_server_answers_whole_lines() {
 
 #[test]
 fn chat_members_hear_each_other() {
+    const LINES: usize = 60_000;
     let mut command = example("chat");
     command.args(["127.0.0.1", "0"]);
     let server = Server::start_command(command);
@@ -112,12 +113,11 @@ fn chat_members_hear_each_other() {
     assert_eq!(line(&mut ann), format!("{bob_addr} is gone\n"));
 
     // However much one says at once, whoever reads hears it all.
-    const LINES: usize = 60_000;
     let mut eve = connect(server.addr);
     let eve_addr = eve.local_addr().unwrap();
     assert_eq!(line(&mut ann), format!("{eve_addr} is here\n"));
     let talking = std::thread::spawn(move || {
-        eve.write_all(&[b'\n'; LINES]).unwrap();
+        eve.write_all(&vec![b'\n'; LINES]).unwrap();
         eve
     });
     for _ in 0..LINES {

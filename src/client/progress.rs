@@ -75,7 +75,12 @@ impl LossyTerminal {
 
 impl TermLike for LossyTerminal {
     fn width(&self) -> u16 {
-        rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col)
+        // A terminal that was never given a size says 0.
+        rustix::termios::tcgetwinsize(io::stderr())
+            .ok()
+            .map(|size| size.ws_col)
+            .filter(|&width| width > 0)
+            .unwrap_or(80)
     }
     fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
         if lines > 0 {

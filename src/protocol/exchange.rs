@@ -131,7 +131,7 @@ impl Work {
         self.start.get()
     }
 
-    /// When the first measured message was begun, if one was.
+    /// When the first measured message was begun, or due if it was scheduled; `None`: not yet.
     pub fn first_measured(&self) -> Option<Moment> {
         self.first_measured.get()
     }
@@ -386,7 +386,8 @@ impl Exchange {
             self.begun += 1;
             self.work.meter.begun(message.due.map(|due| message.begun.since(due)));
             if self.work.first_measured.get().is_none() {
-                self.work.first_measured.set(Some(message.begun));
+                // Of a schedule, what counts is when it was due: so many a second for so long are so many messages.
+                self.work.first_measured.set(Some(message.due.unwrap_or(message.begun)));
             }
         }
         self.in_flight.push_back(message);

@@ -1,0 +1,447 @@
+//! The client as an instrument: faults named right, times that hold, and what it says of itself.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{CLIENT, Program, Server, client};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A server that reads everything first and then sends back what `change` makes of it, a thread a connection.
+fn server(total: usize, change: impl Fn(usize, Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let change = std::sync::Arc::new(change);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            let change = std::sync::Arc::clone(&change);
+            std::thread::spawn(move || serve(stream, total, |bytes| change(number, bytes)));
+        }
+    });
+    addr
+}
+
+fn serve(mut stream: TcpStream, total: usize, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let mut sent = vec![0; total];
+    if stream.read_exact(&mut sent).is_ok() {
+        let _ = stream.write_all(&change(sent));
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read(&mut [0; 1]);
+    }
+}
+
+/// Runs the client and parses its JSON report.
+#[track_caller]
+fn json(addr: SocketAddr, connections: u32, args: &[&str]) -> (Option<i32>, Value) {
+    let run = client(addr, connections, &[&["-q", "--json"], args].concat());
+    let report = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+    (run.code, report)
+}
+
+/// 40 messages of 1,000 bytes on one connection, whose echo `change` makes wrong: the reported fault.
+#[track_caller]
+fn fault(change: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> Value {
+    let addr = server(40_000, move |_, bytes| change(bytes));
+    let (code, report) =
+        json(addr, 1, &["--size", "1000", "--messages", "40", "--pipeline", "40", "--timeout", "500ms"]);
+    assert_eq!(code, Some(1), "{report}");
+    assert_eq!(report["connections"]["failed"], 1, "{report}");
+    assert_eq!(report["faults_by_kind"].as_object().unwrap().len(), 1, "{report}");
+    let fault = report["faults"][0].clone();
+    assert_eq!((&fault["connection"], &fault["peer"]), (&Value::from(1), &Value::from(addr.to_string())));
+    fault
+}
+
+#[test]
+fn every_kind_of_fault_is_named_with_its_place() {
+    let corrupted = fault(|mut bytes| {
+        bytes[12_345] ^= 0x40;
+        bytes
+    });
+    assert_eq!((&corrupted["kind"], &corrupted["offset"]), (&"corrupted".into(), &12_345.into()));
+    let (expected, got) = (corrupted["expected"].as_str().unwrap(), corrupted["got"].as_str().unwrap());
+    assert_eq!((expected.len(), got.len()), (32, 32));
+    assert_eq!(expected[2..], got[2..], "one byte differs");
+
+    for gap in [5, 800] {
+        let lost = fault(move |mut bytes| {
+            bytes.drain(20_001..20_001 + gap);
+            bytes
+        });
+        // By chance the first byte behind the gap is the one that is missing: then the difference begins later.
+        assert_eq!(lost["kind"], "lost", "{lost}");
+        assert!((20_001..20_004).contains(&lost["offset"].as_u64().unwrap()), "{lost}");
+    }
+    let duplicated = fault(|mut bytes| {
+        let again = bytes[7_003..7_303].to_vec();
+        bytes.splice(7_303..7_303, again);
+        bytes.truncate(40_000);
+        bytes
+    });
+    assert_eq!(duplicated["kind"], "duplicated", "{duplicated}");
+    assert!((7_303..7_306).contains(&duplicated["offset"].as_u64().unwrap()), "{duplicated}");
+
+    let truncated = fault(|bytes| bytes[..33_333].to_vec());
+    assert_eq!((&truncated["kind"], &truncated["offset"]), (&"truncated".into(), &33_333.into()));
+    let extra = fault(|bytes| [bytes, b"and more".to_vec()].concat());
+    assert_eq!(
+        (&extra["kind"], &extra["offset"], &extra["got"]),
+        (&"extra".into(), &40_000.into(), &"616e64206d6f7265".into())
+    );
+}
+
+#[test]
+fn bytes_of_another_connection_are_foreign() {
+    let first: std::sync::Mutex<Option<Vec<u8>>> = std::sync::Mutex::new(None);
+    let addr = server(8000, move |_, bytes| {
+        let mut first = first.lock().unwrap();
+        match &*first {
+            None => {
+                *first = Some(bytes.clone());
+                bytes
+            }
+            Some(other) => [&bytes[..4000], &other[4000..]].concat(),
+        }
+    });
+    let (code, report) = json(addr, 2, &["--size", "8000"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        (&report["connections"]["intact"], &report["faults_by_kind"]["foreign"]),
+        (&1.into(), &1.into()),
+        "{report}"
+    );
+    assert_eq!(report["faults"][0]["offset"], 4000, "{report}");
+}
+
+#[test]
+fn a_fault_without_a_place_has_none() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, report) = json(closed, 3, &["--size", "10"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(report["faults_by_kind"]["refused"], 3, "{report}");
+    assert_eq!(report["faults"][2]["offset"], Value::Null);
+    assert_eq!(report["latency_us"]["service"], Value::Null);
+}
+
+#[test]
+fn our_own_server_raises_no_false_alarm() {
+    let server = Server::start(&[]);
+    for (connections, size, pipeline) in
+        [(1, "1", "1"), (50, "7", "3"), (20, "64KiB", "4"), (3, "5000001", "2"), (200, "100", "16")]
+    {
+        let (code, report) =
+            json(server.addr, connections, &["--size", size, "--pipeline", pipeline, "--messages", "20"]);
+        assert_eq!(code, Some(0), "{report}");
+        assert_eq!(report["messages"]["echoed"], 20 * connections, "{report}");
+        assert_eq!(report["bytes"]["sent"], report["bytes"]["echoed"]);
+    }
+}
+
+/// The long version: 10 GB in all kinds of sizes. Called by .ci/run in part, by `-- --ignored` in full.
+#[test]
+#[ignore = "takes a minute"]
+fn ten_gigabytes_raise_no_false_alarm() {
+    let gigabytes: u64 = std::env::var("MULTICONN_GIGABYTES").map_or(10, |text| text.parse().unwrap());
+    let server = Server::start(&[]);
+    let (mut echoed, mut round) = (0, 0_u64);
+    while echoed < gigabytes * 1_000_000_000 {
+        round += 1;
+        let connections = 1 + u32::try_from(round * 7 % 40).unwrap();
+        let size = (1 + round * 7919 % 200_003).to_string();
+        let pipeline = (1 + round % 9).to_string();
+        let messages =
+            (500_000_000 / (u64::from(connections) * (1 + round * 7919 % 200_003))).clamp(1, 20_000).to_string();
+        let (code, report) =
+            json(server.addr, connections, &["--size", &size, "--pipeline", &pipeline, "--messages", &messages]);
+        assert_eq!(code, Some(0), "{report}");
+        echoed += report["bytes"]["echoed"].as_u64().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_stops_for_300_ms_shows_in_the_scheduled_times() {
+    let server = Server::start(&[]);
+    let mut command = Command::new(CLIENT);
+    let port = server.addr.port().to_string();
+    command.args(["127.0.0.1", &port, "20", "--json", "--rate", "1000", "--duration", "3s"]).stdout(Stdio::piped());
+    let mut program = Program::start(command);
+    program.line("Starting connection 20");
+    std::thread::sleep(Duration::from_secs(1)); // Into the middle of the run.
+    server.program.signal(Signal::STOP);
+    let stopped = Instant::now();
+    std::thread::sleep(Duration::from_millis(300)); // What is to be measured.
+    server.program.signal(Signal::CONT);
+    let stopped = stopped.elapsed().as_secs_f64();
+    program.ends_with(0);
+    let mut text = String::new();
+    program.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+
+    let scheduled = &report["latency_us"]["scheduled"];
+    assert_eq!(scheduled["count"], 3000, "{report}");
+    let longest = scheduled["max"].as_f64().unwrap() / 1e6;
+    assert!((stopped - 0.02..stopped + 0.1).contains(&longest), "{longest} s for a stop of {stopped} s: {report}");
+    // Of 3 s, the server stood still for a tenth: the times of those messages are spread evenly up to the stop, so that
+    // the 95th percentile lies in the middle of it.
+    let share = |times: &Value| times["p90"].as_f64().unwrap() / 1e6;
+    assert!(share(scheduled) < stopped / 4.0, "more than a tenth waited: {report}");
+    let p99 = scheduled["p99"].as_f64().unwrap() / 1e6;
+    let waited = stopped * 0.9; // The last hundredth of all is the last tenth of a tenth.
+    assert!((waited - 0.05..waited + 0.1).contains(&p99), "{p99}: {report}");
+}
+
+#[test]
+fn a_known_delay_is_measured_to_a_millisecond_or_so() {
+    const DELAY: Duration = Duration::from_millis(40);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut message = [0; 100];
+        while stream.read_exact(&mut message).is_ok() {
+            std::thread::sleep(DELAY);
+            stream.write_all(&message).unwrap();
+        }
+    });
+    let (code, report) = json(addr, 1, &["--size", "100", "--messages", "30"]);
+    assert_eq!(code, Some(0), "{report}");
+    let service = &report["latency_us"]["service"];
+    assert!(service["min"].as_u64().unwrap() >= 40_000, "{report}");
+    // The server's own sleep is late by a timer's slack; the median stays close.
+    assert!(service["p50"].as_u64().unwrap() < 42_000, "{report}");
+    assert_eq!(report["client"]["bottleneck"], false, "{report}");
+}
+
+#[test]
+fn a_client_that_cannot_reach_its_rate_says_so() {
+    let server = Server::start(&[]);
+    let (_, report) = json(server.addr, 10, &["--rate", "1000000000", "--size", "100", "--duration", "500ms"]);
+    assert_eq!(report["client"]["bottleneck"], true, "{report}");
+    assert!(report["client"]["why"].as_str().unwrap().contains("fell behind its schedule"), "{report}");
+    assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn a_slow_schedule_is_kept() {
+    let server = Server::start(&[]);
+    let (code, report) = json(server.addr, 5, &["--rate", "200", "--duration", "1s", "--warmup", "200ms"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!((&report["messages"]["sent"], &report["messages"]["missed"]), (&200.into(), &0.into()), "{report}");
+    // Tens of microseconds where a core is free; on a busy machine the tail waits for one.
+    assert!(report["schedule_error_us"]["p50"].as_u64().unwrap() < 1000, "{report}");
+    let seconds = report["seconds"].as_f64().unwrap();
+    assert!((0.99..1.1).contains(&seconds), "{report}");
+}
+
+#[test]
+fn a_duration_ends_a_closed_loop() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let (code, report) = json(server.addr, 10, &["--duration", "500ms", "--warmup", "200ms", "--pipeline", "2"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    let seconds = report["seconds"].as_f64().unwrap();
+    assert!((0.49..0.7).contains(&seconds), "{report}");
+    let rate = report["messages"]["echoed"].as_f64().unwrap() / seconds;
+    assert!((report["messages_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 0.001, "{report}");
+}
+
+#[test]
+fn holding_connecting_slowly_and_choosing_sources() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let (code, report) = json(server.addr, 10, &["--connect-rate", "50", "--hold", "200ms", "--size", "10"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(begun.elapsed() >= Duration::from_millis(9 * 20 + 200), "{:?}", begun.elapsed());
+
+    let (code, report) =
+        json(server.addr, 6, &["--source", "127.0.0.2-127.0.0.4", "--connect-window", "2", "--size", "10"]);
+    assert_eq!(code, Some(0), "{report}");
+    for source in ["127.0.0.2", "127.0.0.3", "127.0.0.4"] {
+        assert_eq!(server.program.count(&format!("Accepted connection from {source}:")), 2);
+    }
+}
+
+#[test]
+fn expectations_decide_the_exit_code() {
+    let server = Server::start(&[]);
+    let held =
+        ["--size", "10", "--messages", "50", "--expect", "p99<10s", "--expect", "faults=0", "--expect", "rate>1"];
+    let (code, report) = json(server.addr, 3, &held);
+    assert_eq!(code, Some(0), "{report}");
+    let run = client(server.addr, 3, &["-q", "--size", "10", "--expect", "p50<0ms", "--expect", "faults=0"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("expected     p50<0ms: did NOT hold"), "{run:?}");
+    assert!(run.stdout.contains("expected     faults=0: held"), "{run:?}");
+    assert!(run.stdout.contains("; 1 expectation did not hold"), "{run:?}");
+}
+
+#[test]
+fn the_histogram_log_is_written_or_refused_beforehand() {
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.hlog");
+    let path = path.to_str().unwrap();
+    let (code, _) = json(server.addr, 3, &["--rate", "100", "--duration", "200ms", "--hdr-log", path]);
+    assert_eq!(code, Some(0));
+    let log = std::fs::read_to_string(path).unwrap();
+    for tag in ["Tag=service,", "Tag=scheduled,", "Tag=connect,"] {
+        assert_eq!(log.lines().filter(|line| line.starts_with(tag)).count(), 1, "{log}");
+    }
+
+    let accepted = server.program.count("Accepted");
+    let run = client(server.addr, 3, &["-q", "--hdr-log", "/nonexistent/run.hlog"]);
+    assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+    assert!(run.stderr.starts_with("error: cannot write /nonexistent/run.hlog: "), "{run:?}");
+    assert_eq!(server.program.count("Accepted"), accepted, "before the first connect");
+}
+
+/// Checks `value` against as much of JSON Schema as docs/report.schema.json uses.
+fn check(value: &Value, schema: &Value, root: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        return check(value, root.pointer(&name[1..]).unwrap(), root, at);
+    }
+    if let Some(options) = schema["enum"].as_array() {
+        assert!(options.contains(value), "{at}: {value} is none of {options:?}");
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.iter().map(|name| name.as_str().unwrap()).collect(),
+        Value::String(name) => vec![name.as_str()],
+        _ => Vec::new(),
+    };
+    let fits = |name: &str| match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        other => panic!("{other} is not known here"),
+    };
+    assert!(types.is_empty() || types.into_iter().any(fits), "{at}: {value} is not {}", schema["type"]);
+    if let (Some(object), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(object.contains_key(name.as_str().unwrap()), "{at}: {name} is missing");
+        }
+        for (name, value) in object {
+            let schema = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} is not in the schema"));
+            check(value, schema, root, &format!("{at}.{name}"));
+        }
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        check(item, &schema["items"], root, &format!("{at}[{index}]"));
+    }
+}
+
+#[test]
+fn the_json_report_has_the_documented_shape() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let server = Server::start(&[]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (addr, args) in [
+        (server.addr, &["--rate", "100", "--duration", "200ms", "--expect", "p99<1s"][..]),
+        (server.addr, &["--size", "100"][..]),
+        (server.addr, &[][..]),
+        (closed, &[][..]),
+    ] {
+        let (_, report) = json(addr, 3, args);
+        check(&report, &schema, &schema, "report");
+    }
+}
+
+#[test]
+fn options_that_do_not_go_together_are_named() {
+    let addr: SocketAddr = "127.0.0.1:7".parse().unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--rate", "10", "--pipeline", "2", "--duration", "1s"], &["--rate", "--pipeline"]),
+        (&["--messages", "1", "--duration", "1s"], &["--messages", "--duration"]),
+        (&["--size", "10", "-m", "text"], &["--size", "--message"]),
+        (&["--rate", "10"], &["--rate needs an end", "--duration"]),
+        (&["--warmup", "1s"], &["--warmup needs an end"]),
+        (&["--rate", "0", "--duration", "1s"], &["--rate", "at least 1"]),
+        (&["--rate", "1000000001", "--duration", "1s"], &["--rate", "at most 1000000000"]),
+        (&["--connect-rate", "0"], &["--connect-rate"]),
+        (&["--connect-window", "0"], &["--connect-window"]),
+        (&["--duration", "0s"], &["--duration"]),
+        (&["--duration", "5"], &["--duration", "unit"]),
+        (&["--size", "0"], &["--size", "at least one byte"]),
+        (&["--size", "-1"], &["-1"]),
+        (&["--size", "1XB"], &["--size"]),
+        (&["--messages", "0"], &["--messages"]),
+        (&["--pipeline", "0", "--messages", "1"], &["--pipeline"]),
+        (&["--size", "8EiB", "--messages", "2"], &["2^63"]),
+        (&["--size", "1TiB", "--messages", "18446744073709551615"], &["2^63"]),
+        (&["--source", "nowhere"], &["--source"]),
+        (&["--expect", "p99<5"], &["--expect"]),
+        (&["--expect", "p99!5ms"], &["--expect", "write it like"]),
+        (&["--expect", "scheduled.p99<5ms", "--size", "1"], &["--rate"]),
+        (&["--hold", "x"], &["--hold"]),
+    ];
+    for (args, parts) in cases {
+        let run = client(addr, 3, args);
+        assert_eq!(run.code, Some(2), "{args:?}: {run:?}");
+        let first = run.stderr.lines().next().unwrap_or_default();
+        assert!(first.starts_with("error: "), "{args:?}: {run:?}");
+        for part in *parts {
+            assert!(first.contains(part), "{args:?}: {part:?} not in {first:?}");
+        }
+    }
+}
+
+#[test]
+fn a_source_that_is_not_ours_is_refused_beforehand() {
+    // TEST-NET-1 (RFC 5737) belongs to nobody.
+    let server = Server::start(&[]);
+    let run = client(server.addr, 3, &["--source", "192.0.2.1"]);
+    assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+    assert!(run.stderr.starts_with("error: cannot connect from 192.0.2.1, is it an address of this host?"), "{run:?}");
+    let run = client(server.addr, 3, &["--source", "::1"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("not of the same family"), "{run:?}");
+    assert_eq!(server.program.count("Accepted"), 0);
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_only() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let server = Server::start(&[]);
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let on_terminal = |args: &[&str]| {
+        let slave = std::fs::File::options().write(true).open(&name).unwrap();
+        let port = server.addr.port().to_string();
+        let status = Command::new(CLIENT)
+            .args(["127.0.0.1", &port, "5"])
+            .args(args)
+            .env("RUST_LOG", "off")
+            .env("TERM", "xterm")
+            .stderr(slave)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    };
+    let mut keep_open = std::fs::File::options().read(true).write(true).open(&name).unwrap();
+    on_terminal(&["--duration", "1s", "--warmup", "300ms"]);
+    on_terminal(&["--duration", "300ms", "-q"]);
+    keep_open.write_all(b"the end").unwrap(); // So that there is something to read in any case.
+    let mut shown = vec![0; 65536];
+    let count = rustix::io::read(&terminal, &mut shown).unwrap();
+    let text = String::from_utf8_lossy(&shown[..count]).into_owned();
+    assert!(text.contains("warming up: 5 of 5 connections"), "{text:?}");
+    assert!(text.contains("running: 5 of 5 connections, ") && text.contains(" messages/s, "), "{text:?}");
+    assert!(text.contains("0 faults, "), "{text:?}");
+
+    let run = client(server.addr, 5, &["--duration", "300ms"]);
+    assert!(!run.stderr.contains("messages/s"), "{run:?}");
+}
