@@ -290,7 +290,9 @@ impl fmt::Display for Report {
         writeln!(f, "; {:.0} a second", self.messages_per_second)?;
         let (sent, echoed) = (self.bytes.sent, self.bytes.echoed);
         writeln!(f, "bytes        {sent} sent, {echoed} echoed; {:.1} MB/s", self.megabytes_per_second)?;
-        writeln!(f, "elapsed      {:.3} s; client CPU {:.3} s", self.seconds, self.client.cpu_seconds)?;
+        // The tutorial's run is over in a tenth of a millisecond.
+        let digits = if self.seconds < 0.1 { 6 } else { 3 };
+        writeln!(f, "elapsed      {:.digits$} s; client CPU {:.digits$} s", self.seconds, self.client.cpu_seconds)?;
         self.write_times(f)?;
         self.write_distribution(f)?;
         self.write_faults(f)?;
