@@ -27,10 +27,10 @@ use crate::timer::Timer;
 /// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
 pub const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
-const TIMER: Token = Token(usize::MAX - 4);
+const TIMER: Token = Token(usize::MAX - 2);
 /// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
-const DRAIN: Token = Token(usize::MAX - 2);
-const STOP_ANSWERING: Token = Token(usize::MAX - 3);
+const DRAIN: Token = Token(usize::MAX - 3);
+const STOP_ANSWERING: Token = Token(usize::MAX - 4);
 
 /// How many events one wait may return. More than that many ready connections come in the next turn, which is what
 /// keeps a turn short; at 12 bytes an event, the buffer is small.
@@ -223,11 +223,9 @@ impl<P> fmt::Debug for EventLoop<P> {
 impl<P: Protocol> EventLoop<P> {
     /// A loop without any connection.
     pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> io::Result<EventLoop<P>> {
-        let poll = Poll::new()?;
-        let timer = Timer::new(poll.registry(), TIMER)?;
         Ok(EventLoop {
-            poll,
-            timer,
+            poll: Poll::new()?,
+            timer: Timer::new(TIMER),
             wake_at: None,
             events: Events::with_capacity(EVENTS_A_TURN),
             connections: Slab::new(),
@@ -338,7 +336,7 @@ impl<P: Protocol> EventLoop<P> {
             return Ok(());
         }
         self.wake_at = when;
-        self.timer.set(when.map(|when| when.since(self.clock.now())))
+        self.timer.set(self.poll.registry(), when.map(|when| when.since(self.clock.now())))
     }
 
     /// The connection with this token, if there is one.

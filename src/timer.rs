@@ -29,22 +29,16 @@ mod descriptor {
     pub(crate) struct Timer {
         /// Made when it is first set: a server never needs it.
         descriptor: Option<OwnedFd>,
-        registry: Registry,
         token: Token,
-        set: bool,
     }
 
     impl Timer {
-        pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
-            Ok(Timer { descriptor: None, registry: registry.try_clone()?, token, set: false })
+        pub(crate) fn new(token: Token) -> Timer {
+            Timer { descriptor: None, token }
         }
 
         /// Goes off after `wait`, or never.
-        pub(crate) fn set(&mut self, wait: Option<Duration>) -> io::Result<()> {
-            if wait.is_none() && !self.set {
-                return Ok(());
-            }
-            self.set = wait.is_some();
+        pub(crate) fn set(&mut self, registry: &Registry, wait: Option<Duration>) -> io::Result<()> {
             let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
             let value = match wait {
                 None => nothing,
@@ -58,19 +52,18 @@ mod descriptor {
                 }
             };
             let timer = Itimerspec { it_interval: nothing, it_value: value };
-            timerfd_settime(self.descriptor()?, TimerfdTimerFlags::empty(), &timer)?;
-            Ok(())
-        }
-
-        fn descriptor(&mut self) -> io::Result<&OwnedFd> {
-            if self.descriptor.is_none() {
+            let descriptor = if let Some(descriptor) = self.descriptor.take() {
+                descriptor
+            } else {
                 let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
                 let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-                let mut source = SourceFd(&descriptor.as_raw_fd());
-                mio::event::Source::register(&mut source, &self.registry, self.token, Interest::READABLE)?;
-                self.descriptor = Some(descriptor);
-            }
-            self.descriptor.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+                registry.register(&mut SourceFd(&descriptor.as_raw_fd()), self.token, Interest::READABLE)?;
+                descriptor
+            };
+            let set = timerfd_settime(&descriptor, TimerfdTimerFlags::empty(), &timer);
+            self.descriptor = Some(descriptor);
+            set?;
+            Ok(())
         }
 
         /// Takes note that it went off. Its descriptor is read behind mio's back, so its poll(2) backend has to be told.
@@ -93,12 +86,11 @@ mod missing {
     pub(crate) struct Timer;
 
     impl Timer {
-        #[allow(clippy::unnecessary_wraps, reason = "the other one can fail")]
-        pub(crate) fn new(_: &Registry, _: Token) -> io::Result<Timer> {
-            Ok(Timer)
+        pub(crate) fn new(_: Token) -> Timer {
+            Timer
         }
 
-        pub(crate) fn set(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        pub(crate) fn set(&mut self, _: &Registry, wait: Option<Duration>) -> io::Result<()> {
             match wait {
                 None => Ok(()),
                 Some(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no timer descriptors")),
