@@ -233,6 +233,12 @@ pub fn sources(text: &str) -> Result<Sources, String> {
     if addrs.iter().any(|addr| addr.is_ipv4() != addrs[0].is_ipv4()) {
         return Err("the addresses have to be all IPv4 or all IPv6".to_owned());
     }
+    let mut once: Vec<IpAddr> = addrs.clone();
+    once.sort_unstable();
+    once.dedup();
+    if once.len() < addrs.len() {
+        return Err("an address is given twice".to_owned());
+    }
     Ok(Sources(addrs))
 }
 
@@ -325,9 +331,16 @@ mod tests {
         assert_eq!(addrs("127.0.0.1, 127.0.0.9"), Ok(2));
         assert_eq!(addrs("127.0.0.254-127.0.1.1"), Ok(4));
         assert_eq!(addrs("::1-::ff"), Ok(255));
-        for bad in
-            ["", "127.0.0.1-", "127.0.0.2-127.0.0.1", "127.0.0.1,::1", "::1-127.0.0.1", "0.0.0.0-9.0.0.0", "localhost"]
-        {
+        for bad in [
+            "",
+            "127.0.0.1-",
+            "127.0.0.2-127.0.0.1",
+            "127.0.0.1,::1",
+            "::1-127.0.0.1",
+            "0.0.0.0-9.0.0.0",
+            "127.0.0.1,127.0.0.1",
+            "localhost",
+        ] {
             assert!(sources(bad).is_err(), "{bad:?}");
         }
     }

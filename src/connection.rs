@@ -600,6 +600,10 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.writing != Writing::Open || !self.ready.writable || !self.outbound.is_empty() {
             return Ok(0);
         }
+        // The peer has finished, and may have closed: writing on could bring a reset before its last words are read.
+        if self.ready.read_closed && self.ready.readable && self.read_size(turn) > 0 {
+            return Ok(0);
+        }
         let space = turn.scratch.len().min(turn.allowed.saturating_sub(self.inbound.len()));
         match self.protocol.produce(&mut turn.scratch[..space], turn.clock) {
             Produced::Bytes(produced) => {

@@ -240,6 +240,54 @@ fn a_slow_schedule_is_kept() {
 }
 
 #[test]
+fn a_rate_is_what_the_run_took_and_not_what_the_echo_took() {
+    let server = Server::start(&[]);
+    let (code, report) = json(server.addr, 1, &["--rate", "2", "--duration", "1s"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report["messages"]["echoed"], 2, "{report}");
+    let rate = report["messages_per_second"].as_f64().unwrap();
+    assert!((1.8..=2.01).contains(&rate), "{report}");
+}
+
+#[test]
+fn a_schedule_that_is_over_costs_nothing() {
+    // The server echoes ten messages and then keeps its end open until the client gives up.
+    let addr = server(640, |_, bytes| bytes);
+    let held = faulty_after_echo();
+    let (code, report) = json(held, 1, &["--rate", "200000", "--messages", "10", "--timeout", "1s"]);
+    assert_eq!((code, &report["faults_by_kind"]["unclosed"]), (Some(1), &1.into()), "{report}");
+    assert!(report["client"]["cpu_seconds"].as_f64().unwrap() < 0.2, "{report}");
+    let (code, _) = json(addr, 1, &["--rate", "200000", "--messages", "10"]);
+    assert_eq!(code, Some(0));
+}
+
+/// A server that echoes everything and never finishes.
+fn faulty_after_echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            stream.write_all(&bytes[..count]).unwrap();
+        }
+        std::mem::forget(stream); // Stays open as long as the test runs.
+    });
+    addr
+}
+
+#[test]
+fn a_peer_that_fails_is_not_the_clients_slowness() {
+    // It echoes one message a connection and goes.
+    let addr = server(64, |_, bytes| bytes);
+    let (code, report) = json(addr, 20, &["--rate", "2000", "--duration", "500ms"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(report["connections"]["failed"], 20, "{report}");
+    assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
+    assert!(!report["client"]["why"].to_string().contains("missed"), "{report}");
+}
+
+#[test]
 fn a_duration_ends_a_closed_loop() {
     let server = Server::start(&[]);
     let begun = Instant::now();
@@ -300,6 +348,11 @@ fn the_histogram_log_is_written_or_refused_beforehand() {
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
     assert!(run.stderr.starts_with("error: cannot write /nonexistent/run.hlog: "), "{run:?}");
     assert_eq!(server.program.count("Accepted"), accepted, "before the first connect");
+
+    // What is found out only at the end does not swallow the report.
+    let run = client(server.addr, 3, &["-q", "--hdr-log", "/dev/full"]);
+    assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+    assert!(run.stdout.contains("verdict      intact"), "{run:?}");
 }
 
 /// Checks `value` against as much of JSON Schema as docs/report.schema.json uses.

@@ -134,12 +134,13 @@ fn main() -> ExitCode {
         Err(wrong) => return cli::misuse(&wrong),
     };
     cli::start_logging(args.verbosity);
-    let report = match run(&args, &plan) {
-        Ok(report) => report,
+    let (report, log) = match run(&args, &plan) {
+        Ok(done) => done,
         Err(error) => return cli::fail(&error),
     };
     let text = if args.json { serde_json::to_string(&report).map(|json| json + "\n") } else { Ok(report.to_string()) };
-    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)) {
+    // The report first: a histogram log that cannot be written is no reason to keep quiet about the rest.
+    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)).and(log) {
         return cli::fail(&error);
     }
     match report.interrupted {
@@ -211,7 +212,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
     })
 }
 
-fn run(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
+/// Runs the plan. Returns the report, and whether the histogram log could be written.
+fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)> {
     check_room(plan)?;
     let addrs = net::resolve(&args.host, args.port)
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
@@ -222,12 +224,13 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
     };
     let began = SystemTime::now();
     let (report, figured) = client::run(addrs, plan)?;
-    if let Some((mut file, path)) = log {
-        let took = Duration::from_secs_f64(report.seconds);
-        hdr_log::write(&mut file, &figured.figures(), began, took)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(report)
+    let took = Duration::from_secs_f64(report.seconds);
+    let written = match log {
+        Some((mut file, path)) => hdr_log::write(&mut file, &figured.figures(), began, took)
+            .with_context(|| format!("cannot write {}", path.display())),
+        None => Ok(()),
+    };
+    Ok((report, written))
 }
 
 /// Refuses, before the first connect, what this system cannot do.

@@ -80,7 +80,9 @@ impl Expectation {
         let (subject, bound) = (&compact[..at], &compact[at + sign.len()..]);
         let (subject, bound) = match subject {
             "rate" => (Subject::Rate, number(bound)?),
-            "faults" => (Subject::Faults, number(bound)?),
+            "faults" => {
+                (Subject::Faults, bound.parse::<u32>().map(f64::from).map_err(|_| format!("{bound:?} is no count"))?)
+            }
             _ => {
                 let (of, percentile) = match subject.split_once(".p") {
                     Some(("service", percentile)) => (Some(Kind::Service), percentile),
@@ -124,7 +126,7 @@ impl Expectation {
             Comparison::AtMost => measured <= self.bound,
             Comparison::Greater => measured > self.bound,
             Comparison::AtLeast => measured >= self.bound,
-            Comparison::Equal => (measured - self.bound).abs() < 0.5,
+            Comparison::Equal => (measured - self.bound).abs() < f64::EPSILON,
         });
         Outcome { expected: self.text.clone(), measured, held }
     }
@@ -135,6 +137,9 @@ fn percent(text: &str) -> Result<f64, String> {
     match text {
         "999" => Ok(99.9),
         "9999" => Ok(99.99),
+        _ if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => {
+            Err(format!("there is no percentile p{text}"))
+        }
         _ => match text.parse::<f64>() {
             Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
             _ => Err(format!("there is no percentile p{text}")),
@@ -191,9 +196,22 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in
-            ["", "p99", "p99<5", "p0<1ms", "p101<1ms", "q99<1ms", "rate>-1", "rate>x", "faults=", "x.p99<1ms", "<1ms"]
-        {
+        for bad in [
+            "",
+            "p99",
+            "p99<5",
+            "p0<1ms",
+            "p101<1ms",
+            "q99<1ms",
+            "rate>-1",
+            "rate>x",
+            "faults=",
+            "x.p99<1ms",
+            "<1ms",
+            "p+5<1ms",
+            "p1e1<1ms",
+            "faults=0.4",
+        ] {
             assert!(Expectation::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -205,7 +205,12 @@ pub struct Exchange {
     work: Rc<Work>,
     sending: Cursor,
     checking: Cursor,
-    in_flight: VecDeque<InFlight>,
+    /// When the messages were begun that are not wholly back.
+    batches: VecDeque<Batch>,
+    /// How many messages that are.
+    in_flight: u64,
+    /// When the first byte of the first of them came back.
+    first_byte: Option<Moment>,
     /// Measured messages that were begun.
     begun: u64,
     /// Everything is back, and our FIN follows.
@@ -238,18 +243,18 @@ impl Cursor {
     }
 }
 
-/// A message that is not wholly back.
+/// Messages begun at the same time. In an open loop nothing but the socket limits how many are in flight, and small ones
+/// may be millions: this is all that is kept of them, what else there is to know follows from their index.
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
+struct Batch {
     begun: Moment,
-    due: Option<Moment>,
-    first_byte: Option<Moment>,
-    measured: bool,
+    count: u64,
 }
 
 /// What comes next.
 enum Next {
-    Begin(InFlight),
+    /// A message that is due then, if it is scheduled.
+    Begin(Option<Moment>),
     Wait,
     /// There is no next message.
     Done,
@@ -321,7 +326,9 @@ impl Exchange {
             work,
             sending: Cursor::default(),
             checking: Cursor::default(),
-            in_flight: VecDeque::new(),
+            batches: VecDeque::new(),
+            in_flight: 0,
+            first_byte: None,
             begun: 0,
             finished: false,
             fault: None,
@@ -375,22 +382,32 @@ impl Exchange {
         }
         let may_begin = match work.pacing {
             Pacing::Streamed => true,
-            Pacing::InFlight(most) => self.in_flight.len() < most as usize,
+            Pacing::InFlight(most) => self.in_flight < u64::from(most),
             Pacing::Rate(_) => due.is_some_and(|due| due <= now),
         };
-        if may_begin { Next::Begin(InFlight { begun: now, due, first_byte: None, measured }) } else { Next::Wait }
+        if may_begin { Next::Begin(due) } else { Next::Wait }
     }
 
-    fn begin(&mut self, message: InFlight) {
-        if message.measured {
+    fn begin(&mut self, due: Option<Moment>, now: Moment) {
+        if self.work.is_measured(due.unwrap_or(now)) {
             self.begun += 1;
-            self.work.meter.begun(message.due.map(|due| message.begun.since(due)));
+            self.work.meter.begun(due.map(|due| now.since(due)));
             if self.work.first_measured.get().is_none() {
                 // Of a schedule, what counts is when it was due: so many a second for so long are so many messages.
-                self.work.first_measured.set(Some(message.due.unwrap_or(message.begun)));
+                self.work.first_measured.set(Some(due.unwrap_or(now)));
             }
         }
-        self.in_flight.push_back(message);
+        self.in_flight += 1;
+        match self.batches.back_mut() {
+            Some(batch) if batch.begun == now => batch.count += 1,
+            _ => self.batches.push_back(Batch { begun: now, count: 1 }),
+        }
+    }
+
+    /// Whether the message with this index, begun at `begun`, is measured; and when it was due.
+    fn is_measured(&self, index: u64, begun: Moment) -> (bool, Option<Moment>) {
+        let due = self.work.due(self.turn, index);
+        (self.work.is_measured(due.unwrap_or(begun)), due)
     }
 
     /// Puts what is to be sent at `cursor` into `space`, which is no longer than the rest of its message.
@@ -431,7 +448,9 @@ impl Exchange {
         while !input.is_empty() {
             let ahead = self.sending.bytes - self.checking.bytes;
             let (Some(length), true) = (self.work.message_len(self.checking.messages), ahead > 0) else {
-                return Err(self.fault_here(FaultKind::Extra, &[], input));
+                // Too much; but if it tells where it belongs, that says more.
+                let kind = self.place(input).filter(|kind| !matches!(kind, FaultKind::Lost(_)));
+                return Err(self.fault_here(kind.unwrap_or(FaultKind::Extra), &[], input));
             };
             // Bytes that are right but not sent yet are no echo either, so compare with what was sent, no further.
             let most = (length - self.checking.within).min(ahead);
@@ -453,22 +472,30 @@ impl Exchange {
 
     /// So many bytes of the message at `checking` came back right.
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
-        let Some(message) = self.in_flight.front_mut() else { return };
-        let first_byte = *message.first_byte.get_or_insert(now);
-        let message = *message;
-        if message.measured {
+        let Some(&Batch { begun, .. }) = self.batches.front() else { return };
+        let first_byte = *self.first_byte.get_or_insert(now);
+        let (measured, due) = self.is_measured(self.checking.messages, begun);
+        if measured {
             self.work.meter.returned(bytes);
         }
-        if self.checking.advance(bytes, length) {
-            self.in_flight.pop_front();
-            if message.measured {
-                self.work.meter.echoed(Sample {
-                    at: now,
-                    first_byte: first_byte.since(message.begun),
-                    service: now.since(message.begun),
-                    scheduled: message.due.map(|due| now.since(due)),
-                });
-            }
+        if !self.checking.advance(bytes, length) {
+            return;
+        }
+        self.first_byte = None;
+        self.in_flight -= 1;
+        if let Some(batch) = self.batches.front_mut() {
+            batch.count -= 1;
+        }
+        if self.batches.front().is_some_and(|batch| batch.count == 0) {
+            self.batches.pop_front();
+        }
+        if measured {
+            self.work.meter.echoed(Sample {
+                at: now,
+                first_byte: first_byte.since(begun),
+                service: now.since(begun),
+                scheduled: due.map(|due| now.since(due)),
+            });
         }
     }
 
@@ -482,23 +509,28 @@ impl Exchange {
             let shown = expected.len().min(text.len());
             return Some(self.fault_here(FaultKind::Corrupted, &text[..shown], input));
         };
-        let own = Pattern::new(run, self.number);
-        own.fill(self.checking.bytes, &mut expected);
-        let here = self.checking.bytes;
-        // No connection can have sent much more than this one; far beyond, a word tells nothing by chance.
-        let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
-        let kind = match own.origin(input, self.work.connections, end) {
-            Some(origin) if origin.connection != self.number => FaultKind::Foreign(origin.connection),
-            Some(origin) if origin.position > here => FaultKind::Lost(origin.position - here),
-            Some(origin) if origin.position < here => FaultKind::Duplicated(origin.position),
-            _ => FaultKind::Corrupted,
-        };
+        Pattern::new(run, self.number).fill(self.checking.bytes, &mut expected);
+        let kind = self.place(input).unwrap_or(FaultKind::Corrupted);
         let fault = self.fault_here(kind, &expected, input);
         if input.len() < pattern::EVIDENCE && (input.len() as u64) < ahead {
             self.fault = Some(fault);
             return None;
         }
         Some(fault)
+    }
+
+    /// What fault it is if `input` stands where it does not belong, and tells so.
+    fn place(&self, input: &[u8]) -> Option<FaultKind> {
+        let Content::Generated { run, .. } = self.work.content else { return None };
+        let here = self.checking.bytes;
+        // No connection can have sent much more than this one; far beyond, a word tells nothing by chance.
+        let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
+        match Pattern::new(run, self.number).origin(input, self.work.connections, end)? {
+            origin if origin.connection != self.number => Some(FaultKind::Foreign(origin.connection)),
+            origin if origin.position > here => Some(FaultKind::Lost(origin.position - here)),
+            origin if origin.position < here => Some(FaultKind::Duplicated(origin.position)),
+            _ => None,
+        }
     }
 
     fn fault_here(&self, kind: FaultKind, expected: &[u8], got: &[u8]) -> Fault {
@@ -508,7 +540,7 @@ impl Exchange {
 
     /// Whether everything that is to be sent was sent and is back.
     fn is_done(&self, now: Moment) -> bool {
-        self.in_flight.is_empty() && matches!(self.next(now), Next::Done)
+        self.in_flight == 0 && matches!(self.next(now), Next::Done)
     }
 }
 
@@ -530,8 +562,8 @@ impl Protocol for Exchange {
         while filled < space.len() {
             if self.sending.within == 0 {
                 match self.next(now) {
-                    Next::Begin(message) => self.begin(message),
-                    Next::Done if filled == 0 && self.in_flight.is_empty() => {
+                    Next::Begin(due) => self.begin(due, now),
+                    Next::Done if filled == 0 && self.in_flight == 0 => {
                         self.finished = true;
                         return Produced::Finished;
                     }
@@ -543,7 +575,8 @@ impl Protocol for Exchange {
             let count = rest.min(space.len() - filled);
             self.fill(self.sending, &mut space[filled..filled + count]);
             filled += count;
-            let measured = self.in_flight.back().is_some_and(|message| message.measured);
+            let begun = self.batches.back().map_or(now, |batch| batch.begun);
+            let (measured, _) = self.is_measured(self.sending.messages, begun);
             let ended = self.sending.advance(count as u64, length);
             if measured {
                 measured_bytes += count as u64;
@@ -570,7 +603,7 @@ impl Protocol for Exchange {
 
     /// Silence is the peer's while something is to come from it.
     fn is_waiting(&self) -> bool {
-        !self.in_flight.is_empty() || self.finished || self.fault.is_some()
+        self.in_flight > 0 || self.finished || self.fault.is_some()
     }
 }
 
@@ -756,6 +789,12 @@ mod tests {
         let of_another_run = |echo: &mut Vec<u8>| Pattern::new(8, 3).fill(2001, &mut echo[2001..2101]);
         assert_eq!(told(of_another_run), (FaultKind::Corrupted, 2001));
         assert_eq!(told(|echo| echo.push(0)), (FaultKind::Extra, 5000));
+        assert_eq!(told(|echo| echo.extend_from_within(..50)), (FaultKind::Duplicated(0), 5000));
+        let another = |echo: &mut Vec<u8>| {
+            echo.resize(5100, 0);
+            Pattern::new(7, 5).fill(0, &mut echo[5000..]);
+        };
+        assert_eq!(told(another), (FaultKind::Foreign(5), 5000));
         assert_eq!(told(|echo| echo[4999] ^= 1), (FaultKind::Corrupted, 4999));
     }
 
