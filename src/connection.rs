@@ -523,8 +523,10 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let mut moved = 0;
         while moved < SERVICE_BUDGET {
             self.flush(turn)?;
-            let progress = self.produce(turn)? + self.read(turn)?;
+            let read = self.read(turn)?;
             self.hear_the_end(turn)?;
+            // Behind the read, which may have found out that there is nothing more to wait for.
+            let progress = read + self.produce(turn)?;
             if progress == 0 {
                 break;
             }
@@ -1011,6 +1013,34 @@ mod tests {
         bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
         bench.finishes();
         assert_eq!(bench.connection.transport.sent, b"last words");
+    }
+
+    /// Always has something to say.
+    struct Talker;
+
+    impl Protocol for Talker {
+        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+            input.len()
+        }
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            space[0] = b'!';
+            Produced::Bytes(1)
+        }
+    }
+
+    #[test]
+    fn a_known_end_is_read_before_more_is_written() {
+        let mut bench = Bench::new(Talker, [Bytes(b"last "), Bytes(b"words"), Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.finishes();
+        assert_eq!((bench.connection.received(), bench.connection.sent()), (10, 0));
+    }
+
+    #[test]
+    fn an_end_that_was_no_end_keeps_nobody_from_writing() {
+        let mut bench = Bench::new(Talker, []).output([Takes(1), BLOCKED]);
+        bench.connection.note(Readiness::ALL);
+        assert_eq!(bench.waits().sent, b"!");
     }
 
     #[test]

@@ -822,6 +822,7 @@ mod tests {
         let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |work| work.messages = Some(3));
         let first = send(&mut exchange, 1000, at(1));
         assert_eq!(first.len(), 16);
+        assert_eq!((exchange.in_flight, exchange.batches.len()), (2, 1), "begun together, kept together");
         assert!(send(&mut exchange, 1000, at(2)).is_empty());
         receive(&mut exchange, &first[..1], at(4));
         receive(&mut exchange, &first[1..], at(6));
