@@ -1,40 +1,32 @@
 //! The readiness loop: one thread, one poller, every connection.
 //!
-//! Owns the poller, the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read
-//! buffer and the account of memory. Never looks at a byte and never decides what a connection's error means: that is
-//! the connection's. What happened that is not about bytes is handed to the [`Role`] as an [`Event`].
+//! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and the
+//! account of memory. Asks the [`System`] for everything else. Never looks at a byte and never decides what a
+//! connection's error means: that is the connection's. What happened that is not about bytes is handed to the [`Role`]
+//! as an [`Event`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, warn};
 pub use mio::Token;
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll};
 use slab::Slab;
 
-use crate::connection::{Connection, End, Outcome, Readiness, SendError, State, Timeout, Timeouts, Turn};
-use crate::moment::{Clock, Moment};
+use crate::connection::{Connection, End, Outcome, SendError, State, Timeout, Timeouts, Turn};
+use crate::moment::Moment;
 use crate::narrator::{Line, Narrator, Voice};
-use crate::net::{self, AcceptError};
+use crate::net::AcceptError;
 use crate::protocol::Protocol;
-use crate::signals::{Signal, Signals};
-use crate::timer::Timer;
+use crate::signals::Signal;
+pub use crate::system::LISTENER;
+use crate::system::{EVENTS_A_WAIT, Mio, SIGNALS, System, TIMER};
 
-/// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
-pub const LISTENER: Token = Token(usize::MAX);
-const SIGNALS: Token = Token(usize::MAX - 1);
-const TIMER: Token = Token(usize::MAX - 2);
 /// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
 const DRAIN: Token = Token(usize::MAX - 3);
 const STOP_ANSWERING: Token = Token(usize::MAX - 4);
-
-/// How many events one wait may return. More than that many ready connections come in the next turn, which is what
-/// keeps a turn short; at 12 bytes an event, the buffer is small.
-const EVENTS_A_TURN: usize = 1024;
 
 /// How many bytes all connections together may move before the loop looks at the poller again: some 2 ms of copying,
 /// so that signals and new events are never far off, however many connections are busy.
@@ -54,16 +46,6 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// What a connection may buffer however little memory is free. With none at all it could never move again.
 pub const MINIMUM_BUFFER: usize = 4 * 1024;
-
-/// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
-
-/// Whether mio uses epoll, which promises another edge after a short read. Its poll(2) backend reports a socket again
-/// only after a `WouldBlock` of mio's own.
-const EPOLL: bool = cfg!(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)));
 
 /// How much the loop may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,16 +109,16 @@ pub enum Event<P> {
 }
 
 /// What a program does with its loop: a server, a client, or both on one loop.
-pub trait Role<P: Protocol> {
+pub trait Role<P: Protocol, S: System = Mio> {
     /// Opens what there is to open now. Returns whether there is still more to open later; a loop without listener and
     /// connections ends if not.
-    fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
+    fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
         let _ = event_loop;
         false
     }
 
     /// Something happened. Called between turns, so everything about the loop may be changed.
-    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>);
+    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P, S>);
 }
 
 /// One poller and everything that is registered with it.
@@ -144,13 +126,10 @@ pub trait Role<P: Protocol> {
 /// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
 /// queue, each within a budget, and nowhere else is a slot freed. So no event can reach a connection that it was not
 /// meant for.
-pub struct EventLoop<P> {
-    poll: Poll,
-    events: Events,
-    connections: Slab<Slot<P>>,
-    listener: Option<Listener<P>>,
-    signals: Option<Signals>,
-    timer: Timer,
+pub struct EventLoop<P, S: System = Mio> {
+    system: S,
+    connections: Slab<Slot<S::Stream, P>>,
+    listener: Option<Listener<S::Listener, P>>,
     /// What the timer is set to; none if it went off.
     wake_at: Option<Moment>,
     /// Whoever can do something now, the listener included, each once.
@@ -164,7 +143,6 @@ pub struct EventLoop<P> {
     narrator: Narrator<P>,
     /// Bytes of memory that all connections' buffers hold.
     memory: usize,
-    clock: MonotonicClock,
     now: Moment,
     turns: u64,
     /// Waits in a row that returned as many events as there is room for.
@@ -173,26 +151,14 @@ pub struct EventLoop<P> {
     stopped: bool,
 }
 
-/// The one clock: the monotonic one, from the loop's beginning on.
-#[derive(Clone, Copy, Debug)]
-struct MonotonicClock {
-    began: Instant,
-}
-
-impl Clock for MonotonicClock {
-    fn now(&self) -> Moment {
-        Moment::after_start(self.began.elapsed())
-    }
-}
-
-struct Slot<P> {
-    connection: Connection<TcpStream, P>,
+struct Slot<T, P> {
+    connection: Connection<T, P>,
     /// It stands in the set of deadlines, under this time or an earlier one that no longer applies.
     armed: Option<Moment>,
 }
 
-struct Listener<P> {
-    socket: TcpListener,
+struct Listener<L, P> {
+    socket: L,
     protocol_for: Box<dyn FnMut(SocketAddr) -> P>,
     /// Somebody may be waiting. As sticky as a connection's flags: only an accept that finds nobody clears it.
     ready: bool,
@@ -209,10 +175,10 @@ enum Accepting {
     Resting(Moment),
 }
 
-impl<P> fmt::Debug for EventLoop<P> {
+impl<P, S: System> fmt::Debug for EventLoop<P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventLoop")
-            .field("listener", &self.listener.as_ref().map(|listener| &listener.socket))
+            .field("listening", &self.listener.is_some())
             .field("connections", &self.connections.len())
             .field("memory", &self.memory)
             .field("turns", &self.turns)
@@ -223,14 +189,17 @@ impl<P> fmt::Debug for EventLoop<P> {
 impl<P: Protocol> EventLoop<P> {
     /// A loop without any connection.
     pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> io::Result<EventLoop<P>> {
-        Ok(EventLoop {
-            poll: Poll::new()?,
-            timer: Timer::new(TIMER),
-            wake_at: None,
-            events: Events::with_capacity(EVENTS_A_TURN),
+        Ok(EventLoop::on(Mio::new()?, limits, timeouts, voice))
+    }
+}
+
+impl<P: Protocol, S: System> EventLoop<P, S> {
+    /// A loop without any connection, on a system of one's own: a simulated one, say.
+    pub fn on(system: S, limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> EventLoop<P, S> {
+        EventLoop {
+            system,
             connections: Slab::new(),
             listener: None,
-            signals: None,
             run_queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
             happened: VecDeque::new(),
@@ -239,23 +208,28 @@ impl<P: Protocol> EventLoop<P> {
             timeouts,
             narrator: Narrator::new(voice),
             memory: 0,
-            clock: MonotonicClock { began: Instant::now() },
             now: Moment::START,
+            wake_at: None,
             turns: 0,
             full_batches: 0,
             draining: false,
             stopped: false,
-        })
+        }
+    }
+
+    /// The system that it runs on.
+    pub fn system(&self) -> &S {
+        &self.system
     }
 
     /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer.
     /// A listener that there was before is closed.
     pub fn listen(
         &mut self,
-        mut socket: TcpListener,
+        mut socket: S::Listener,
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
     ) -> io::Result<()> {
-        self.poll.registry().register(&mut socket, LISTENER, Interest::READABLE)?;
+        self.system.register_listener(&mut socket)?;
         self.listener = Some(Listener {
             socket,
             protocol_for: Box::new(protocol_for),
@@ -272,8 +246,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
     pub fn catch_signals(&mut self) -> io::Result<()> {
-        self.signals = Some(Signals::catch(self.poll.registry(), SIGNALS)?);
-        Ok(())
+        self.system.catch_signals()
     }
 
     /// Begins to connect to `addr`. Whether that succeeds, an [`Event`] tells: `Connected`, or `Closed` with the
@@ -284,8 +257,8 @@ impl<P: Protocol> EventLoop<P> {
 
     /// As [`connect`](EventLoop::connect), from the local address `source` if there is one.
     pub fn connect_from(&mut self, source: Option<IpAddr>, addr: SocketAddr, protocol: P) {
-        let opened = self.clock.now();
-        match net::connect(source, addr) {
+        let opened = self.system.now();
+        match self.system.connect(source, addr) {
             Ok(stream) => {
                 self.insert(Connection::connecting(stream, addr, protocol, opened));
             }
@@ -336,11 +309,11 @@ impl<P: Protocol> EventLoop<P> {
             return Ok(());
         }
         self.wake_at = when;
-        self.timer.set(self.poll.registry(), when.map(|when| when.since(self.clock.now())))
+        self.system.set_timer(when.map(|when| when.since(self.system.now())))
     }
 
     /// The connection with this token, if there is one.
-    pub fn connection(&self, token: Token) -> Option<&Connection<TcpStream, P>> {
+    pub fn connection(&self, token: Token) -> Option<&Connection<S::Stream, P>> {
         self.connections.get(token.0).map(|slot| &slot.connection)
     }
 
@@ -350,7 +323,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// All connections, in no particular order. One may be among them whose `Accepted` the role has yet to be handed.
-    pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<TcpStream, P>)> {
+    pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
         self.connections.iter().map(|(key, slot)| (Token(key), &slot.connection))
     }
 
@@ -387,7 +360,7 @@ impl<P: Protocol> EventLoop<P> {
 
     /// The time now, later than [`now`](EventLoop::now) by what the turn has taken so far.
     pub fn clock_now(&self) -> Moment {
-        self.clock.now()
+        self.system.now()
     }
 
     /// How many turns there were so far. An idle loop makes none.
@@ -408,7 +381,7 @@ impl<P: Protocol> EventLoop<P> {
     /// Turns until there is nothing left to do, or until [`stop`](EventLoop::stop).
     ///
     /// An error is one of the poller itself; no connection can cause it.
-    pub fn run(&mut self, role: &mut impl Role<P>) -> io::Result<()> {
+    pub fn run(&mut self, role: &mut impl Role<P, S>) -> io::Result<()> {
         loop {
             // Handling what happened may leave the role with more to open, and opening may fail at once, which is one
             // more thing that happened: only when both are through is it known whether to wait.
@@ -450,13 +423,13 @@ impl<P: Protocol> EventLoop<P> {
     fn wait(&mut self) -> io::Result<Option<Moment>> {
         let deadline = self.deadlines.first().map(|&(when, _)| when);
         let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
-        let began = earliest.map(|_| self.clock.now()); // Without a deadline, nobody needs to know the time.
+        let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
             Some(Duration::ZERO)
         };
-        let interrupted = match self.poll.poll(&mut self.events, timeout) {
+        let interrupted = match self.system.wait(timeout) {
             // A signal, or only SIGSTOP and SIGCONT: there are no events, but there may be some the next time.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
             result => {
@@ -465,7 +438,7 @@ impl<P: Protocol> EventLoop<P> {
             }
         };
         self.turns += 1;
-        self.now = self.clock.now();
+        self.now = self.system.now();
         self.narrator.refill(self.now);
         Ok(began.filter(|_| !interrupted && self.all_events_seen()))
     }
@@ -476,12 +449,12 @@ impl<P: Protocol> EventLoop<P> {
     /// connections, the third full batch in a row (3 x 1,024 events) completes a round of all of them. So deadlines are
     /// seen to even where there is never less than a full batch.
     fn all_events_seen(&mut self) -> bool {
-        if self.events.iter().count() < EVENTS_A_TURN {
+        if self.system.events().count() < EVENTS_A_WAIT {
             self.full_batches = 0;
             return true;
         }
         self.full_batches += 1;
-        let whole_round = self.full_batches * EVENTS_A_TURN > self.connections.len();
+        let whole_round = self.full_batches * EVENTS_A_WAIT > self.connections.len();
         if whole_round {
             self.full_batches = 0;
         }
@@ -491,8 +464,8 @@ impl<P: Protocol> EventLoop<P> {
     /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
     fn note(&mut self) -> io::Result<()> {
         let (mut signalled, mut timed) = (false, false);
-        for event in &self.events {
-            match event.token() {
+        for (token, readiness) in self.system.events() {
+            match token {
                 SIGNALS => signalled = true,
                 TIMER => timed = true, // The turn is all that was asked for.
                 LISTENER => {
@@ -507,7 +480,7 @@ impl<P: Protocol> EventLoop<P> {
                 }
                 token => {
                     if let Some(slot) = self.connections.get_mut(token.0) {
-                        slot.connection.note(readiness(event));
+                        slot.connection.note(readiness);
                         if slot.connection.enter_queue() {
                             self.run_queue.push_back(token);
                         }
@@ -517,12 +490,10 @@ impl<P: Protocol> EventLoop<P> {
         }
         if timed {
             self.wake_at = None;
-            if !EPOLL {
-                self.timer.rearm(self.poll.registry())?; // epoll sees the next time that it goes off as an edge.
-            }
+            self.system.take_timer()?;
         }
-        if signalled && let Some(signals) = &mut self.signals {
-            let taken = signals.take(self.poll.registry())?;
+        if signalled {
+            let taken = self.system.take_signals()?;
             self.happened.extend(taken.into_iter().map(Event::Signal));
         }
         Ok(())
@@ -551,15 +522,15 @@ impl<P: Protocol> EventLoop<P> {
         let connection = &mut self.connections[token.0].connection;
         connection.leave_queue();
         let connecting = connection.state() == State::Connecting;
-        let connected_after = connecting.then(|| self.clock.now().since(connection.opened()));
+        let connected_after = connecting.then(|| self.system.now().since(connection.opened()));
         let moved_before = connection.received() + connection.sent();
         let outcome = connection.service(&mut Turn {
             now: self.now,
-            clock: &self.clock,
+            clock: &self.system,
             scratch: &mut self.scratch,
             allowed,
             limit: self.limits.connection_buffer,
-            short_read_is_last: EPOLL,
+            short_read_is_last: S::SHORT_READ_IS_LAST,
             narrator: &mut self.narrator,
         });
         let moved = connection.received() + connection.sent() - moved_before;
@@ -596,10 +567,9 @@ impl<P: Protocol> EventLoop<P> {
             if !listener.ready || self.connections.len() >= self.limits.connections {
                 return; // The next edge, or the next connection that ends, resumes.
             }
-            match listener.socket.accept() {
+            match self.system.accept(&listener.socket) {
                 Ok((stream, addr)) => {
                     accepted = true;
-                    let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
                     let protocol = (listener.protocol_for)(addr);
                     self.admit(stream, addr, protocol);
                 }
@@ -624,11 +594,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// Takes in an accepted connection.
-    fn admit(&mut self, stream: TcpStream, addr: SocketAddr, protocol: P) {
-        if let Err(error) = net::set_accepted_options(&stream) {
-            debug!("{addr} was gone when it was accepted: {error}");
-            return;
-        }
+    fn admit(&mut self, stream: S::Stream, addr: SocketAddr, protocol: P) {
         let mut connection = Connection::open(stream, addr, protocol, self.now);
         if self.draining {
             connection.drain();
@@ -642,11 +608,11 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// Registers a connection. One that cannot be registered ends at once.
-    fn insert(&mut self, connection: Connection<TcpStream, P>) -> Option<Token> {
+    fn insert(&mut self, connection: Connection<S::Stream, P>) -> Option<Token> {
         let entry = self.connections.vacant_entry();
         let token = Token(entry.key());
         let slot = entry.insert(Slot { connection, armed: None });
-        match self.poll.registry().register(slot.connection.transport_mut(), token, INTEREST) {
+        match self.system.register(slot.connection.transport_mut(), token) {
             Ok(()) => {
                 self.arm(token);
                 Some(token)
@@ -758,7 +724,7 @@ impl<P: Protocol> EventLoop<P> {
     }
 
     /// Does something to every connection, and sees to it that all are served for it.
-    fn enqueue_all(&mut self, mut change: impl FnMut(&mut Connection<TcpStream, P>, &Timeouts, Moment)) {
+    fn enqueue_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
         for (key, slot) in &mut self.connections {
             change(&mut slot.connection, &self.timeouts, self.now);
             if slot.connection.enter_queue() {
@@ -777,27 +743,17 @@ impl<P: Protocol> EventLoop<P> {
     }
 }
 
-/// What an event says about a connection. An error or a hang-up concerns both directions, whatever else the event says.
-fn readiness(event: &mio::event::Event) -> Readiness {
-    let over = event.is_error() || (event.is_read_closed() && event.is_write_closed());
-    Readiness {
-        readable: event.is_readable() || event.is_read_closed() || over,
-        writable: event.is_writable() || event.is_write_closed() || over,
-        read_closed: event.is_read_closed() || over,
-        urgent: event.is_priority(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::echo::Echo;
+    use mio::net::TcpStream;
 
     #[test]
     fn an_idle_connection_is_small() {
         // mio's TcpStream carries a registration check in debug builds and on its poll(2) backend.
         let extra = size_of::<TcpStream>() - size_of::<std::os::fd::RawFd>();
-        let bytes = size_of::<Slot<Echo>>();
+        let bytes = size_of::<Slot<TcpStream, Echo>>();
         assert!(bytes - extra.next_multiple_of(8) <= 128, "{bytes} bytes, {extra} of them mio's");
     }
 }

@@ -41,7 +41,7 @@
 //! | --- | --- | --- |
 //! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange) and [`pattern`](protocol::pattern) | `std`; no socket, no clock |
 //! | 1, bytes | [`narrator`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
-//! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
+//! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`system`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
 //! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, indicatif, serde |
 //! | 4, programs | `cli` (feature `cli`), `bin/`, `examples/` | clap, `env_logger`, ring 3 |
 //!
@@ -65,7 +65,7 @@
 //!
 //! | Python | here |
 //! | --- | --- |
-//! | `selectors.DefaultSelector()` | [`mio::Poll`], owned by [`EventLoop`](event_loop::EventLoop) |
+//! | `selectors.DefaultSelector()` | [`mio::Poll`], owned by [`Mio`](system::Mio), the loop's [`System`](system::System) |
 //! | the `sel.select()` loop | [`EventLoop::run`](event_loop::EventLoop::run), [`EventLoop::turn`](event_loop::EventLoop::turn) |
 //! | `key.data is None` | the token [`LISTENER`](event_loop::LISTENER) |
 //! | `accept_wrapper` | `EventLoop::accept` (private: the loop calls it) |
@@ -103,4 +103,5 @@ pub mod protocol;
 pub mod server;
 pub mod signals;
 mod status;
+pub mod system;
 mod timer;

@@ -142,12 +142,14 @@ fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_keepalive(true)
 }
 
-/// Readies an accepted socket on systems where it does not inherit its listener's options.
-pub(crate) fn set_accepted_options(stream: &TcpStream) -> io::Result<()> {
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        return Ok(());
+/// Accepts whoever waits longest, non-blocking.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, addr) = listener.accept()?;
+    // On Linux the options are inherited from the listener. A socket that takes none is one whose peer is gone.
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        set_stream_options(&SockRef::from(&stream)).map_err(|_| io::Error::from(Errno::CONNABORTED))?;
     }
-    set_stream_options(&SockRef::from(stream))
+    Ok((stream, SocketAddr::new(addr.ip().to_canonical(), addr.port())))
 }
 
 impl Transport for TcpStream {
@@ -293,8 +295,7 @@ mod tests {
     fn accepted_sockets_inherit_the_options() {
         let listener = listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
-        set_accepted_options(&stream).unwrap();
+        let (stream, _) = accept(&listener).unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.out_of_band_inline().unwrap());
