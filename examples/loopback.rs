@@ -49,6 +49,13 @@ impl Protocol for Side {
         }
     }
 
+    fn answers(&self) -> bool {
+        match self {
+            Side::Server(echo) => echo.answers(),
+            Side::Client(exchange) => exchange.answers(),
+        }
+    }
+
     fn is_waiting(&self) -> bool {
         match self {
             Side::Server(echo) => echo.is_waiting(),

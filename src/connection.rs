@@ -683,8 +683,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     /// How much to ask for: never more than there is room to queue, should the socket take none of the answer, and
     /// nothing at all above the high-water mark, half of what is allowed. Reading on whenever a few bytes have left the
     /// queue would make a stalled transfer crawl on in reads of a few bytes each.
+    ///
+    /// Input that is not answered needs no room in the queue, and must not wait for any: the peer may be waiting for us
+    /// to read what it has sent before it reads more itself.
     fn read_size(&self, turn: &Turn<'_, P>) -> usize {
         let room = match self.reading {
+            Reading::Open if !self.protocol.answers() => turn.allowed.saturating_sub(self.inbound.len()),
             Reading::Open if self.outbound.len() > turn.allowed / 2 => 0,
             Reading::Open => turn.allowed.saturating_sub(self.outbound.len() + self.inbound.len()),
             Reading::Discarding => usize::MAX,
@@ -1115,6 +1119,29 @@ mod tests {
         let script = &bench.connection.transport;
         assert_eq!(script.sent, b"abcdef");
         assert!(!script.fin_sent, "closing sends the FIN, shutdown(2) would be one call too many");
+    }
+
+    #[test]
+    fn a_full_queue_of_its_own_keeps_no_side_from_reading() {
+        /// Sends what it can and answers nothing.
+        struct Flooder;
+        impl Protocol for Flooder {
+            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+                input.len()
+            }
+            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+                Produced::Bytes(space.len())
+            }
+            fn answers(&self) -> bool {
+                false
+            }
+        }
+        let mut bench = Bench::new(Flooder, []).output([Takes(1), BLOCKED]);
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), LIMIT - 1);
+        bench.readable([Bytes(b"the peer has the same trouble")]);
+        bench.waits();
+        assert_eq!(bench.connection.received(), 29);
     }
 
     #[test]

@@ -63,6 +63,13 @@ pub trait Protocol {
         let _ = (rest, out);
     }
 
+    /// Whether what arrives can lead to something to send. It does for most servers: nothing is then read while too much
+    /// waits to be sent (backpressure). A protocol that sends of its own accord and only looks at what comes back must
+    /// say no: if both sides wait for the other to read, they wait for ever.
+    fn answers(&self) -> bool {
+        true
+    }
+
     /// Whether silence counts against the peer: only then does an idle timeout run. It always does for a server.
     fn is_waiting(&self) -> bool {
         true

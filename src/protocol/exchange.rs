@@ -601,6 +601,11 @@ impl Protocol for Exchange {
         }
     }
 
+    /// What comes back is compared, and that is all.
+    fn answers(&self) -> bool {
+        false
+    }
+
     /// Silence is the peer's while something is to come from it.
     fn is_waiting(&self) -> bool {
         self.in_flight > 0 || self.finished || self.fault.is_some()
@@ -684,6 +689,11 @@ mod tests {
 
     fn kind(exchange: &Exchange) -> Option<FaultKind> {
         exchange.fault().map(|fault| fault.kind)
+    }
+
+    #[test]
+    fn what_comes_back_is_read_however_much_waits_to_be_sent() {
+        assert!(!texts().answers());
     }
 
     #[test]

@@ -1,0 +1,961 @@
+//! A network in memory, and the system that the loop finds itself on: sockets with bounded buffers, an edge-triggered
+//! poller, a clock that moves only when something is done or waited for.
+//!
+//! Owns every byte under way. The poller is as strict as epoll(7) allows: readable is reported once after a read that
+//! came short or would have blocked, writable once after a write that would have blocked, an end, a reset or an urgent
+//! mark when it comes. Whoever forgets an edge waits for ever, and that is found out: nothing is left to happen.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use multiconn::connection::{Readiness, Transport};
+use multiconn::event_loop::{LISTENER, Token};
+use multiconn::moment::{Clock, Moment};
+use multiconn::signals::Signal;
+use multiconn::system::{EVENTS_A_WAIT, SIGNALS, System, TIMER};
+
+use crate::dice::Dice;
+use crate::peer::Peer;
+
+pub const MICROSECOND: u64 = 1_000;
+pub const MILLISECOND: u64 = 1_000_000;
+
+/// How many calls one turn may make: a connection that holds the loop makes them without end.
+const CALLS_A_TURN: u32 = 50_000;
+/// How many turns in a row may find nothing and do nothing.
+const IDLE_TURNS: u32 = 200;
+const TURNS: u32 = 200_000;
+/// The most that one connection may read in one turn: its budget, and one last read of the loop's whole buffer.
+const READ_A_TURN: usize = multiconn::connection::SERVICE_BUDGET + 256 * 1024;
+
+/// How often, of a thousand, what goes wrong that is nobody's fault; and how slow it all is.
+#[derive(Debug)]
+pub struct Weather {
+    pub interrupted: u64,
+    pub short_write: u64,
+    /// Events that say too much, say it twice, or name a token that does not exist.
+    pub spurious: u64,
+    pub accept_fails: u64,
+    pub register_fails: u64,
+    pub refused: u64,
+    pub syn_lost: u64,
+    /// A segment takes at most so many nanoseconds.
+    pub delay: u64,
+    /// Bytes that fit into a socket's buffers, at most.
+    pub room: u64,
+}
+
+pub type Id = usize;
+
+/// What happened to a socket that its owner is not to blame for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    None,
+    Refused,
+    SynLost,
+    NotRegistered,
+    Reset,
+    Tampered(Tampering),
+}
+
+/// A change on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tampering {
+    pub at: u64,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Flip,
+    Drop(u64),
+    Repeat(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    No,
+    /// Behind the bytes that were sent.
+    Queued,
+    Arrived,
+}
+
+/// One socket, with the bytes that it has sent.
+#[derive(Debug)]
+struct Socket {
+    addr: SocketAddr,
+    peer: Id,
+    token: Option<Token>,
+    connected: bool,
+    closed: bool,
+    error: Option<ErrorKind>,
+    /// Sent, and not at the other end yet.
+    sent: VecDeque<u8>,
+    /// At the other end, and not read there yet.
+    arrived: VecDeque<u8>,
+    send_room: usize,
+    receive_room: usize,
+    finish: Finish,
+    /// Where urgent bytes are that have not been read, counted from the first byte ever sent.
+    marks: VecDeque<u64>,
+    /// Bytes that were sent, arrived and were read there, ever.
+    written: u64,
+    carried: u64,
+    read: u64,
+    under_way: bool,
+    tampering: Option<Tampering>,
+    harm: Harm,
+    /// The reader has seen that nothing is left; the next arrival is an edge.
+    awaits_bytes: bool,
+    /// The writer has seen that there is no room.
+    awaits_room: bool,
+    pending: Option<Readiness>,
+    /// It sends without end and reads everything, faster than anybody can: bytes sent and read.
+    firehose: Option<(u64, u64)>,
+    read_in_turn: usize,
+}
+
+#[derive(Debug)]
+enum Act {
+    Carry(Id),
+    Syn(Id),
+    Peer(usize),
+    Reset(Id),
+    Timer,
+    Signal,
+    Exhausted(bool),
+}
+
+#[derive(Debug)]
+pub struct Network {
+    pub dice: Dice,
+    /// Every call of the loop's is printed.
+    talkative: bool,
+    pub weather: Weather,
+    pub now: u64,
+    agenda: BTreeMap<(u64, u64), Act>,
+    entries: u64,
+    sockets: Vec<Socket>,
+    pub peers: Vec<Option<Peer>>,
+    listening: bool,
+    awaits_connection: bool,
+    backlog: VecDeque<Id>,
+    /// The socket of the loop's last connect.
+    pub last_connect: Id,
+    ready: Vec<Id>,
+    /// Of the listener, the signals and the timer.
+    ready_tokens: Vec<Token>,
+    signalled: bool,
+    timer: Option<(u64, u64)>,
+    exhausted: bool,
+    calls: u32,
+    turns: u32,
+    idle_turns: u32,
+    happened: u64,
+    happened_before: u64,
+}
+
+/// The byte at a position of a peer's stream.
+pub fn byte(socket: Id, position: u64) -> u8 {
+    let mixed = (position + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (socket as u64 + 1).wrapping_mul(0xbf58_476d_1ce4);
+    (mixed >> 32).to_le_bytes()[0]
+}
+
+impl Network {
+    pub fn new(dice: Dice, weather: Weather, talkative: bool) -> Network {
+        Network {
+            dice,
+            talkative,
+            weather,
+            now: 1,
+            agenda: BTreeMap::new(),
+            entries: 0,
+            sockets: Vec::new(),
+            peers: Vec::new(),
+            listening: false,
+            awaits_connection: true,
+            backlog: VecDeque::new(),
+            last_connect: 0,
+            ready: Vec::new(),
+            ready_tokens: Vec::new(),
+            signalled: false,
+            timer: None,
+            exhausted: false,
+            calls: 0,
+            turns: 0,
+            idle_turns: 0,
+            happened: 0,
+            happened_before: 0,
+        }
+    }
+
+    /// Tells what the loop does, where somebody wants to know.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.talkative {
+            println!("{:9} µs: {}", self.now / MICROSECOND, what());
+        }
+    }
+
+    // Time.
+
+    fn schedule(&mut self, after: u64, act: Act) -> (u64, u64) {
+        self.entries += 1;
+        let entry = (self.now + after, self.entries);
+        self.agenda.insert(entry, act);
+        entry
+    }
+
+    fn some_delay(&mut self) -> u64 {
+        self.dice.scaled(MICROSECOND, self.weather.delay)
+    }
+
+    pub fn signal_after(&mut self, after: u64) {
+        self.schedule(after, Act::Signal);
+    }
+
+    pub fn exhaust(&mut self, after: u64, lasting: u64) {
+        self.schedule(after, Act::Exhausted(true));
+        self.schedule(after + lasting, Act::Exhausted(false));
+    }
+
+    pub fn add_peer(&mut self, after: u64, peer: Peer) {
+        self.peers.push(Some(peer));
+        self.call_peer(self.peers.len() - 1, after);
+    }
+
+    pub fn call_peer(&mut self, index: usize, after: u64) {
+        self.schedule(after, Act::Peer(index));
+    }
+
+    /// Every call takes a little while, in which others may act.
+    fn call(&mut self) {
+        self.calls += 1;
+        assert!(self.calls < CALLS_A_TURN, "one turn does not end");
+        self.now += self.dice.between(1, 3) * MICROSECOND;
+        self.catch_up();
+    }
+
+    fn catch_up(&mut self) {
+        while let Some(entry) = self.agenda.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let act = entry.remove();
+            self.act(&act);
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        self.happened += 1;
+        match *act {
+            Act::Carry(id) => self.carry(id),
+            Act::Syn(id) => self.syn(id),
+            Act::Peer(index) => {
+                let mut peer = self.peers[index].take().unwrap();
+                peer.act(index, self);
+                self.peers[index] = Some(peer);
+            }
+            Act::Reset(id) => {
+                let peer = self.sockets[id].peer;
+                for end in [id, peer] {
+                    self.harm(end, Harm::Reset);
+                    self.reset(end);
+                }
+            }
+            Act::Timer => self.ready_tokens.push(TIMER),
+            Act::Signal => {
+                self.signalled = true;
+                self.ready_tokens.push(SIGNALS);
+            }
+            Act::Exhausted(exhausted) => self.exhausted = exhausted,
+        }
+    }
+
+    // Sockets.
+
+    fn socket(&mut self, addr: SocketAddr, peer: Id) {
+        let most = usize::try_from(self.weather.room).unwrap();
+        let rooms = [(); 2].map(|()| self.dice.count(most.div_ceil(16), most));
+        self.sockets.push(Socket {
+            addr,
+            peer,
+            token: None,
+            connected: false,
+            closed: false,
+            error: None,
+            sent: VecDeque::new(),
+            arrived: VecDeque::new(),
+            send_room: rooms[0],
+            receive_room: rooms[1],
+            finish: Finish::No,
+            marks: VecDeque::new(),
+            written: 0,
+            carried: 0,
+            read: 0,
+            under_way: false,
+            tampering: None,
+            harm: Harm::None,
+            awaits_bytes: true,
+            awaits_room: false,
+            pending: None,
+            firehose: None,
+            read_in_turn: 0,
+        });
+    }
+
+    /// Begins to connect: a socket at each end. An answer may never come.
+    fn connect_perhaps_in_vain(&mut self, server: SocketAddr) -> Id {
+        let syn_lost = self.dice.chance(self.weather.syn_lost);
+        let id = self.connect(server);
+        if syn_lost {
+            self.harm(id, Harm::SynLost);
+        }
+        self.last_connect = id;
+        id
+    }
+
+    /// As that, and the answer comes.
+    pub fn connect(&mut self, server: SocketAddr) -> Id {
+        let id = self.sockets.len();
+        self.socket(SocketAddr::from(([192, 0, 2, 1], u16::try_from(1000 + id).unwrap())), id + 1);
+        self.socket(server, id);
+        let after = self.some_delay();
+        self.schedule(after, Act::Syn(id));
+        id
+    }
+
+    fn syn(&mut self, id: Id) {
+        if self.sockets[id].closed || self.sockets[id].harm == Harm::SynLost {
+            return; // Given up meanwhile, or it never comes.
+        }
+        if !self.listening || self.dice.chance(self.weather.refused) {
+            self.harm(id, Harm::Refused);
+            self.sockets[id].error = Some(ErrorKind::ConnectionRefused);
+            self.report(id, Readiness::ALL);
+            return;
+        }
+        let server = self.sockets[id].peer;
+        self.sockets[id].connected = true;
+        self.sockets[server].connected = true;
+        self.report(id, Readiness { writable: true, ..Readiness::default() });
+        self.backlog.push_back(server);
+        if mem::take(&mut self.awaits_connection) {
+            self.ready_tokens.push(LISTENER);
+        }
+    }
+
+    /// The poller's part: something about a socket has changed.
+    fn report(&mut self, id: Id, change: Readiness) {
+        let socket = &mut self.sockets[id];
+        if socket.token.is_none() {
+            return;
+        }
+        let pending = match socket.pending {
+            Some(pending) => union(pending, change),
+            None => {
+                self.ready.push(id);
+                change
+            }
+        };
+        socket.pending = Some(pending);
+    }
+
+    /// Moves bytes that `id` has sent to the other end, as the network feels like.
+    fn carry(&mut self, id: Id) {
+        self.sockets[id].under_way = false;
+        let reader = self.sockets[id].peer;
+        if self.sockets[reader].closed {
+            if !self.sockets[id].sent.is_empty() {
+                self.reset(id); // There is nobody to take it.
+            }
+            return;
+        }
+        let socket = &self.sockets[id];
+        let most = socket.sent.len().min(socket.receive_room.saturating_sub(socket.arrived.len()));
+        let whole = self.dice.chance(500);
+        let count = if most == 0 || whole { most } else { self.dice.count(1, most) };
+        let socket = &mut self.sockets[id];
+        let before = socket.carried;
+        for _ in 0..count {
+            let byte = socket.sent.pop_front().unwrap();
+            tamper(socket, byte);
+        }
+        let urgent = socket.marks.iter().any(|&mark| (before..socket.carried).contains(&mark));
+        if urgent {
+            // Its bytes are there with it, and epoll says what holds when it is asked.
+            self.report(reader, Readiness { urgent: true, readable: true, ..Readiness::default() });
+        }
+        let arrived = !self.sockets[id].arrived.is_empty();
+        if arrived && mem::take(&mut self.sockets[reader].awaits_bytes) {
+            self.report(reader, Readiness { readable: true, ..Readiness::default() });
+        }
+        let socket = &mut self.sockets[id];
+        // As Linux does it: not before a third of the buffer is free.
+        if socket.awaits_room && socket.sent.len() * 3 <= socket.send_room * 2 {
+            socket.awaits_room = false;
+            self.report(id, Readiness { writable: true, ..Readiness::default() });
+        }
+        let socket = &mut self.sockets[id];
+        if socket.sent.is_empty() && socket.finish == Finish::Queued {
+            socket.finish = Finish::Arrived;
+            self.report(reader, Readiness { readable: true, read_closed: true, ..Readiness::default() });
+        } else {
+            self.send_on(id);
+        }
+    }
+
+    /// Sees to it that what `id` has sent is carried, if there is room for it.
+    fn send_on(&mut self, id: Id) {
+        let socket = &self.sockets[id];
+        let closed = self.sockets[socket.peer].closed;
+        let bytes = !socket.sent.is_empty() && (closed || socket.arrived.len() < socket.receive_room);
+        let end = socket.sent.is_empty() && socket.finish == Finish::Queued;
+        if (bytes || end) && !socket.under_way {
+            self.sockets[id].under_way = true;
+            let after = self.some_delay();
+            self.schedule(after, Act::Carry(id));
+        }
+    }
+
+    pub fn write(&mut self, id: Id, bytes: &[u8]) -> io::Result<usize> {
+        assert!(self.sockets[id].connected && !bytes.is_empty());
+        if let Some(kind) = self.sockets[id].error {
+            return Err(kind.into());
+        }
+        assert!(self.sockets[id].finish == Finish::No, "a write behind our own FIN");
+        let other = self.sockets[id].peer;
+        if let Some((_, got)) = &mut self.sockets[other].firehose {
+            for &given in bytes {
+                assert_eq!(given, byte(other, *got), "the firehose's byte {got} came back wrong");
+                *got += 1;
+            }
+            self.happened += 1;
+            return Ok(bytes.len());
+        }
+        let socket = &mut self.sockets[id];
+        let room = socket.send_room - socket.sent.len();
+        if room == 0 {
+            socket.awaits_room = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let mut count = room.min(bytes.len());
+        if socket.token.is_some() && self.dice.chance(self.weather.short_write) {
+            count = count.min(self.dice.count(1, 7));
+        }
+        let socket = &mut self.sockets[id];
+        socket.sent.extend(&bytes[..count]);
+        socket.written += count as u64;
+        self.happened += 1;
+        self.send_on(id);
+        Ok(count)
+    }
+
+    /// The next byte that `id` sends is urgent.
+    pub fn mark(&mut self, id: Id) {
+        let socket = &mut self.sockets[id];
+        socket.marks.push_back(socket.written);
+    }
+
+    pub fn read(&mut self, id: Id, space: &mut [u8]) -> io::Result<usize> {
+        let other = self.sockets[id].peer;
+        if let Some((sent, _)) = &mut self.sockets[other].firehose {
+            for place in &mut *space {
+                *place = byte(other, *sent);
+                *sent += 1;
+            }
+            self.happened += 1;
+            return Ok(space.len());
+        }
+        if self.sockets[other].arrived.is_empty() {
+            if let Some(kind) = self.sockets[id].error {
+                return Err(kind.into());
+            }
+            if self.sockets[other].finish == Finish::Arrived {
+                return Ok(0);
+            }
+            self.sockets[id].awaits_bytes = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let sender = &mut self.sockets[other];
+        let mut count = sender.arrived.len().min(space.len());
+        // A read ends before an urgent byte, unless that comes first (tcp(7), SO_OOBINLINE).
+        while sender.marks.front().is_some_and(|&mark| mark <= sender.read) {
+            sender.marks.pop_front();
+        }
+        if let Some(&mark) = sender.marks.front() {
+            count = count.min(usize::try_from(mark - sender.read).unwrap());
+        }
+        for (place, byte) in space.iter_mut().zip(sender.arrived.drain(..count)) {
+            *place = byte;
+        }
+        sender.read += count as u64;
+        if count < space.len() && sender.arrived.is_empty() {
+            self.sockets[id].awaits_bytes = true;
+        }
+        self.happened += 1;
+        self.send_on(other);
+        Ok(count)
+    }
+
+    pub fn shut_down(&mut self, id: Id) {
+        if self.sockets[id].finish == Finish::No {
+            self.sockets[id].finish = Finish::Queued;
+            self.send_on(id);
+        }
+    }
+
+    /// A reset arrives at `id`. What it has not sent, and may be what it has not read, is gone.
+    pub fn reset(&mut self, id: Id) {
+        let other = self.sockets[id].peer;
+        if self.sockets[id].closed || !self.sockets[id].connected {
+            return;
+        }
+        self.sockets[id].sent.clear();
+        if self.dice.chance(500) {
+            let lost = self.sockets[other].arrived.len() as u64;
+            self.sockets[other].arrived.clear();
+            self.sockets[other].read += lost;
+        }
+        self.sockets[id].error = Some(ErrorKind::ConnectionReset);
+        self.report(id, Readiness::ALL);
+    }
+
+    /// Ends a socket with a reset (`SO_LINGER` of no time).
+    pub fn abort(&mut self, id: Id) {
+        self.close_with(id, true);
+    }
+
+    /// close(2): what is unread makes it a reset.
+    pub fn close(&mut self, id: Id) {
+        let unread = !self.sockets[self.sockets[id].peer].arrived.is_empty();
+        self.close_with(id, unread);
+    }
+
+    fn close_with(&mut self, id: Id, reset: bool) {
+        let other = self.sockets[id].peer;
+        let socket = &mut self.sockets[id];
+        assert!(!mem::replace(&mut socket.closed, true), "closed twice");
+        socket.token = None;
+        socket.pending = None;
+        socket.firehose = None;
+        self.ready.retain(|&ready| ready != id);
+        self.sockets[other].arrived.clear();
+        if reset || self.sockets[id].error.is_some() {
+            self.sockets[id].sent.clear();
+            self.reset(other);
+        } else {
+            self.shut_down(id);
+        }
+        self.send_on(other);
+    }
+
+    /// Lets `id` send without end, and then ends it.
+    pub fn gush(&mut self, id: Id) {
+        self.sockets[id].firehose = Some((0, 0));
+        let other = self.sockets[id].peer;
+        self.report(other, Readiness { readable: true, ..Readiness::default() });
+    }
+
+    /// The firehose runs dry. Bytes sent, and bytes that were back until now; the others come as with anybody.
+    pub fn run_dry(&mut self, id: Id) -> (u64, u64) {
+        let (sent, got) = self.sockets[id].firehose.take().unwrap();
+        // What is left to come back was meant for a fast reader: others wait for its place.
+        let server = self.sockets[id].peer;
+        self.sockets[server].send_room = self.sockets[server].send_room.max(16 * 1024);
+        self.sockets[server].receive_room = self.sockets[server].receive_room.max(16 * 1024);
+        self.sockets[id].written = sent;
+        self.sockets[id].carried = sent;
+        self.sockets[id].read = sent;
+        (sent, got)
+    }
+
+    /// Lets the loop turn once, so that its role looks at the peers: an event of the timer says nothing else.
+    pub fn nudge(&mut self) {
+        self.ready_tokens.push(TIMER);
+    }
+
+    pub fn is_connected(&self, id: Id) -> bool {
+        self.sockets[id].connected
+    }
+
+    pub fn error(&self, id: Id) -> Option<ErrorKind> {
+        self.sockets[id].error
+    }
+
+    /// Bytes of `id`'s that have come to the other end.
+    pub fn carried(&self, id: Id) -> u64 {
+        self.sockets[id].firehose.map_or(self.sockets[id].carried, |(sent, _)| sent)
+    }
+
+    pub fn addr(&self, id: Id) -> SocketAddr {
+        self.sockets[id].addr
+    }
+
+    pub fn harm_to(&self, id: Id) -> Harm {
+        match (self.sockets[id].harm, self.sockets[self.sockets[id].peer].harm) {
+            (Harm::None, harm) | (harm, _) => harm,
+        }
+    }
+
+    fn harm(&mut self, id: Id, harm: Harm) {
+        let socket = &mut self.sockets[id];
+        if !socket.closed && socket.harm == Harm::None {
+            socket.harm = harm;
+        }
+    }
+
+    pub fn reset_after(&mut self, id: Id, after: u64) {
+        self.schedule(after, Act::Reset(id));
+    }
+
+    /// Changes what comes to `id`.
+    pub fn tamper_with(&mut self, id: Id, tampering: Tampering) {
+        let other = self.sockets[id].peer;
+        self.sockets[other].tampering = Some(tampering);
+    }
+
+    /// How many sockets of the loop's are open still.
+    pub fn open(&self) -> usize {
+        self.sockets.iter().filter(|socket| socket.token.is_some()).count()
+    }
+
+    pub fn turns(&self) -> u32 {
+        self.turns
+    }
+
+    // The loop's side.
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<(Token, Readiness)>) -> io::Result<()> {
+        events.clear();
+        self.begin_turn(timeout);
+        self.call();
+        if self.dice.chance(self.weather.interrupted) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let until =
+            timeout.map(|timeout| self.now.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)));
+        while self.ready.is_empty() && self.ready_tokens.is_empty() {
+            let next = self.agenda.first_key_value().map(|(&(when, _), _)| when);
+            match (next, until) {
+                (Some(next), Some(until)) if next > until => {
+                    self.now = self.now.max(until);
+                    break;
+                }
+                (None, Some(until)) => {
+                    self.now = self.now.max(until);
+                    break;
+                }
+                (Some(next), _) => {
+                    self.now = self.now.max(next);
+                    self.catch_up();
+                }
+                (None, None) => panic!("stalled: the loop waits, and nothing will ever happen: {self:#?}"),
+            }
+        }
+        self.hand_over(events);
+        self.tell(|| format!("waited for {timeout:?}: {events:?}"));
+        Ok(())
+    }
+
+    fn begin_turn(&mut self, timeout: Option<Duration>) {
+        self.turns += 1;
+        assert!(self.turns < TURNS, "too many turns: {self:#?}");
+        let idle = self.happened == self.happened_before && timeout == Some(Duration::ZERO);
+        self.idle_turns = if idle { self.idle_turns + 1 } else { 0 };
+        assert!(self.idle_turns < IDLE_TURNS, "the loop spins: turn after turn, and nothing is done");
+        self.happened_before = self.happened;
+        self.calls = 0;
+        for socket in &mut self.sockets {
+            socket.read_in_turn = 0;
+        }
+    }
+
+    fn hand_over(&mut self, events: &mut Vec<(Token, Readiness)>) {
+        let everything = |token| (token, Readiness { readable: true, ..Readiness::default() });
+        events.extend(mem::take(&mut self.ready_tokens).into_iter().map(everything));
+        for id in mem::take(&mut self.ready) {
+            let (token, mut event) = (self.sockets[id].token.unwrap(), self.sockets[id].pending.take().unwrap());
+            if self.dice.chance(500) {
+                event = union(event, self.truth(id)); // epoll says all that holds now, not what has changed.
+            }
+            events.push((token, event));
+        }
+        while self.dice.chance(self.weather.spurious) && events.len() < EVENTS_A_WAIT {
+            let known: Vec<Token> = self.sockets.iter().filter_map(|socket| socket.token).collect();
+            let event =
+                Readiness { readable: self.dice.chance(500), writable: self.dice.chance(500), ..Readiness::default() };
+            match self.dice.between(0, 3) {
+                0 => events.push((Token(self.dice.count(100, 10_000)), event)),
+                1 if !events.is_empty() => events.push(self.dice.pick(events)),
+                2 => events.push(everything(self.dice.pick(&[LISTENER, SIGNALS, TIMER]))),
+                _ if !known.is_empty() => events.push((self.dice.pick(&known), event)),
+                _ => {}
+            }
+        }
+        // In any order.
+        for last in (1..events.len()).rev() {
+            let other = usize::try_from(self.dice.between(0, last as u64)).unwrap();
+            events.swap(last, other);
+        }
+    }
+
+    fn truth(&self, id: Id) -> Readiness {
+        let (socket, other) = (&self.sockets[id], &self.sockets[self.sockets[id].peer]);
+        let over = socket.error.is_some();
+        Readiness {
+            readable: over || !other.arrived.is_empty() || other.finish == Finish::Arrived || other.firehose.is_some(),
+            writable: over || (socket.connected && socket.sent.len() < socket.send_room),
+            read_closed: over || other.finish == Finish::Arrived,
+            urgent: other.marks.iter().any(|mark| (other.read..other.carried).contains(mark)),
+        }
+    }
+
+    fn register(&mut self, id: Id, token: Token) -> io::Result<()> {
+        self.call();
+        if self.dice.chance(self.weather.register_fails) {
+            let other = self.sockets[id].peer;
+            for end in [id, other] {
+                self.sockets[end].harm = Harm::NotRegistered; // Whatever else was to come.
+            }
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
+        }
+        assert!(self.sockets.iter().all(|socket| socket.token != Some(token)), "a token is in use twice");
+        self.sockets[id].token = Some(token);
+        // epoll looks at what is registered at once.
+        let truth = self.truth(id);
+        self.sockets[id].awaits_bytes = !truth.readable;
+        if truth != Readiness::default() {
+            self.report(id, truth);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<Id> {
+        use rustix::io::Errno;
+        self.call();
+        let error = |errno: Errno| Err(io::Error::from_raw_os_error(errno.raw_os_error()));
+        if self.exhausted {
+            return error(self.dice.pick(&[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]));
+        }
+        if self.dice.chance(self.weather.accept_fails) {
+            return error(self.dice.pick(&[Errno::INTR, Errno::CONNABORTED, Errno::PROTO, Errno::HOSTUNREACH]));
+        }
+        match self.backlog.pop_front() {
+            Some(id) => {
+                self.happened += 1;
+                Ok(id)
+            }
+            None => {
+                self.awaits_connection = true;
+                error(Errno::AGAIN)
+            }
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.listening = false;
+        for id in mem::take(&mut self.backlog) {
+            self.harm(self.sockets[id].peer, Harm::Reset);
+            self.abort(id);
+        }
+    }
+}
+
+fn union(one: Readiness, other: Readiness) -> Readiness {
+    Readiness {
+        readable: one.readable || other.readable,
+        writable: one.writable || other.writable,
+        read_closed: one.read_closed || other.read_closed,
+        urgent: one.urgent || other.urgent,
+    }
+}
+
+/// Lets one byte arrive, or what is made of it.
+fn tamper(socket: &mut Socket, byte: u8) {
+    let position = socket.carried;
+    socket.carried += 1;
+    let Some(Tampering { at, how }) = socket.tampering else { return socket.arrived.push_back(byte) };
+    if position == at {
+        socket.harm = Harm::Tampered(Tampering { at, how });
+    }
+    match how {
+        How::Flip if position == at => socket.arrived.push_back(byte ^ 1),
+        How::Drop(count) if (at..at + count).contains(&position) => {}
+        How::Repeat(count) if position == at => {
+            socket.arrived.push_back(byte);
+            // So many of the last ones once more: as many as are left of them.
+            let last = socket.arrived.len().saturating_sub(usize::try_from(count).unwrap());
+            let again: Vec<u8> = socket.arrived.range(last..).copied().collect();
+            socket.arrived.extend(again);
+        }
+        _ => socket.arrived.push_back(byte),
+    }
+}
+
+/// The loop's handle of the network.
+#[derive(Debug)]
+pub struct Simulated {
+    pub network: Rc<RefCell<Network>>,
+    events: Vec<(Token, Readiness)>,
+}
+
+impl Simulated {
+    pub fn new(network: &Rc<RefCell<Network>>) -> Simulated {
+        Simulated { network: Rc::clone(network), events: Vec::new() }
+    }
+
+    /// A listener, of which there may be one.
+    pub fn listener(&self) -> Listener {
+        self.network.borrow_mut().listening = true;
+        Listener(Rc::clone(&self.network))
+    }
+}
+
+/// A socket of the loop's.
+#[derive(Debug)]
+pub struct Stream {
+    pub id: Id,
+    network: Rc<RefCell<Network>>,
+}
+
+impl Read for Stream {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        assert!(!space.is_empty(), "a read for nothing would look like the end");
+        let mut network = self.network.borrow_mut();
+        network.call();
+        let interrupted = network.weather.interrupted;
+        if network.dice.chance(interrupted) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let read = network.read(self.id, space);
+        network.tell(|| format!("{} reads up to {}: {read:?}", self.id, space.len()));
+        let count = read?;
+        let socket = &mut network.sockets[self.id];
+        socket.read_in_turn += count;
+        assert!(socket.read_in_turn <= READ_A_TURN, "one connection holds the loop");
+        Ok(count)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut network = self.network.borrow_mut();
+        network.call();
+        let interrupted = network.weather.interrupted;
+        if network.dice.chance(interrupted) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let written = network.write(self.id, bytes);
+        network.tell(|| format!("{} writes {}: {written:?}", self.id, bytes.len()));
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Stream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        let mut network = self.network.borrow_mut();
+        network.call();
+        if network.sockets[self.id].error.is_some() {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        network.shut_down(self.id);
+        Ok(())
+    }
+
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        let mut network = self.network.borrow_mut();
+        network.call();
+        let socket = &mut network.sockets[self.id];
+        match socket.error {
+            Some(kind) => Err(kind.into()),
+            None => Ok(socket.connected),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.network.borrow_mut().close(self.id);
+    }
+}
+
+#[derive(Debug)]
+pub struct Listener(Rc<RefCell<Network>>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.borrow_mut().stop_listening();
+    }
+}
+
+impl Clock for Simulated {
+    fn now(&self) -> Moment {
+        Moment::after_start(Duration::from_nanos(self.network.borrow().now))
+    }
+}
+
+impl System for Simulated {
+    type Stream = Stream;
+    type Listener = Listener;
+    const SHORT_READ_IS_LAST: bool = true;
+
+    fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
+        self.network.borrow_mut().register(stream.id, token)
+    }
+
+    fn register_listener(&mut self, _: &mut Listener) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn connect(&mut self, _: Option<IpAddr>, addr: SocketAddr) -> io::Result<Stream> {
+        let id = self.network.borrow_mut().connect_perhaps_in_vain(addr);
+        Ok(Stream { id, network: Rc::clone(&self.network) })
+    }
+
+    fn accept(&mut self, _: &Listener) -> io::Result<(Stream, SocketAddr)> {
+        let mut network = self.network.borrow_mut();
+        let id = network.accept()?;
+        let addr = network.addr(network.sockets[id].peer);
+        Ok((Stream { id, network: Rc::clone(&self.network) }, addr))
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.network.borrow_mut().wait(timeout, &mut self.events)
+    }
+
+    fn events(&self) -> impl Iterator<Item = (Token, Readiness)> {
+        self.events.iter().copied()
+    }
+
+    fn catch_signals(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn take_signals(&mut self) -> io::Result<Vec<Signal>> {
+        let signalled = mem::take(&mut self.network.borrow_mut().signalled);
+        Ok(signalled.then_some(Signal::Terminate).into_iter().collect())
+    }
+
+    fn set_timer(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let mut network = self.network.borrow_mut();
+        if let Some(entry) = network.timer.take() {
+            network.agenda.remove(&entry);
+        }
+        if let Some(wait) = wait {
+            network.timer = Some(network.schedule(u64::try_from(wait.as_nanos()).unwrap(), Act::Timer));
+        }
+        Ok(())
+    }
+
+    fn take_timer(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Peers that are no part of the loop: they talk, sleep, dawdle, reset, leave and never stop, and check what they get.
+//!
+//! Owns what one peer does and when. Knows nothing of the product: what it sends and compares is its own.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use crate::network::{Id, MILLISECOND, Network, byte};
+
+/// How long a peer waits for anything to move: longer than anything here takes.
+const PATIENCE: u64 = 60_000 * MILLISECOND;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sends and reads as it likes, finishes, and reads to the end.
+    Talks,
+    /// The same, but reads nothing before everything is sent or nothing more can be, and then sleeps for a while.
+    Sleeps,
+    /// Sends without end for a while, and reads as fast.
+    Gushes,
+    /// Resets when a part is sent.
+    Resets,
+    /// Closes when a part is sent, with everything unread.
+    Leaves,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 5] = [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves];
+}
+
+/// How it ended for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It finished, and then the server did.
+    Finished,
+    /// The server finished first.
+    Dismissed,
+    /// The connection broke.
+    Broken,
+    /// It left or reset.
+    Left,
+}
+
+#[derive(Debug)]
+pub struct Peer {
+    kind: Kind,
+    server: SocketAddr,
+    plan: u64,
+    urgent: u64,
+    pub socket: Option<Id>,
+    pub sent: u64,
+    pub got: u64,
+    last_moved: u64,
+    sleeps_until: Option<u64>,
+    finished: bool,
+    pub outcome: Option<Outcome>,
+}
+
+impl Peer {
+    /// One that sends `plan` bytes, so many of a thousand pieces of them urgent.
+    pub fn new(kind: Kind, server: SocketAddr, plan: u64, urgent: u64) -> Peer {
+        Peer {
+            kind,
+            server,
+            plan,
+            urgent,
+            socket: None,
+            sent: 0,
+            got: 0,
+            last_moved: 0,
+            sleeps_until: None,
+            finished: false,
+            outcome: None,
+        }
+    }
+
+    /// Does a little, and sees to it that it is called again.
+    pub fn act(&mut self, index: usize, network: &mut Network) {
+        let id = match self.socket {
+            Some(id) => id,
+            None => {
+                self.last_moved = network.now;
+                *self.socket.insert(network.connect(self.server))
+            }
+        };
+        if network.error(id).is_some() {
+            self.end(Outcome::Broken, network);
+        } else if network.is_connected(id) {
+            match self.kind {
+                Kind::Gushes => self.gush(id, network),
+                _ => self.talk(id, network),
+            }
+        }
+        assert!(network.now < self.last_moved + PATIENCE || self.outcome.is_some(), "{self:?} got no answer");
+        if self.outcome.is_none() {
+            let after = match self.sleeps_until {
+                Some(dry) if self.kind == Kind::Gushes => dry - network.now,
+                _ => network.dice.scaled(1_000, 20 * MILLISECOND),
+            };
+            network.call_peer(index, after);
+        }
+    }
+
+    fn gush(&mut self, id: Id, network: &mut Network) {
+        match self.sleeps_until {
+            None => {
+                let lasting = network.dice.scaled(10_000, 300_000);
+                self.sleeps_until = Some(network.now + lasting);
+                network.gush(id);
+            }
+            Some(dry) if network.now >= dry => {
+                (self.sent, self.got) = network.run_dry(id);
+                self.plan = self.sent;
+                self.kind = Kind::Talks;
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn talk(&mut self, id: Id, network: &mut Network) {
+        let leaves = matches!(self.kind, Kind::Resets | Kind::Leaves);
+        let blocked = self.send(id, network);
+        if leaves && (self.sent == self.plan || blocked) {
+            self.end(Outcome::Left, network);
+            return;
+        }
+        if self.kind == Kind::Sleeps {
+            if self.sent < self.plan && !blocked {
+                return;
+            }
+            let wakes = *self.sleeps_until.get_or_insert(network.now + 2_000 * MILLISECOND);
+            if network.now < wakes {
+                return;
+            }
+            self.kind = Kind::Talks;
+        }
+        if self.sent == self.plan && !self.finished && network.dice.chance(700) {
+            self.finished = true;
+            network.shut_down(id);
+        }
+        if !leaves {
+            self.read(id, network);
+        }
+    }
+
+    /// Whether there is no room for more.
+    fn send(&mut self, id: Id, network: &mut Network) -> bool {
+        if self.sent == self.plan {
+            return false;
+        }
+        let most = usize::try_from(self.plan - self.sent).unwrap();
+        let count = network.dice.count(1, most);
+        let bytes: Vec<u8> = (self.sent..self.sent + count as u64).map(|position| byte(id, position)).collect();
+        if network.dice.chance(self.urgent) {
+            network.mark(id);
+        }
+        match network.write(id, &bytes) {
+            Ok(count) => {
+                self.sent += count as u64;
+                self.last_moved = network.now;
+                false
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+
+    fn read(&mut self, id: Id, network: &mut Network) {
+        let mut space = [0; 4096];
+        let wanted = network.dice.count(1, space.len());
+        match network.read(id, &mut space[..wanted]) {
+            Ok(0) if self.finished => self.end(Outcome::Finished, network),
+            Ok(0) => self.end(Outcome::Dismissed, network),
+            Ok(count) => {
+                self.last_moved = network.now;
+                for &got in &space[..count] {
+                    assert!(self.got < self.sent, "{self:?} got more than it sent");
+                    assert_eq!(got, byte(id, self.got), "{self:?} got a wrong byte");
+                    self.got += 1;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.end(Outcome::Broken, network),
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome, network: &mut Network) {
+        self.outcome = Some(outcome);
+        network.nudge();
+        let id = self.socket.unwrap();
+        if self.kind == Kind::Resets {
+            network.abort(id);
+        } else {
+            network.close(id);
+        }
+    }
+}

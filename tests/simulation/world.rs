@@ -1,0 +1,458 @@
+//! One world: what is in it, as its seed has it, and what must have come of it in the end.
+//!
+//! Owns the role that the loop plays and all the promises that are checked here.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use multiconn::connection::{End, Timeout, Timeouts};
+use multiconn::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
+use multiconn::moment::{Clock, Moment};
+use multiconn::narrator::Voice;
+use multiconn::protocol::echo::Echo;
+use multiconn::protocol::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
+use multiconn::protocol::{Outbox, Produced, Protocol};
+
+use crate::dice::Dice;
+use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
+use crate::peer::{Kind, Outcome, Peer};
+
+const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
+
+/// The times of a world, far longer than anything in it takes, so that one that runs out was earned.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Some(Duration::from_secs(20)),
+    idle: Some(Duration::from_secs(40)),
+    stall: Some(Duration::from_secs(30)),
+    linger: Some(Duration::from_secs(5)),
+};
+/// How exactly a schedule is kept.
+const TICK: Duration = Duration::from_millis(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Either end of a connection.
+enum Side {
+    Server(Echo),
+    Client(Exchange),
+}
+
+impl Protocol for Side {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        match self {
+            Side::Server(echo) => echo.receive(input, out),
+            Side::Client(exchange) => exchange.receive(input, out),
+        }
+    }
+
+    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
+        match self {
+            Side::Server(echo) => echo.produce(space, clock),
+            Side::Client(exchange) => exchange.produce(space, clock),
+        }
+    }
+
+    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        match self {
+            Side::Server(echo) => echo.finish(rest, out),
+            Side::Client(exchange) => exchange.finish(rest, out),
+        }
+    }
+
+    fn answers(&self) -> bool {
+        match self {
+            Side::Server(echo) => echo.answers(),
+            Side::Client(exchange) => exchange.answers(),
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        match self {
+            Side::Server(echo) => echo.is_waiting(),
+            Side::Client(exchange) => exchange.is_waiting(),
+        }
+    }
+}
+
+/// What became of an exchange.
+struct Ended {
+    id: Id,
+    end: End,
+    exchange: Exchange,
+}
+
+/// Opens the exchanges and keeps watch over the loop.
+struct Tester {
+    network: Rc<RefCell<Network>>,
+    work: Rc<Work>,
+    limits: Limits,
+    to_start: u32,
+    /// When messages that are scheduled are looked at next.
+    next_tick: Moment,
+    /// Harm to be done to exchanges, by number.
+    plans: Vec<(u32, Plan)>,
+    ids: BTreeMap<u32, Id>,
+    ended: Vec<Ended>,
+    /// How each of the server's connections ended.
+    served: BTreeMap<SocketAddr, End>,
+    /// What had come of each peer's bytes when the loop began to drain, and when that was.
+    drained: Option<(Moment, BTreeMap<Id, u64>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Reset(u64),
+    Tamper(Tampering),
+}
+
+impl Role<Side, Simulated> for Tester {
+    fn advance(&mut self, event_loop: &mut EventLoop<Side, Simulated>) -> bool {
+        self.check(event_loop);
+        if self.to_start > 0 && self.drained.is_none() {
+            self.to_start -= 1;
+            let number = self.work.connections - self.to_start;
+            event_loop.connect(SERVER.into(), Side::Client(Exchange::new(number, Rc::clone(&self.work))));
+            self.plan(number);
+            if self.to_start == 0 {
+                self.work.begin(event_loop.now(), self.work.connections);
+                wake_all(event_loop);
+            }
+        }
+        if matches!(self.work.pacing, Pacing::Rate(_)) && self.ended.len() < self.ids.len() {
+            if event_loop.now() >= self.next_tick {
+                self.next_tick = event_loop.now().plus(TICK);
+                wake_all(event_loop);
+            }
+            event_loop.wake_at(Some(self.next_tick)).unwrap();
+        }
+        let peers_are_done = self.network.borrow().peers.iter().flatten().all(|peer| peer.outcome.is_some());
+        let exchanges_are_done = self.ended.len() == self.work.connections as usize;
+        if peers_are_done && exchanges_are_done {
+            event_loop.stop_listening();
+        }
+        self.to_start > 0 && self.drained.is_none()
+    }
+
+    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side, Simulated>) {
+        match event {
+            Event::Closed { protocol: Side::Client(exchange), end, .. } => {
+                let id = self.ids[&exchange.number()];
+                self.ended.push(Ended { id, end, exchange });
+            }
+            Event::Closed { addr, end, .. } => {
+                self.served.insert(addr, end);
+            }
+            Event::Signal(_) => {
+                let network = self.network.borrow();
+                let carried = |peer: &Peer| peer.socket.map(|id| (id, network.carried(id)));
+                let carried = network.peers.iter().flatten().filter_map(carried).collect();
+                drop(network);
+                self.drained = Some((event_loop.now(), carried));
+                event_loop.drain(DRAIN_TIMEOUT);
+            }
+            Event::Accepted { .. } | Event::Connected { .. } | Event::Notified { .. } => {}
+        }
+    }
+}
+
+impl Tester {
+    /// What must hold at any time.
+    fn check(&self, event_loop: &EventLoop<Side, Simulated>) {
+        let mut memory = 0;
+        for (_, connection) in event_loop.connections() {
+            let held = connection.outbound_len() + connection.inbound_len();
+            assert!(
+                held <= self.limits.connection_buffer,
+                "{held} bytes waiting in {connection:?}",
+                connection = connection.addr()
+            );
+            memory += connection.memory();
+        }
+        assert_eq!(event_loop.memory(), memory, "the account of memory is wrong");
+        let most = self.limits.total_buffer + event_loop.connections().len() * MINIMUM_BUFFER;
+        assert!(memory <= most, "{memory} bytes held, {most} allowed");
+        let is_accepted = |side: &Side| matches!(side, Side::Server(_));
+        let accepted = event_loop.connections().filter(|(_, connection)| is_accepted(connection.protocol())).count();
+        assert!(accepted <= self.limits.connections, "more connections accepted than allowed");
+    }
+
+    fn plan(&mut self, number: u32) {
+        let id = self.network.borrow().last_connect;
+        self.ids.insert(number, id);
+        for &(_, plan) in self.plans.iter().filter(|&&(of, _)| of == number) {
+            match plan {
+                Plan::Reset(after) => self.network.borrow_mut().reset_after(id, after),
+                Plan::Tamper(tampering) => self.network.borrow_mut().tamper_with(id, tampering),
+            }
+        }
+    }
+}
+
+fn wake_all(event_loop: &mut EventLoop<Side, Simulated>) {
+    for token in event_loop.connections().map(|(token, _)| token).collect::<Vec<_>>() {
+        event_loop.wake(token);
+    }
+}
+
+/// What happened in a world, for the tally.
+#[derive(Debug, Default)]
+pub struct World {
+    pub whole_exchanges: u64,
+    pub broken_exchanges: u64,
+    pub refused_exchanges: u64,
+    pub faults_found: u64,
+    pub bytes_echoed: u64,
+    pub finished_peers: u64,
+    pub dismissed_peers: u64,
+    pub broken_peers: u64,
+    pub peers_that_left: u64,
+    pub drained: u64,
+    pub turns: u64,
+    pub virtual_seconds: u64,
+}
+
+/// What happened in all worlds together.
+#[derive(Debug, Default)]
+pub struct Tally {
+    worlds: u64,
+    all: World,
+}
+
+impl Tally {
+    pub fn add(&mut self, world: &World) {
+        self.worlds += 1;
+        let all = &mut self.all;
+        for (sum, more) in [
+            (&mut all.whole_exchanges, world.whole_exchanges),
+            (&mut all.broken_exchanges, world.broken_exchanges),
+            (&mut all.refused_exchanges, world.refused_exchanges),
+            (&mut all.faults_found, world.faults_found),
+            (&mut all.bytes_echoed, world.bytes_echoed),
+            (&mut all.finished_peers, world.finished_peers),
+            (&mut all.dismissed_peers, world.dismissed_peers),
+            (&mut all.broken_peers, world.broken_peers),
+            (&mut all.peers_that_left, world.peers_that_left),
+            (&mut all.drained, world.drained),
+            (&mut all.turns, world.turns),
+            (&mut all.virtual_seconds, world.virtual_seconds),
+        ] {
+            *sum += more;
+        }
+    }
+
+    /// Worlds in which nothing goes wrong would prove nothing.
+    pub fn assert_everything_happened(&self) {
+        let World { whole_exchanges, broken_exchanges, refused_exchanges, faults_found, .. } = self.all;
+        let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, drained, .. } = self.all;
+        let exchanges = [whole_exchanges, broken_exchanges, refused_exchanges, faults_found];
+        let peers = [finished_peers, dismissed_peers, broken_peers, peers_that_left, drained];
+        let rare = self.worlds / 100;
+        assert!(exchanges.into_iter().chain(peers).all(|count| count >= rare), "too tame: {self:#?}");
+    }
+}
+
+/// Runs the world with this seed, and prints every call of the loop's if it is to be talkative.
+///
+/// # Panics
+/// If a promise was not kept.
+pub fn run(seed: u64, talkative: bool) -> World {
+    let mut dice = Dice::new(seed);
+    // Many worlds are calm but for one thing: where everything goes wrong, one fault hides another.
+    let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
+    let weather = Weather {
+        interrupted: now_and_then(200),
+        short_write: now_and_then(500),
+        spurious: now_and_then(500),
+        accept_fails: now_and_then(300),
+        register_fails: now_and_then(30),
+        refused: now_and_then(50),
+        syn_lost: now_and_then(50),
+        delay: 0,
+        room: 0,
+    };
+    let weather = Weather { delay: dice.scaled(2_000, 5 * MILLISECOND), room: dice.scaled(1, 64 * 1024), ..weather };
+    let exchanges = u32::try_from(dice.between(0, 5)).unwrap();
+    let peers = dice.between(u64::from(exchanges == 0), 5);
+    let drains = exchanges == 0 && dice.chance(700);
+    let (work, total) = work(&mut dice, exchanges, weather.room);
+    let limits = Limits {
+        connections: 2 * exchanges as usize + dice.count(1, 4),
+        connection_buffer: dice.count(MINIMUM_BUFFER, 256 * 1024),
+        total_buffer: dice.count(1, 512 * 1024),
+    };
+    let plans = (1..=exchanges).filter_map(|number| Some((number, plan(&mut dice, total)?))).collect();
+
+    let network = Rc::new(RefCell::new(Network::new(dice, weather, talkative)));
+    populate(&mut network.borrow_mut(), peers, drains);
+    let system = Simulated::new(&network);
+    let listener = system.listener();
+    let mut event_loop = EventLoop::on(system, limits, TIMEOUTS, Voice::SILENT);
+    event_loop.listen(listener, |_| Side::Server(Echo)).unwrap();
+    let mut tester = Tester {
+        network: Rc::clone(&network),
+        work,
+        limits,
+        to_start: exchanges,
+        next_tick: Moment::START,
+        plans,
+        ids: BTreeMap::new(),
+        ended: Vec::new(),
+        served: BTreeMap::new(),
+        drained: None,
+    };
+    event_loop.run(&mut tester).unwrap();
+
+    assert_eq!(event_loop.memory(), 0, "memory leaked");
+    assert_eq!(network.borrow().open(), 0, "a socket leaked");
+    let mut world = World::default();
+    if let Some((began, _)) = tester.drained {
+        world.drained = 1;
+        let took = event_loop.now().since(began);
+        assert!(took <= DRAIN_TIMEOUT + Duration::from_millis(100), "draining took {took:?}");
+    }
+    for ended in &tester.ended {
+        judge_exchange(ended, total, &tester, &mut world);
+    }
+    assert_eq!(tester.ended.len(), exchanges as usize, "an exchange was never told to have ended");
+    for peer in network.borrow().peers.iter().flatten() {
+        judge_peer(peer, &tester, &mut world);
+    }
+    world.turns = u64::from(network.borrow().turns());
+    world.virtual_seconds = event_loop.now().since(Moment::START).as_secs();
+    world
+}
+
+/// What the exchanges send, and how many bytes that is for each.
+fn work(dice: &mut Dice, connections: u32, room: u64) -> (Rc<Work>, u64) {
+    let messages = dice.scaled(1, 40);
+    // As many bytes as take a bounded number of steps, even where a buffer holds one.
+    let size = dice.scaled(1, (room * 30 / messages).clamp(1, 16 * 1024));
+    let pacing = match dice.between(0, 3) {
+        0 => Pacing::Streamed,
+        1 => Pacing::Rate(dice.scaled(1_000, 100_000).try_into().unwrap()),
+        _ => Pacing::InFlight(u32::try_from(dice.scaled(1, 32)).unwrap()),
+    };
+    let content = if dice.chance(300) {
+        Content::Texts(
+            (0..messages).map(|index| vec![b'a' + (index % 26) as u8; usize::try_from(size).unwrap()]).collect(),
+        )
+    } else {
+        Content::Generated { run: dice.between(0, u64::MAX - 1), size }
+    };
+    let mut work = Work::new(content, pacing, connections, Box::new(NoMeter));
+    work.messages = Some(messages);
+    (Rc::new(work), messages * size)
+}
+
+/// What is to go wrong with one exchange, of which so many bytes are to come back.
+fn plan(dice: &mut Dice, total: u64) -> Option<Plan> {
+    match dice.between(0, 9) {
+        0 => Some(Plan::Reset(dice.scaled(1_000, 2_000 * MILLISECOND))),
+        1 => {
+            let at = dice.between(0, total - 1);
+            let how = match dice.between(0, 2) {
+                0 => How::Flip,
+                1 => How::Drop(dice.scaled(1, total - at)),
+                _ => How::Repeat(dice.scaled(1, 100)),
+            };
+            Some(Plan::Tamper(Tampering { at, how }))
+        }
+        _ => None,
+    }
+}
+
+fn populate(network: &mut Network, peers: u64, drains: bool) {
+    for _ in 0..peers {
+        let kind = network.dice.pick(&Kind::ALL);
+        let plan = network.dice.scaled(1, (network.weather.room * 30).min(256 * 1024));
+        let urgent = if network.dice.chance(300) { network.dice.scaled(1, 500) } else { 0 };
+        let after = network.dice.scaled(1_000, 500 * MILLISECOND);
+        network.add_peer(after, Peer::new(kind, SERVER.into(), plan, urgent));
+    }
+    if drains {
+        let after = network.dice.scaled(1_000, 3_000 * MILLISECOND);
+        network.signal_after(after);
+    }
+    if network.dice.chance(300) {
+        let (after, lasting) =
+            (network.dice.scaled(1_000, 300 * MILLISECOND), network.dice.scaled(1_000, 1_000 * MILLISECOND));
+        network.exhaust(after, lasting);
+    }
+}
+
+/// An exchange that nothing happened to is whole; one that something happened to says what.
+fn judge_exchange(Ended { id, end, exchange }: &Ended, total: u64, tester: &Tester, world: &mut World) {
+    let network = tester.network.borrow();
+    let served = tester.served.get(&network.addr(*id));
+    let harm = network.harm_to(*id);
+    let told = || {
+        let (back, fault) = (exchange.bytes_echoed(), exchange.fault());
+        format!("{harm:?}: exchange {id}: {back} of {total} bytes, {end:?}, {fault:?}, server: {served:?}")
+    };
+    let whole = matches!(end, End::Finished) && exchange.is_finished() && exchange.fault().is_none();
+    let whole = whole && exchange.bytes_echoed() == total;
+    world.bytes_echoed += exchange.bytes_echoed();
+    world.whole_exchanges += u64::from(whole);
+    match harm {
+        Harm::None => assert!(whole, "{}", told()),
+        Harm::Refused => {
+            world.refused_exchanges += 1;
+            assert!(matches!(end, End::ConnectFailed(_)), "{}", told());
+        }
+        Harm::SynLost => assert!(matches!(end, End::TimedOut(Timeout::Connect)), "{}", told()),
+        Harm::NotRegistered | Harm::Reset => {
+            world.broken_exchanges += u64::from(!whole);
+            // The server's end may have been closed for want of a registration before anything was sent: that is a FIN.
+            let truncated = exchange.fault().is_some_and(|fault| fault.kind == FaultKind::Truncated);
+            let failed = matches!(end, End::Failed(_) | End::ConnectFailed(_));
+            assert!(whole || failed || truncated, "{}", told());
+        }
+        Harm::Tampered(Tampering { at, how }) => {
+            let Some(fault) = exchange.fault() else {
+                // What is missing at the very end is not wrong, only missing.
+                let waited = matches!(end, End::TimedOut(Timeout::Idle));
+                // Bytes of a text are all alike: what was dropped or doubled shows at the message's end.
+                assert!(waited && matches!(how, How::Drop(_)), "{}", told());
+                return;
+            };
+            world.faults_found += 1;
+            assert!(fault.offset >= at, "{}", told());
+            if how == How::Flip {
+                assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, at), "{}", told());
+            }
+        }
+    }
+}
+
+/// A peer that was served to the end has everything; one that was there when the loop began to drain has what had
+/// come by then.
+fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
+    let network = tester.network.borrow();
+    let Some(id) = peer.socket else { return };
+    let end = tester.served.get(&network.addr(id));
+    let harm = network.harm_to(id);
+    let told = || format!("{peer:?}, {harm:?}, server: {end:?}");
+    match peer.outcome {
+        Some(Outcome::Finished) => world.finished_peers += 1,
+        Some(Outcome::Dismissed) => world.dismissed_peers += 1,
+        Some(Outcome::Broken) => world.broken_peers += 1,
+        Some(Outcome::Left) => world.peers_that_left += 1,
+        None => {}
+    }
+    if matches!(peer.outcome, Some(Outcome::Left)) || harm != Harm::None {
+        return;
+    }
+    match &tester.drained {
+        None => {
+            assert_eq!(peer.outcome, Some(Outcome::Finished), "{}", told());
+            assert_eq!(peer.got, peer.sent, "{}", told());
+        }
+        Some((_, carried)) => {
+            let had_come = carried.get(&id).copied().unwrap_or(0);
+            let served = matches!(end, Some(End::Finished)) && peer.outcome.is_some();
+            assert!(!served || peer.got >= had_come, "{had_come} bytes had come: {}", told());
+        }
+    }
+}
