@@ -10,7 +10,8 @@
 //! ```
 //!
 //! `FAULTS_SEED` (a number, 0 if it is missing) chooses the world: the same seed throws the same dice in the same order.
-//! When the program exits, `FAULTS_COUNTS` receives one line `fault count` for each fault. Nothing is printed.
+//! When the program exits, it appends one line `fault count` for each fault to the file `FAULTS_COUNTS`. Nothing is
+//! printed.
 //!
 //! # Why each of them is honest
 //! - **A send that takes 1 to 7 bytes** of more (half of all sends): send(2) may take as little as it likes, and does
@@ -37,6 +38,7 @@
 //! `connect` is left alone, too: on a non-blocking socket it is never interrupted, and what it can fail with otherwise
 //! needs no luck to be provoked.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use libc::{c_char, c_int, c_void, epoll_event, sockaddr, socklen_t, ssize_t};
@@ -327,7 +329,9 @@ extern "C" fn unload() {
             text.extend_from_slice(name);
             text.extend_from_slice(format!(" {}\n", count.load(Ordering::Relaxed)).as_bytes());
         }
-        let _ = std::fs::write(path, text);
+        // Appended at once: the processes of one test share the file.
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(&text));
     }
 }
 

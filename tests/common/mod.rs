@@ -94,12 +94,17 @@ impl Program {
     /// Waits for the program to end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(PATIENCE)
+    }
+
+    #[track_caller]
+    pub fn wait_within(&mut self, limit: Duration) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "the program does not end: {:#?}", self.lines());
+            assert!(begun.elapsed() < limit, "the program does not end: {:#?}", self.lines());
             std::thread::sleep(Duration::from_millis(1)); // std cannot wait for a child with a time limit.
         }
     }
@@ -250,6 +255,64 @@ pub fn run(command: &mut Command) -> Run {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Runs a program to its end, which has to come within `limit`.
+#[track_caller]
+pub fn run_within(limit: Duration, command: &mut Command) -> Run {
+    let mut child = command
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (done, both_read) = std::sync::mpsc::channel();
+    let read = |mut stream: Box<dyn Read + Send>| {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let _ = done.send(());
+            text
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().unwrap()));
+    let stderr = read(Box::new(child.stderr.take().unwrap()));
+    let begun = Instant::now();
+    let in_time = (0..2).all(|_| both_read.recv_timeout(limit.saturating_sub(begun.elapsed())).is_ok());
+    if !in_time {
+        child.kill().unwrap();
+    }
+    let code = child.wait().unwrap().code();
+    let run = Run { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(in_time, "not done after {limit:?}: {run:#?}");
+    run
+}
+
+/// A measured figure, for `docs/reliability.md`.
+pub fn figure(what: &str, value: impl std::fmt::Display) {
+    println!("figure: {what}: {value}");
+}
+
+/// Says loudly that a test does not run for want of something; where everything has to run, that is a failure.
+#[track_caller]
+pub fn skipped(needs: &str) {
+    assert!(std::env::var_os("MULTICONN_LAB_REQUIRED").is_none(), "this test may not be skipped: it needs {needs}");
+    println!("SKIPPED: needs {needs}");
+}
+
+/// Whether these programs are there to be run; if not, says that the test is skipped.
+#[track_caller]
+pub fn have(programs: &[&str]) -> bool {
+    let found = |program: &str| {
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).exists())
+    };
+    match programs.iter().find(|program| !found(program)) {
+        Some(missing) => skipped(missing),
+        None => return true,
+    }
+    false
 }
 
 /// Runs the client against `addr`.
