@@ -54,7 +54,8 @@ pub struct Connection<T, P> {
     sent: u64,
     opened: Moment,
     last_read: Moment,
-    /// When the socket last took a byte, or when bytes began to wait for it; of a lingering connection, when it began to.
+    /// When the socket last took a byte, one that had waited if the peer owes an answer; or when bytes began to wait for
+    /// it; of a lingering connection, when it began to.
     last_write: Moment,
     ready: Readiness,
     reading: Reading,
@@ -492,9 +493,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let idle = timeouts
             .idle
             .filter(|_| self.protocol.is_waiting())
-            .map(|limit| (self.last_active().plus(limit), Timeout::Idle));
+            .map(|limit| (self.last_sign_of_life().plus(limit), Timeout::Idle));
         let finished = if self.writing == Writing::Finished { linger(self.last_active()) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
+    /// When the peer last showed that it is there, or began to owe it.
+    fn last_sign_of_life(&self) -> Moment {
+        self.last_active().max(self.protocol.owed_since().unwrap_or(Moment::START))
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
@@ -567,6 +573,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         while self.ready.writable && !queue.is_empty() {
             let sent = self.write(queue.front(), turn)?;
             queue.consume(sent);
+            if sent > 0 && self.reading != Reading::Discarding {
+                self.last_write = turn.now; // The socket was full: the peer has taken something.
+            }
         }
         self.outbound = queue;
         Ok(())
@@ -585,7 +594,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                     turn.narrator.sending(&self.protocol, self.addr, &bytes[sent..sent + count]);
                     sent += count;
                     self.sent += count as u64;
-                    if self.reading != Reading::Discarding {
+                    if self.reading != Reading::Discarding && self.protocol.owed_since().is_none() {
                         self.last_write = turn.now;
                     }
                 }
@@ -1312,6 +1321,44 @@ mod tests {
         assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
         bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65));
         assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
+    }
+
+    #[test]
+    fn what_the_socket_takes_at_once_is_no_sign_of_life_of_a_peer_that_owes_an_answer() {
+        struct Impatient;
+        impl Protocol for Impatient {
+            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+                input.len()
+            }
+            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+                space[0] = b'?';
+                Produced::Bytes(1)
+            }
+            fn owed_since(&self) -> Option<Moment> {
+                Some(at(7))
+            }
+        }
+        let mut bench = Bench::new(Impatient, []).output([Takes(1), BLOCKED, Takes(1), BLOCKED, Takes(1), BLOCKED]);
+        let idle = |bench: &Bench<Impatient>| bench.connection.deadline(&Timeouts { stall: None, ..TIMEOUTS });
+        bench.now = at(5);
+        bench.waits();
+        assert_eq!(idle(&bench), Some((at(107), Timeout::Idle)), "since the answer is owed");
+        bench.now = at(50);
+        bench.writable();
+        bench.waits();
+        assert_eq!(idle(&bench), Some((at(150), Timeout::Idle)), "the socket was full, and the peer made room");
+        bench.connection.outbound = SendBuffer::new();
+        bench.now = at(60);
+        bench.connection.transport.output = [Takes(1)].into_iter().collect();
+        bench.writable();
+        let taken = bench.connection.sent();
+        bench.service();
+        assert!(bench.connection.sent() > taken);
+        assert_eq!(idle(&bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
+        bench.now = at(70);
+        bench.readable([Bytes(b"!")]);
+        bench.service();
+        assert_eq!(idle(&bench), Some((at(170), Timeout::Idle)));
     }
 
     #[test]

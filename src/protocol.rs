@@ -74,6 +74,12 @@ pub trait Protocol {
     fn is_waiting(&self) -> bool {
         true
     }
+
+    /// Since when the peer owes an answer. While it does, what the socket takes at once is no sign of life: a socket
+    /// takes megabytes for a peer that is gone.
+    fn owed_since(&self) -> Option<Moment> {
+        None
+    }
 }
 
 /// What a protocol produced.

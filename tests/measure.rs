@@ -498,3 +498,14 @@ fn progress_is_shown_on_a_terminal_only() {
     let run = client(server.addr, 5, &["--duration", "300ms"]);
     assert!(!run.stderr.contains("messages/s"), "{run:?}");
 }
+
+#[test]
+fn an_open_loop_notices_that_nothing_comes_back() {
+    // Nobody accepts, let alone reads: the kernel takes the bytes, for much longer than this test is patient.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    let (code, report) =
+        json(silent.local_addr().unwrap(), 4, &["--rate", "400", "--duration", "1m", "--timeout", "500ms"]);
+    assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 4 })), "{report}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

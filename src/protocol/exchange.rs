@@ -610,6 +610,10 @@ impl Protocol for Exchange {
     fn is_waiting(&self) -> bool {
         self.in_flight > 0 || self.finished || self.fault.is_some()
     }
+
+    fn owed_since(&self) -> Option<Moment> {
+        self.batches.front().map(|batch| batch.begun)
+    }
 }
 
 /// A meter that measures nothing.
