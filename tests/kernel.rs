@@ -241,6 +241,17 @@ const CONNECT: [&str; 16] = [
     "ETIMEDOUT",
 ];
 
+/// Says in which case a test failed, wherever that was.
+struct Case(String);
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in the case {}", self.0);
+        }
+    }
+}
+
 /// A program whose calls of `syscall` fail with `errno`, those that `when` says (strace(1): the first is 1).
 fn injecting(program: &str, syscall: &str, errno: &str, when: &str) -> Command {
     let mut command = Command::new("strace");
@@ -285,6 +296,7 @@ fn every_error_of_accept_leaves_nobody_waiting() {
     }
     let mut longest = Duration::ZERO;
     for errno in ACCEPT4 {
+        let _case = Case(format!("accept4: {errno}"));
         let server = server_injecting("accept4", errno, "2..3");
         let mut streams: Vec<TcpStream> = (0..4).map(|_| server.connect()).collect();
         let begun = Instant::now();
@@ -333,6 +345,7 @@ fn an_accept_that_fails_for_ever_costs_next_to_no_cpu() {
 #[track_caller]
 fn second_of_three_fails(syscall: &str, errno: &str) {
     let case = format!("{syscall}: {errno}");
+    let _case = Case(case.clone());
     let server = server_injecting(syscall, errno, "5");
     let [mut first, mut second, mut third] = [(); 3].map(|()| server.connect());
     for stream in [&mut first, &mut second, &mut third] {
@@ -380,6 +393,7 @@ fn a_connection_that_cannot_be_registered_ends_alone() {
         return;
     }
     for errno in EPOLL_CTL {
+        let _case = Case(format!("epoll_ctl: {errno}"));
         // The listener and the signals' pipe come first, then the connections.
         let server = server_injecting("epoll_ctl", errno, "4");
         let mut streams = [(); 3].map(|()| server.connect());
