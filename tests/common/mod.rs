@@ -19,6 +19,7 @@ pub const CLIENT: &str = env!("CARGO_BIN_EXE_multiconn-client");
 pub struct Program {
     pub child: Child,
     log: Arc<Log>,
+    collector: Option<std::thread::JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -33,13 +34,13 @@ impl Program {
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let collected = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let collector = std::thread::spawn(move || {
             for line in stderr.split(b'\n').map_while(Result::ok) {
                 collected.lines.lock().unwrap().push(String::from_utf8(line).expect("the log is text"));
                 collected.changed.notify_all();
             }
         });
-        Program { child, log }
+        Program { child, log, collector: Some(collector) }
     }
 
     pub fn pid(&self) -> Pid {
@@ -52,6 +53,16 @@ impl Program {
 
     pub fn lines(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().clone()
+    }
+
+    /// Waits for the program to end, with that code; all that it printed.
+    #[track_caller]
+    pub fn all_lines(&mut self, code: i32) -> Vec<String> {
+        self.ends_with(code);
+        if let Some(collector) = self.collector.take() {
+            collector.join().unwrap(); // What was printed last may not have been read yet.
+        }
+        self.lines()
     }
 
     pub fn count(&self, part: &str) -> usize {
