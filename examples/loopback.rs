@@ -17,7 +17,7 @@ use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::Exchange;
-use multiconn::protocol::{Outbox, Produced, Protocol};
+use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
 
 const CONNECTIONS: u32 = 1000;
 
@@ -56,10 +56,10 @@ impl Protocol for Side {
         }
     }
 
-    fn is_waiting(&self) -> bool {
+    fn expects(&self) -> Expects {
         match self {
-            Side::Server(echo) => echo.is_waiting(),
-            Side::Client(exchange) => exchange.is_waiting(),
+            Side::Server(echo) => echo.expects(),
+            Side::Client(exchange) => exchange.expects(),
         }
     }
 }

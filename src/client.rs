@@ -471,10 +471,15 @@ impl Client {
         // The last messages before the end are due too late to be begun in time, by no fault of anybody's; and those of
         // a connection that failed are missed by its fault.
         let fell_behind = missed > 1 + figures.begun / 1000 && self.connections.failed == 0;
-        if late > LATE_US || fell_behind {
-            why.push(format!(
-                "the client fell behind its schedule: it sent up to {late} µs late (p99) and missed {missed} messages"
-            ));
+        let mut behind = Vec::new();
+        if late > LATE_US {
+            behind.push(format!("sent up to {late} µs late (p99)"));
+        }
+        if fell_behind {
+            behind.push(format!("missed {missed} messages"));
+        }
+        if !behind.is_empty() {
+            why.push(format!("the client fell behind its schedule: it {}", behind.join(" and ")));
         }
         let bottleneck = !why.is_empty();
         let Connections { requested, established, .. } = self.connections;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::buffer::{self, SendBuffer};
 use crate::moment::{Clock, Moment};
 use crate::narrator::Narrator;
-use crate::protocol::{Outbox, Produced, Protocol};
+use crate::protocol::{Expects, Outbox, Produced, Protocol};
 
 /// How many bytes one connection may move before the others have their turn.
 ///
@@ -490,17 +490,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             .stall
             .filter(|_| !self.outbound.is_empty())
             .map(|limit| (self.last_write.plus(limit), Timeout::Stall));
-        let idle = timeouts
-            .idle
-            .filter(|_| self.protocol.is_waiting())
-            .map(|limit| (self.last_sign_of_life().plus(limit), Timeout::Idle));
+        let silent_since = match self.protocol.expects() {
+            Expects::Nothing => None,
+            Expects::Anything => Some(self.last_active()),
+            Expects::AnswerSince(owed) => Some(self.last_active().max(owed)),
+        };
+        let idle = timeouts.idle.zip(silent_since).map(|(limit, since)| (since.plus(limit), Timeout::Idle));
         let finished = if self.writing == Writing::Finished { linger(self.last_active()) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
-    }
-
-    /// When the peer last showed that it is there, or began to owe it.
-    fn last_sign_of_life(&self) -> Moment {
-        self.last_active().max(self.protocol.owed_since().unwrap_or(Moment::START))
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
@@ -594,7 +591,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                     turn.narrator.sending(&self.protocol, self.addr, &bytes[sent..sent + count]);
                     sent += count;
                     self.sent += count as u64;
-                    if self.reading != Reading::Discarding && self.protocol.owed_since().is_none() {
+                    if self.reading != Reading::Discarding
+                        && !matches!(self.protocol.expects(), Expects::AnswerSince(_))
+                    {
                         self.last_write = turn.now;
                     }
                 }
@@ -1334,8 +1333,8 @@ mod tests {
                 space[0] = b'?';
                 Produced::Bytes(1)
             }
-            fn owed_since(&self) -> Option<Moment> {
-                Some(at(7))
+            fn expects(&self) -> Expects {
+                Expects::AnswerSince(at(7))
             }
         }
         let mut bench = Bench::new(Impatient, []).output([Takes(1), BLOCKED, Takes(1), BLOCKED, Takes(1), BLOCKED]);

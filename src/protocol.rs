@@ -70,16 +70,22 @@ pub trait Protocol {
         true
     }
 
-    /// Whether silence counts against the peer: only then does an idle timeout run. It always does for a server.
-    fn is_waiting(&self) -> bool {
-        true
+    /// What the peer has to do not to be called idle. For a server, anything at all.
+    fn expects(&self) -> Expects {
+        Expects::Anything
     }
+}
 
-    /// Since when the peer owes an answer. While it does, what the socket takes at once is no sign of life: a socket
-    /// takes megabytes for a peer that is gone.
-    fn owed_since(&self) -> Option<Moment> {
-        None
-    }
+/// What is a sign of life, as long as an idle timeout runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expects {
+    /// Nothing: silence is in order.
+    Nothing,
+    /// A byte, in either direction.
+    Anything,
+    /// An answer that is owed since then. What the socket takes at once is no sign of life, as it takes megabytes for a
+    /// peer that is gone; what it takes after it was full is one.
+    AnswerSince(Moment),
 }
 
 /// What a protocol produced.

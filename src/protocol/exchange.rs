@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::pattern::{self, Pattern};
-use super::{Outbox, Produced, Protocol};
+use super::{Expects, Outbox, Produced, Protocol};
 use crate::escape::Escaped;
 use crate::moment::{Clock, Moment};
 
@@ -606,13 +606,13 @@ impl Protocol for Exchange {
         false
     }
 
-    /// Silence is the peer's while something is to come from it.
-    fn is_waiting(&self) -> bool {
-        self.in_flight > 0 || self.finished || self.fault.is_some()
-    }
-
-    fn owed_since(&self) -> Option<Moment> {
-        self.batches.front().map(|batch| batch.begun)
+    /// Silence is the peer's while something is to come from it: an echo, or its FIN.
+    fn expects(&self) -> Expects {
+        match self.batches.front() {
+            Some(oldest) => Expects::AnswerSince(oldest.begun),
+            None if self.finished || self.fault.is_some() => Expects::Anything,
+            None => Expects::Nothing,
+        }
     }
 }
 
@@ -894,10 +894,10 @@ mod tests {
         let work = Work::new(Content::Generated { run: 1, size: 8 }, Pacing::InFlight(1), 1, Box::new(NoMeter));
         let mut exchange = Exchange::new(1, Rc::new(work));
         assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Nothing);
-        assert!(!exchange.is_waiting());
+        assert_eq!(exchange.expects(), Expects::Nothing);
         exchange.work.begin(at(1), 1);
         assert_eq!(exchange.produce(&mut [0; 64], &at(1)), Produced::Bytes(8));
-        assert!(exchange.is_waiting());
+        assert_eq!(exchange.expects(), Expects::AnswerSince(at(1)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use multiconn::moment::{Clock, Moment};
 use multiconn::narrator::Voice;
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
-use multiconn::protocol::{Outbox, Produced, Protocol};
+use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
 
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
@@ -68,10 +68,10 @@ impl Protocol for Side {
         }
     }
 
-    fn is_waiting(&self) -> bool {
+    fn expects(&self) -> Expects {
         match self {
-            Side::Server(echo) => echo.is_waiting(),
-            Side::Client(exchange) => exchange.is_waiting(),
+            Side::Server(echo) => echo.expects(),
+            Side::Client(exchange) => exchange.expects(),
         }
     }
 }
