@@ -1,4 +1,4 @@
-//! The server against peers that are many, slow, rude or gone.
+//! The server against peers that are many, slow, rude or gone. What exhausts it is in `exhaustion.rs`.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::proc::{cpu, cpu_since, descriptor_numbers, rss, threads};
-use common::{PATIENCE, Server, client, connect, expect, expect_end, pattern, ping, reset};
+use common::proc::{cpu, cpu_since, threads};
+use common::{PATIENCE, Server, client, connect, expect, expect_end, flood, pattern, ping};
 use multiconn::descriptors::raise_limit;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+use rustix::process::Signal;
 use socket2::SockRef;
 
 #[test]
@@ -86,69 +86,6 @@ fn a_lone_byte_and_its_fin_come_back() {
 }
 
 #[test]
-fn resets_end_their_own_connection_only() {
-    let server = Server::start(&[]);
-    let mut bystander = server.connect();
-    ping(&mut bystander, b"before");
-    let baseline = descriptor_numbers(&server.program).len();
-    for round in 0..3000 {
-        let mut stream = server.connect();
-        if round % 3 > 0 {
-            stream.write_all(&[b'x'; 1000]).unwrap();
-        }
-        if round % 3 > 1 {
-            stream.read_exact(&mut [0; 10]).unwrap(); // In mid-echo.
-        }
-        reset(stream);
-    }
-    ping(&mut bystander, b"after");
-    server.until_table_has("1 connection: 1 established");
-    assert_eq!(descriptor_numbers(&server.program).len(), baseline);
-}
-
-#[test]
-fn a_peer_that_never_reads_is_bounded_and_costs_no_cpu() {
-    let server = Server::start(&["--stall-timeout", "2s"]);
-    let stream = server.connect();
-    flood(&stream);
-    let table = server.until_table_has(" stalled ");
-    assert!(server.total("memory for buffers") <= 256 * 1024 + 1024, "{table:#?}");
-
-    let mut other = server.connect();
-    let (before, begun) = (cpu(&server.program), Instant::now());
-    ping(&mut other, b"unaffected");
-    let closing = server.program.line("the peer reads nothing");
-    assert!(closing.contains(&stream.local_addr().unwrap().to_string()), "{closing}");
-    let used = cpu_since(&server.program, before);
-    assert!(used < Duration::from_millis(50) + begun.elapsed() / 100, "{used:?} of {:?}", begun.elapsed());
-    assert_eq!(server.total("memory for buffers"), 0);
-}
-
-#[test]
-fn a_crowd_that_never_reads_stays_within_the_total() {
-    const CROWD: u64 = 100;
-    let server = Server::start(&["--total-buffer", "4MiB", "--stall-timeout", "off"]);
-    let before = rss(&server.program);
-    let streams: Vec<TcpStream> = (0..CROWD).map(|_| server.connect()).collect();
-    streams.iter().for_each(flood);
-    server.until_table_has(&format!(": {CROWD} stalled"));
-    let most = 4 * 1024 * 1024 + CROWD * 4 * 1024;
-    let held = server.total("memory for buffers");
-    assert!(held <= most, "{held} bytes");
-    let grown = rss(&server.program).saturating_sub(before);
-    assert!(grown <= most + 1024 * 1024, "{grown} bytes");
-    // Whoever comes now is served all the same.
-    ping(&mut server.connect(), &pattern(100_000));
-    drop(streams);
-}
-
-/// Writes, from a thread of its own, for as long as the server takes it, and reads nothing.
-fn flood(stream: &TcpStream) {
-    let mut stream = stream.try_clone().unwrap();
-    std::thread::spawn(move || while stream.write_all(&vec![b'x'; 65536]).is_ok() {});
-}
-
-#[test]
 fn urgent_data_comes_back_whole_and_at_once() {
     let server = Server::start(&[]);
     for _ in 0..100 {
@@ -183,56 +120,6 @@ fn four_hundred_connects_at_once_fit_the_backlog() {
 }
 
 #[test]
-fn without_descriptors_accepting_pauses_and_resumes() {
-    // Few enough to run out, and a cap on connections that lets it happen.
-    let server = Server::start_with_descriptors(20, &["--max-connections", "1000"]);
-    assert!(server.program.line("warning: --max-connections 1000").contains("20 descriptors"));
-    let mut streams: Vec<TcpStream> = (0..30)
-        .map(|number| {
-            let mut stream = server.connect();
-            stream.write_all(&[number]).unwrap();
-            stream
-        })
-        .collect();
-    server.program.line("warning: cannot accept");
-    let (before, begun) = (cpu(&server.program), Instant::now());
-    expect(&mut streams[0], &[0]);
-    while begun.elapsed() < Duration::from_secs(2) {
-        ping(&mut streams[0], b"unaffected");
-        std::thread::sleep(Duration::from_millis(50)); // The measured time: mostly idle.
-    }
-    let used = cpu_since(&server.program, before);
-    assert!(used <= Duration::from_millis(60), "{used:?} of CPU in 2 s");
-    let told = server.program.count("annot accept");
-    assert!(told <= 1 + usize::try_from(begun.elapsed().as_secs()).unwrap(), "{:#?}", server.program.lines());
-
-    // As connections end, those that wait are served.
-    for (number, mut stream) in (0..30).zip(streams.drain(..)) {
-        if number > 0 {
-            expect(&mut stream, &[number]);
-        }
-        drop(stream);
-    }
-}
-
-#[test]
-fn descriptors_that_come_back_from_elsewhere_are_noticed() {
-    let server = Server::start(&[]);
-    let pid = Some(server.program.pid());
-    let open = descriptor_numbers(&server.program);
-    let lowest_free = (0..1000).find(|number| !open.contains(number)).unwrap();
-    let hard = getrlimit(Resource::Nofile).maximum; // The server's as well: it inherited ours.
-    let old = prlimit(pid, Resource::Nofile, Rlimit { current: Some(lowest_free), maximum: hard }).unwrap();
-    let mut stream = server.connect();
-    stream.write_all(b"waiting").unwrap();
-    server.program.line("warning: cannot accept with 0 connections open");
-    let begun = Instant::now();
-    prlimit(pid, Resource::Nofile, old).unwrap();
-    expect(&mut stream, b"waiting");
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-}
-
-#[test]
 fn connections_beyond_the_cap_wait_their_turn() {
     let server = Server::start(&["--max-connections", "2"]);
     let mut first = server.connect();
@@ -250,35 +137,6 @@ fn connections_beyond_the_cap_wait_their_turn() {
     drop(second);
     let run = client(server.addr, 20, &["-q"]);
     assert_eq!(run.code, Some(0), "one after the other: {run:?}");
-}
-
-#[test]
-fn firehoses_do_not_starve_a_ping() {
-    let server = Server::start(&[]);
-    let hoses: Vec<_> = (0..3)
-        .map(|_| {
-            let stream = server.connect();
-            let mut reader = stream.try_clone().unwrap();
-            std::thread::spawn(move || while reader.read(&mut vec![0; 65536]).is_ok_and(|count| count > 0) {});
-            let writer = stream.try_clone().unwrap();
-            std::thread::spawn(move || while (&writer).write_all(&vec![b'x'; 65536]).is_ok() {});
-            stream
-        })
-        .collect();
-    let mut stream = server.connect();
-    let mut times: Vec<Duration> = (0..200)
-        .map(|_| {
-            let begun = Instant::now();
-            ping(&mut stream, b"!");
-            begun.elapsed()
-        })
-        .collect();
-    times.sort();
-    // Seven busy threads share two cores with the server here, so some pings wait for a core and not for the server.
-    assert!(times[100] <= Duration::from_millis(10), "median {:?}", times[100]);
-    for hose in hoses {
-        hose.shutdown(Shutdown::Both).unwrap();
-    }
 }
 
 #[test]

@@ -2,12 +2,13 @@
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 
 /// How long anything that must happen may take. Only a failing test waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +50,11 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Forgets the lines so far, whose number grows for as long as a program runs.
+    pub fn forget_lines(&self) {
+        self.log.lines.lock().unwrap().clear();
     }
 
     pub fn lines(&self) -> Vec<String> {
@@ -201,6 +207,12 @@ impl Server {
         digits.parse().unwrap()
     }
 
+    /// How many connections the table counts.
+    #[track_caller]
+    pub fn connections(&self) -> usize {
+        self.table()[0].split(' ').next().unwrap().parse().unwrap()
+    }
+
     /// Waits until the table has a line with `part` in it.
     #[track_caller]
     pub fn until_table_has(&self, part: &str) -> Vec<String> {
@@ -242,6 +254,24 @@ pub fn expect_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"", "more than was sent");
+}
+
+/// Connects from an address of this host's own choosing. Each has its own ports, so that a test may open more connections
+/// than there are ports, most of them waiting out their end.
+pub fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Writes, from a thread of its own, for as long as the server takes it, and reads nothing.
+pub fn flood(stream: &TcpStream) {
+    let mut stream = stream.try_clone().unwrap();
+    std::thread::spawn(move || while stream.write_all(&vec![b'x'; 65536]).is_ok() {});
 }
 
 /// Closes with RST in place of FIN.
@@ -397,4 +427,54 @@ pub mod proc {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
+
+    /// Memory of its own in bytes: no pages of the program file, which come and go with the code that runs. Exact, where
+    /// the kernel lets `rss` lag by some pages a core.
+    pub fn private_memory(program: &Program) -> u64 {
+        field(program, "smaps_rollup", "Anonymous:") * 1024
+    }
+
+    /// How often it went to sleep, and so woke up.
+    pub fn wake_ups(program: &Program) -> u64 {
+        field(program, "status", "voluntary_ctxt_switches:")
+    }
+
+    fn field(program: &Program, file: &str, name: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", program.child.id())).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// CPU time that its one thread has used, to the nanosecond.
+    pub fn exact_cpu(program: &Program) -> Duration {
+        let schedstat = std::fs::read_to_string(format!("/proc/{}/schedstat", program.child.id())).unwrap();
+        Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Waits until it has not woken up for longer than a second: so late comes the log's last word, on what it left out.
+    #[track_caller]
+    pub fn settle(program: &Program) {
+        let begun = Instant::now();
+        let (mut seen, mut since) = (wake_ups(program), begun);
+        while since.elapsed() < Duration::from_millis(1200) {
+            assert!(begun.elapsed() < PATIENCE, "it does not come to rest: {:#?}", program.lines());
+            std::thread::sleep(Duration::from_millis(20)); // Nobody tells of a process that does nothing.
+            let now = wake_ups(program);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    /// What it costs to let it alone for so long: wake-ups and CPU time.
+    pub fn cost_of_rest(program: &Program, time: Duration) -> (u64, Duration) {
+        let (woken, used) = (wake_ups(program), exact_cpu(program));
+        std::thread::sleep(time); // The measured time.
+        (wake_ups(program) - woken, exact_cpu(program).checked_sub(used).unwrap())
+    }
+}
+
+/// Tells a measured figure: `--nocapture` shows it.
+pub fn figure(what: &str, value: impl std::fmt::Display) {
+    println!("figure: {what}: {value}");
 }
