@@ -213,6 +213,15 @@ impl Server {
         self.table()[0].split(' ').next().unwrap().parse().unwrap()
     }
 
+    /// Waits until the table counts so many connections.
+    #[track_caller]
+    pub fn until_connections(&self, count: usize) {
+        let begun = Instant::now();
+        while self.connections() != count {
+            assert!(begun.elapsed() < PATIENCE, "not {count}: {:#?}", self.table());
+        }
+    }
+
     /// Waits until the table has a line with `part` in it.
     #[track_caller]
     pub fn until_table_has(&self, part: &str) -> Vec<String> {
