@@ -411,11 +411,12 @@ impl Client {
         let elapsed = match (self.work.first_measured(), figures.last_echo) {
             (Some(first), Some(last)) => {
                 // A run for a given time counts as that, even if the last echo came early: or were a message a second,
-                // echoed in a microsecond, a million a second?
-                let end = match (self.work.stop(), self.interrupted) {
-                    (Some(stop), None) => stop,
-                    (Some(stop), Some(_)) => stop.min(event_loop.now()),
-                    (None, _) => last,
+                // echoed in a microsecond, a million a second? But a signal, or the failure of all, may end it before.
+                let whole = self.interrupted.is_none() && self.connections.intact > 0;
+                let end = match self.work.stop() {
+                    Some(stop) if whole => stop,
+                    Some(stop) => stop.min(event_loop.now()),
+                    None => last,
                 };
                 last.max(end).since(first)
             }

@@ -509,3 +509,13 @@ fn an_open_loop_notices_that_nothing_comes_back() {
     assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 4 })), "{report}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_run_that_failed_early_lasted_no_longer_than_it_did() {
+    // It echoes one message and closes: both connections are over at once, and the minute with them.
+    let addr = server(1000, |_, bytes| bytes);
+    let (code, report) = json(addr, 2, &["--size", "1000", "--duration", "1m"]);
+    assert_eq!(code, Some(1), "{report}");
+    assert_eq!(report["connections"]["failed"], 2, "{report}");
+    assert!(report["seconds"].as_f64().unwrap() < 30.0, "{report}");
+}
