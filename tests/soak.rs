@@ -252,7 +252,8 @@ fn reset_midway(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Sends more than all buffers hold, and reads it back with pauses.
+/// Sends more than all buffers hold and finishes, and reads it back with pauses: the server learns of the end while much
+/// still waits.
 fn read_slowly(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     let mut stream = field.connect(dice);
     let data = pattern(1_000_000 + dice.below(8_000_000));
@@ -260,7 +261,10 @@ fn read_slowly(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     thread::scope(|scope| {
         let mut writer = stream.try_clone().unwrap();
         let data = &data;
-        let sending = scope.spawn(move || writer.write_all(data));
+        let sending = scope.spawn(move || {
+            writer.write_all(data)?;
+            writer.shutdown(Shutdown::Write)
+        });
         let read = data.chunks(64 * 1024).try_for_each(|chunk| {
             verify(field, &mut stream, chunk)?;
             thread::sleep(pause); // Its slowness.
@@ -270,7 +274,8 @@ fn read_slowly(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
             let _ = stream.shutdown(Shutdown::Both); // Ends the writer as well.
         }
         let written = sending.join().unwrap();
-        read.and_then(|()| sent(written))
+        read.and_then(|()| sent(written))?;
+        verify_end(&mut stream)
     })
 }
 
