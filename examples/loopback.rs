@@ -2,97 +2,30 @@
 //!
 //!     cargo run --release --example loopback [NUM_CONNS]
 //!
-//! A thousand connections, each with two messages, every byte compared. A loop has one type of protocol; where two
-//! kinds of connections share it, that is an enum of both.
+//! A thousand connections, each with two messages, every byte compared. The loop's one type of protocol is that of
+//! either side.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
-use multiconn::client::{CarriesExchange, Client, Plan};
+use multiconn::client::{Client, Plan};
 use multiconn::event_loop::{Event, EventLoop, Limits, Role};
-use multiconn::moment::Clock;
 use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
 use multiconn::protocol::echo::Echo;
-use multiconn::protocol::exchange::Exchange;
-use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
+use multiconn::protocol::side::Side;
 
 const CONNECTIONS: u32 = 1000;
-
-/// Either end of a connection.
-enum Side {
-    Server(Echo),
-    Client(Exchange),
-}
-
-impl Protocol for Side {
-    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-        match self {
-            Side::Server(echo) => echo.receive(input, out),
-            Side::Client(exchange) => exchange.receive(input, out),
-        }
-    }
-
-    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
-        match self {
-            Side::Server(echo) => echo.produce(space, clock),
-            Side::Client(exchange) => exchange.produce(space, clock),
-        }
-    }
-
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
-        match self {
-            Side::Server(echo) => echo.finish(rest, out),
-            Side::Client(exchange) => exchange.finish(rest, out),
-        }
-    }
-
-    fn answers(&self) -> bool {
-        match self {
-            Side::Server(echo) => echo.answers(),
-            Side::Client(exchange) => exchange.answers(),
-        }
-    }
-
-    fn expects(&self) -> Expects {
-        match self {
-            Side::Server(echo) => echo.expects(),
-            Side::Client(exchange) => exchange.expects(),
-        }
-    }
-}
-
-impl From<Exchange> for Side {
-    fn from(exchange: Exchange) -> Side {
-        Side::Client(exchange)
-    }
-}
-
-impl CarriesExchange for Side {
-    fn exchange(&self) -> Option<&Exchange> {
-        match self {
-            Side::Server(_) => None,
-            Side::Client(exchange) => Some(exchange),
-        }
-    }
-
-    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
-        match self {
-            Side::Server(_) => None,
-            Side::Client(exchange) => Some(exchange),
-        }
-    }
-}
 
 /// The client's role; when it is done, so is the server.
 struct Loopback {
     client: Client,
 }
 
-impl Role<Side> for Loopback {
-    fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
+impl Role<Side<Echo>> for Loopback {
+    fn advance(&mut self, event_loop: &mut EventLoop<Side<Echo>>) -> bool {
         let more = self.client.advance(event_loop);
         if !more {
             event_loop.stop_listening();
@@ -100,7 +33,7 @@ impl Role<Side> for Loopback {
         more
     }
 
-    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
+    fn handle(&mut self, event: Event<Side<Echo>>, event_loop: &mut EventLoop<Side<Echo>>) {
         self.client.handle(event, event_loop);
     }
 }

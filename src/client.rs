@@ -34,6 +34,7 @@ use crate::narrator::{Line, Voice};
 use crate::net;
 use crate::protocol::Protocol;
 use crate::protocol::exchange::{Content, Exchange, FaultKind, Pacing, Work};
+use crate::protocol::side::Side;
 use crate::signals::Signal;
 use crate::status;
 
@@ -129,7 +130,7 @@ impl Plan {
 }
 
 /// The protocol of a loop that a client can open connections on: an [`Exchange`], or something that may be one. A loop
-/// with a server on it as well has a protocol that is one or the other.
+/// with a server on it as well has [`Side`].
 pub trait CarriesExchange: Protocol + From<Exchange> {
     /// The exchange, if this is one.
     fn exchange(&self) -> Option<&Exchange>;
@@ -144,6 +145,22 @@ impl CarriesExchange for Exchange {
 
     fn exchange_mut(&mut self) -> Option<&mut Exchange> {
         Some(self)
+    }
+}
+
+impl<S: Protocol> CarriesExchange for Side<S> {
+    fn exchange(&self) -> Option<&Exchange> {
+        match self {
+            Side::Server(_) => None,
+            Side::Client(exchange) => Some(exchange),
+        }
+    }
+
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        match self {
+            Side::Server(_) => None,
+            Side::Client(exchange) => Some(exchange),
+        }
     }
 }
 

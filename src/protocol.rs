@@ -6,6 +6,7 @@
 pub mod echo;
 pub mod exchange;
 pub mod pattern;
+pub mod side;
 
 use crate::buffer::SendBuffer;
 use crate::moment::{Clock, Moment};

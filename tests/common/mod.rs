@@ -482,8 +482,3 @@ pub mod proc {
         (wake_ups(program) - woken, exact_cpu(program).checked_sub(used).unwrap())
     }
 }
-
-/// Tells a measured figure: `--nocapture` shows it.
-pub fn figure(what: &str, value: impl std::fmt::Display) {
-    println!("figure: {what}: {value}");
-}
