@@ -57,8 +57,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "a short write is taken for a full socket",
         file: "src/connection.rs",
-        right: "while self.ready.writable && sent < bytes.len() {",
-        wrong: "if self.ready.writable && sent < bytes.len() {",
+        right: "                    sent += count;\n",
+        wrong: "                    sent += count;\n                    self.ready.writable = sent == bytes.len();\n",
         tests: SIMULATION,
     },
     Bug {
@@ -171,7 +171,7 @@ const BUGS: &[Bug] = &[
         file: "src/event_loop.rs",
         right: "        if let Some(listener) = &mut self.listener {\n            listener.ready = true;\n        }\n        self.resume_accepting();",
         wrong: "        self.listener = None;",
-        tests: (&["--test", "server"], "drain"),
+        tests: SIMULATION,
     },
     Bug {
         name: "who was idle is judged by the clock alone",

@@ -60,6 +60,8 @@ pub enum Harm {
     SynLost,
     NotRegistered,
     Reset,
+    /// It waited in the backlog when the listener was closed.
+    Unaccepted,
     Tampered(Tampering),
 }
 
@@ -759,7 +761,7 @@ impl Network {
     fn stop_listening(&mut self) {
         self.listening = false;
         for id in mem::take(&mut self.backlog) {
-            self.harm(self.sockets[id].peer, Harm::Reset);
+            self.harm(self.sockets[id].peer, Harm::Unaccepted);
             self.abort(id);
         }
     }

@@ -22,9 +22,13 @@ pub enum Kind {
     Resets,
     /// Closes when a part is sent, with everything unread.
     Leaves,
+    /// As `Talks`, but finishes only when everything is back: what it gushed was more than a budget, and the last byte
+    /// of it is no edge.
+    WaitsForTheRest,
 }
 
 impl Kind {
+    /// What a peer may be from the beginning on.
     pub const ALL: [Kind; 5] = [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves];
 }
 
@@ -110,8 +114,8 @@ impl Peer {
             }
             Some(dry) if network.now >= dry => {
                 (self.sent, self.got) = network.run_dry(id);
-                self.plan = self.sent;
-                self.kind = Kind::Talks;
+                self.plan = self.sent + 1;
+                self.kind = Kind::WaitsForTheRest;
             }
             Some(_) => {}
         }
@@ -134,7 +138,8 @@ impl Peer {
             }
             self.kind = Kind::Talks;
         }
-        if self.sent == self.plan && !self.finished && network.dice.chance(700) {
+        let done = self.sent == self.plan && (self.kind != Kind::WaitsForTheRest || self.got == self.sent);
+        if done && !self.finished && network.dice.chance(700) {
             self.finished = true;
             network.shut_down(id);
         }

@@ -57,6 +57,8 @@ struct Tester {
     served: BTreeMap<SocketAddr, End>,
     /// What had come of each peer's bytes when the loop began to drain, and when that was.
     drained: Option<(Moment, BTreeMap<Id, u64>)>,
+    /// Draining ended because its time was over.
+    cut: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -259,6 +261,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
         ended: Vec::new(),
         served: BTreeMap::new(),
         drained: None,
+        cut: false,
     };
     event_loop.run(&mut tester).unwrap();
 
@@ -268,6 +271,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     if let Some((began, _)) = tester.drained {
         world.drained = 1;
         let took = event_loop.now().since(began);
+        tester.cut = took >= DRAIN_TIMEOUT;
         assert!(took <= DRAIN_TIMEOUT + Duration::from_millis(100), "draining took {took:?}");
     }
     for ended in &tester.ended {
@@ -359,6 +363,7 @@ fn judge_exchange(Ended { id, end, exchange }: &Ended, total: u64, tester: &Test
             world.refused_exchanges += 1;
             assert!(matches!(end, End::ConnectFailed(_)), "{}", told());
         }
+        Harm::Unaccepted => panic!("the listener is closed only when exchanges are over: {}", told()),
         Harm::SynLost => assert!(matches!(end, End::TimedOut(Timeout::Connect)), "{}", told()),
         Harm::NotRegistered | Harm::Reset => {
             world.broken_exchanges += u64::from(!whole);
@@ -399,12 +404,16 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
         Some(Outcome::Left) => world.peers_that_left += 1,
         None => {}
     }
+    if harm == Harm::Unaccepted {
+        assert!(tester.cut, "never accepted, in spite of the time that there was: {}", told());
+    }
     if matches!(peer.outcome, Some(Outcome::Left)) || harm != Harm::None {
         return;
     }
     match &tester.drained {
         None => {
             assert_eq!(peer.outcome, Some(Outcome::Finished), "{}", told());
+            assert!(matches!(end, Some(End::Finished)), "the server has not heard that it finished: {}", told());
             assert_eq!(peer.got, peer.sent, "{}", told());
         }
         Some((_, carried)) => {
