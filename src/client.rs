@@ -37,6 +37,7 @@ use crate::protocol::exchange::{Content, Exchange, FaultKind, Pacing, Work};
 use crate::protocol::side::Side;
 use crate::signals::Signal;
 use crate::status;
+use crate::system::Mio;
 
 /// How many connects may be under way at once unless the plan says otherwise. Far below any sane backlog, so that no
 /// server has to drop one (which costs a second each), and enough to keep a long path busy.
@@ -78,6 +79,8 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// Whether what comes back is compared.
     pub verify: bool,
+    /// How long to poll without sleeping after the last event ([`Mio::with_busy_poll`]).
+    pub busy_poll: Duration,
     /// What is expected of the run.
     pub expectations: Vec<Expectation>,
     /// Shows a line of progress, if standard error is a terminal.
@@ -103,6 +106,7 @@ impl Plan {
             connect_window: CONNECT_WINDOW,
             sources: Vec::new(),
             verify: true,
+            busy_poll: Duration::ZERO,
             expectations: Vec::new(),
             progress: false,
         }
@@ -189,7 +193,8 @@ pub fn voice(content: &Content) -> Voice<Exchange> {
 /// # Panics
 /// If `addrs` is empty, or the plan has nothing to send.
 pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<(Report, Figured)> {
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content))?;
+    let system = Mio::new()?.with_busy_poll(plan.busy_poll);
+    let mut event_loop = EventLoop::on(system, Limits::default(), plan.timeouts(), voice(&plan.content));
     event_loop.catch_signals()?;
     let mut client = Client::new(addrs, plan);
     event_loop.run(&mut client)?;
@@ -217,7 +222,7 @@ pub struct Client {
     /// When the first connect was begun.
     began: Option<Moment>,
     /// CPU time that was used when the first measured message was begun.
-    cpu_before: Option<Duration>,
+    effort_before: Option<Effort>,
     now: Moment,
     progress: Option<Progress>,
     connections: Connections,
@@ -257,7 +262,7 @@ impl Client {
             turns: Vec::new(),
             next_message: 0,
             began: None,
-            cpu_before: None,
+            effort_before: None,
             now: Moment::START,
             progress: plan.progress.then(Progress::on_terminal).flatten(),
             connections: Connections { requested: plan.connections, ..Connections::default() },
@@ -442,7 +447,7 @@ impl Client {
         let seconds = elapsed.as_secs_f64();
         let rate = if seconds > 0.0 { ratio(figures.messages_echoed, seconds) } else { 0.0 };
         let missed = self.missed(&figures);
-        let cpu = cpu_time().saturating_sub(self.cpu_before.unwrap_or_default());
+        let effort = Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default());
         let faults: u32 = self.faults_by_kind.values().sum();
         Report {
             schema: report::SCHEMA,
@@ -460,7 +465,7 @@ impl Client {
             faults_by_kind: self.faults_by_kind.clone(),
             expectations: self.plan.expectations.iter().map(|it| it.judge(&figures, rate, faults)).collect(),
             interrupted: self.interrupted,
-            client: self.client_state(&figures, cpu, elapsed, missed),
+            client: self.client_state(&figures, effort, elapsed, missed),
             connections: self.connections.clone(),
         }
     }
@@ -478,9 +483,9 @@ impl Client {
     }
 
     /// Whether the figures say more of the client than of the path.
-    fn client_state(&self, figures: &Figures, cpu: Duration, elapsed: Duration, missed: u64) -> ClientState {
+    fn client_state(&self, figures: &Figures, effort: Effort, elapsed: Duration, missed: u64) -> ClientState {
         let mut why = Vec::new();
-        let share = cpu.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        let share = effort.working().as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
         // A short run is mostly its beginning, which is all work.
         if share >= BUSY && elapsed >= Duration::from_millis(100) {
             why.push(format!("the client was the bottleneck: it used {:.0} % of a core", share * 100.0));
@@ -505,7 +510,7 @@ impl Client {
             why.push(format!("{established} connections ran and not {requested}"));
         }
         let why = (!why.is_empty()).then(|| why.join("; "));
-        ClientState { cpu_seconds: cpu.as_secs_f64(), bottleneck, why }
+        ClientState { cpu_seconds: effort.cpu.as_secs_f64(), bottleneck, why }
     }
 
     /// The line of progress.
@@ -545,8 +550,8 @@ impl<P: CarriesExchange> Role<P> for Client {
         self.now = event_loop.clock_now();
         let mut times =
             [self.start_connections(event_loop), self.change_phase(event_loop), self.keep_schedule(event_loop), None];
-        if self.cpu_before.is_none() && self.work.first_measured().is_some() {
-            self.cpu_before = Some(cpu_time());
+        if self.effort_before.is_none() && self.work.first_measured().is_some() {
+            self.effort_before = Some(Effort::of(event_loop.system()));
         }
         if let Some(mut progress) = self.progress.take() {
             progress.draw(self.now, || self.progress_text());
@@ -583,10 +588,28 @@ impl<P: CarriesExchange> Role<P> for Client {
     }
 }
 
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+/// What this process has spent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Effort {
+    cpu: Duration,
+    /// The part of it that went into polling without sleeping.
+    polled: Duration,
+}
+
+impl Effort {
+    fn of(system: &Mio) -> Effort {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        let cpu = Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0));
+        Effort { cpu, polled: system.time_polled() }
+    }
+
+    fn since(self, before: Effort) -> Effort {
+        Effort { cpu: self.cpu.saturating_sub(before.cpu), polled: self.polled.saturating_sub(before.polled) }
+    }
+
+    fn working(self) -> Duration {
+        self.cpu.saturating_sub(self.polled)
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate, to a few digits")]

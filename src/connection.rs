@@ -28,9 +28,7 @@ pub trait Transport: Read + Write {
     fn shutdown_write(&mut self) -> io::Result<()>;
 
     /// Whether a connect that was begun has succeeded; `false`: not decided yet. An error is that of the connect.
-    fn finish_connect(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
+    fn finish_connect(&mut self) -> io::Result<bool>;
 }
 
 /// One peer, its bytes on their way in and out, and what is known of its socket.
@@ -450,7 +448,14 @@ impl<T, P> Connection<T, P> {
 
     /// The time to stall begins when bytes begin to wait, not when the last answer was sent.
     fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
-        if nothing_waited && !self.outbound.is_empty() && self.reading != Reading::Discarding {
+        if nothing_waited && !self.outbound.is_empty() {
+            self.wrote(now);
+        }
+    }
+
+    /// Our direction has moved. A lingering connection's time is counted from its beginning, whatever moves.
+    fn wrote(&mut self, now: Moment) {
+        if self.reading != Reading::Discarding {
             self.last_write = now;
         }
     }
@@ -520,7 +525,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.writing == Writing::Connecting && !self.connected(turn.now)? {
             return Ok(false);
         }
-        if mem::take(&mut self.woken) && !self.inbound.is_empty() {
+        if mem::take(&mut self.woken) {
             self.digest(turn)?;
         }
         let mut moved = 0;
@@ -557,7 +562,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn flush(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
         if !self.outbound.is_empty() && self.ready.writable {
             self.send_queue(turn)?;
-            if self.outbound.is_empty() && !self.inbound.is_empty() {
+            if self.outbound.is_empty() {
                 self.digest(turn)?;
             }
         }
@@ -570,8 +575,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         while self.ready.writable && !queue.is_empty() {
             let sent = self.write(queue.front(), turn)?;
             queue.consume(sent);
-            if sent > 0 && self.reading != Reading::Discarding {
-                self.last_write = turn.now; // The socket was full: the peer has taken something.
+            if sent > 0 {
+                self.wrote(turn.now); // The socket was full: the peer has taken something.
             }
         }
         self.outbound = queue;
@@ -591,10 +596,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                     turn.narrator.sending(&self.protocol, self.addr, &bytes[sent..sent + count]);
                     sent += count;
                     self.sent += count as u64;
-                    if self.reading != Reading::Discarding
-                        && !matches!(self.protocol.expects(), Expects::AnswerSince(_))
-                    {
-                        self.last_write = turn.now;
+                    if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
+                        self.wrote(turn.now);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.writable = false,
@@ -611,7 +614,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Ok(0);
         }
         // The peer has finished, and may have closed: writing on could bring a reset before its last words are read.
-        if self.ready.read_closed && self.ready.readable && self.read_size(turn) > 0 {
+        if self.ready.read_closed && self.ready.readable {
             return Ok(0);
         }
         let space = turn.scratch.len().min(turn.allowed.saturating_sub(self.inbound.len()));
@@ -727,6 +730,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Shows the protocol once more what it has not consumed yet.
     fn digest(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+        if self.inbound.is_empty() {
+            return Ok(());
+        }
         let mut inbound = mem::take(&mut self.inbound);
         let left = self.feed(&inbound, turn)?.len();
         if left > 0 {
@@ -765,9 +771,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn hear_the_end(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
         while self.reading == Reading::AtEnd && (self.inbound.is_empty() || self.outbound.is_empty()) {
             let before = self.inbound.len();
-            if before > 0 {
-                self.digest(turn)?;
-            }
+            self.digest(turn)?;
             if self.inbound.len() == before {
                 self.reading = Reading::Finished;
                 let rest = mem::take(&mut self.inbound);
@@ -817,9 +821,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
             if self.reading != Reading::Finished {
                 self.transport.shutdown_write().map_err(End::Failed)?;
-                if self.reading != Reading::Discarding {
-                    self.last_write = now;
-                }
+                self.wrote(now);
             }
         }
         if self.writing == Writing::Finished && self.reading == Reading::Finished {
@@ -1530,5 +1532,213 @@ mod tests {
         let script = bench.waits();
         assert_eq!(script.sent, b"3 2 1 0 ");
         assert!(script.fin_sent, "it is finished");
+    }
+
+    /// Keeps what it is shown until it is told to take some, finishes when told to, and counts.
+    #[derive(Default)]
+    struct Keeper {
+        shown: usize,
+        takes: usize,
+        finishes: bool,
+        notifies: bool,
+        rest: Option<Vec<u8>>,
+    }
+
+    impl Protocol for Keeper {
+        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+            self.shown += 1;
+            if mem::take(&mut self.notifies) {
+                out.notify();
+            }
+            if self.finishes {
+                out.finish();
+            }
+            mem::take(&mut self.takes).min(input.len())
+        }
+
+        fn finish<'a>(&mut self, rest: &'a [u8], _out: &mut Outbox<'a>) {
+            self.rest = Some(rest.to_vec());
+        }
+    }
+
+    #[test]
+    fn input_that_waits_is_shown_again_only_for_a_reason() {
+        let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]);
+        bench.waits();
+        assert_eq!(bench.connection.protocol().shown, 1);
+        bench.writable();
+        bench.waits();
+        assert_eq!(bench.connection.protocol().shown, 1, "nothing was waiting to be sent");
+        bench.connection.protocol_mut().takes = 4;
+        bench.connection.wake();
+        bench.waits();
+        assert_eq!((bench.connection.protocol().shown, bench.connection.memory()), (2, 0));
+        bench.connection.wake();
+        bench.waits();
+        assert_eq!(bench.connection.protocol().shown, 2, "there is nothing to show");
+    }
+
+    #[test]
+    fn memory_is_given_back_when_half_of_it_is_not_needed() {
+        let take = |count: usize| {
+            let mut bench = Bench::new(Keeper::default(), [Flood(100)]);
+            bench.waits();
+            assert_eq!(bench.connection.memory(), 100);
+            bench.connection.protocol_mut().takes = count;
+            bench.connection.wake();
+            bench.waits();
+            (bench.connection.inbound_len(), bench.connection.memory())
+        };
+        assert_eq!(take(30), (70, 100));
+        assert_eq!(take(50), (50, 100));
+        assert_eq!(take(51), (49, 49));
+    }
+
+    #[test]
+    fn input_that_is_kept_takes_no_more_memory_than_it_may() {
+        let mut bench = Bench::new(Keeper::default(), [Flood(3000)]);
+        bench.waits();
+        assert_eq!(bench.connection.memory(), 3000, "as much as there is");
+        bench.readable([Bytes(b"and ten more")]);
+        bench.waits();
+        assert_eq!(bench.connection.memory(), LIMIT, "twice that would be more than it may");
+        bench.readable([Flood(LIMIT - 3013)]);
+        bench.waits();
+        assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (LIMIT - 1, LIMIT));
+    }
+
+    #[test]
+    fn what_is_unconsumed_counts_for_what_may_be_sent() {
+        let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
+        bench.waits();
+        assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
+        assert_eq!(bench.connection.send(&[0; LIMIT - 4], LIMIT, at(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_notification_is_taken_once() {
+        let mut bench = Bench::new(Keeper { notifies: true, ..Keeper::default() }, [Bytes(b"a")]);
+        assert!(!bench.connection.take_notified());
+        bench.waits();
+        bench.readable([Bytes(b"b")]);
+        bench.waits();
+        assert!(bench.connection.take_notified(), "what was said later did not take it back");
+        assert!(!bench.connection.take_notified());
+    }
+
+    #[test]
+    fn who_stands_in_the_queue_is_known_to() {
+        let mut bench = Bench::new(Echo, []);
+        assert!(!bench.connection.is_queued());
+        assert!(bench.connection.enter_queue());
+        assert!(bench.connection.is_queued());
+        assert!(!bench.connection.enter_queue());
+        bench.connection.leave_queue();
+        assert!(!bench.connection.is_queued());
+    }
+
+    #[test]
+    fn states_are_told_as_they_are() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abc"), Fin]).output([BLOCKED]);
+        bench.connection.ready.writable = false;
+        assert_eq!(bench.connection.state(), State::Established, "a full socket alone stalls nothing");
+        bench.writable();
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.waits();
+        assert_eq!(bench.connection.state(), State::Stalled);
+        bench.writable();
+        assert_eq!(bench.connection.state(), State::PeerFinished);
+        bench.finishes();
+        let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+        bench.waits();
+        assert_eq!(bench.connection.state(), State::Finishing);
+    }
+
+    #[test]
+    fn the_end_of_what_is_thrown_away_is_not_told() {
+        let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.connection.stop_answering();
+        bench.finishes();
+        assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
+    }
+
+    #[test]
+    fn one_service_moves_its_budget_and_no_more() {
+        let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
+        assert!(matches!(bench.service(), Outcome::Runnable));
+        assert_eq!(bench.connection.received(), SERVICE_BUDGET as u64);
+    }
+
+    #[test]
+    fn up_to_the_high_water_mark_reading_goes_on() {
+        let mut bench = Bench::new(Echo, [Flood(LIMIT / 2)]).output([BLOCKED]);
+        bench.waits();
+        bench.readable([Bytes(b"!")]);
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
+        bench.readable([Bytes(b"!")]);
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
+    }
+
+    #[test]
+    fn nothing_is_produced_for_a_full_socket() {
+        let mut bench = Bench::new(Talker, []);
+        bench.connection.ready.writable = false;
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_is_no_sign_of_life() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, BLOCKED, Takes(1), BLOCKED]);
+        let stall = |bench: &Bench<Echo>| bench.connection.deadline(&Timeouts { idle: None, ..TIMEOUTS });
+        bench.now = at(5);
+        bench.waits();
+        let deadline = stall(&bench);
+        bench.now = at(6);
+        bench.writable();
+        bench.waits();
+        assert_eq!(stall(&bench), deadline);
+        bench.now = at(7);
+        bench.writable();
+        bench.waits();
+        assert_ne!(stall(&bench), deadline);
+    }
+
+    #[test]
+    fn lingering_is_timed_from_its_beginning_whatever_is_sent() {
+        let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, Takes(1), BLOCKED]);
+        bench.waits();
+        bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
+        let deadline = bench.connection.deadline(&TIMEOUTS);
+        bench.now = at(4);
+        bench.writable();
+        bench.waits();
+        assert_eq!(bench.connection.sent(), 1);
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), deadline);
+    }
+
+    #[test]
+    fn who_has_finished_already_is_not_finished_gently() {
+        let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+        bench.waits();
+        bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let reset = || io::Error::from(ErrorKind::ConnectionReset);
+        let timed_out = |timeout| End::TimedOut(timeout).to_string();
+        assert_eq!(End::Finished.to_string(), "finished");
+        assert_eq!(End::ConnectFailed(reset()).to_string(), "connect failed: connection reset");
+        assert_eq!(End::Failed(reset()).to_string(), "connection reset");
+        assert_eq!(timed_out(Timeout::Idle), "idle for too long");
+        assert_eq!(timed_out(Timeout::Stall), "the peer reads nothing");
+        assert_eq!(SendError::Full.to_string(), "the peer does not read and its buffer is full");
+        assert_eq!(SendError::Finishing.to_string(), "the connection is finishing");
+        assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
     }
 }

@@ -172,32 +172,112 @@ impl<P> Voice<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use log::LevelFilter;
+    use std::cell::Cell;
+    use std::sync::{Mutex, PoisonError};
 
     fn at(seconds: u64) -> Moment {
         Moment::after_start(Duration::from_secs(seconds))
     }
 
+    /// Runs a test while the log has that level; the others that depend on it wait.
+    fn at_level(level: LevelFilter, test: impl FnOnce()) {
+        static LEVEL: Mutex<()> = Mutex::new(());
+        let _guard = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = log::max_level();
+        log::set_max_level(level);
+        test();
+        log::set_max_level(before);
+    }
+
     #[test]
     fn each_kind_has_its_own_budget_a_second() {
-        let mut narrator = Narrator::<()>::new(Voice::SILENT);
-        let allowed = (0..1000).filter(|_| narrator.allows(Line::Accepted)).count();
-        assert_eq!(allowed, LINES_A_WINDOW as usize);
-        assert!(narrator.allows(Line::Closing));
-        assert_eq!(narrator.left_out[Line::Accepted as usize], 1000 - allowed as u64);
+        at_level(LevelFilter::Info, || {
+            let mut narrator = Narrator::<()>::new(Voice::SILENT);
+            let allowed = (0..1000).filter(|_| narrator.allows(Line::Accepted)).count();
+            assert_eq!(allowed, LINES_A_WINDOW as usize);
+            assert!(narrator.allows(Line::Closing));
+            assert_eq!(narrator.left_out[Line::Accepted as usize], 1000 - allowed as u64);
 
-        narrator.refill(at(0));
-        assert!(!narrator.allows(Line::Accepted), "the window is not over yet");
-        narrator.refill(at(1));
-        assert!(narrator.allows(Line::Accepted));
-        assert_eq!(narrator.left_out, [0; 7], "told when the window ended");
+            narrator.refill(at(0));
+            assert!(!narrator.allows(Line::Accepted), "the window is not over yet");
+            narrator.refill(at(1));
+            assert!(narrator.allows(Line::Accepted));
+            assert_eq!(narrator.left_out, [0; 7], "told when the window ended");
+        });
     }
 
     #[test]
     fn a_lasting_state_is_told_once_and_not_counted() {
-        let mut narrator = Narrator::<()>::new(Voice::SILENT);
-        assert!(narrator.allows(Line::CannotAccept));
-        assert!(!narrator.allows(Line::CannotAccept));
-        assert_eq!(narrator.left_out, [0; 7]);
+        for level in [LevelFilter::Info, LevelFilter::Debug] {
+            at_level(level, || {
+                let mut narrator = Narrator::<()>::new(Voice::SILENT);
+                assert!(narrator.allows(Line::CannotAccept));
+                assert!(!narrator.allows(Line::CannotAccept));
+                assert_eq!(narrator.left_out, [0; 7]);
+            });
+        }
+    }
+
+    #[test]
+    fn who_wants_the_debug_level_wants_every_line() {
+        at_level(LevelFilter::Debug, || {
+            let mut narrator = Narrator::<()>::new(Voice::SILENT);
+            assert!((0..1000).all(|_| narrator.allows(Line::Accepted)));
+        });
+    }
+
+    #[test]
+    fn the_loop_is_woken_only_if_there_is_something_to_say() {
+        let leaving_out = || {
+            let mut narrator = Narrator::<()>::new(Voice::SILENT);
+            assert_eq!(narrator.deadline(), None);
+            while narrator.allows(Line::Accepted) {}
+            narrator
+        };
+        at_level(LevelFilter::Info, || {
+            let mut narrator = leaving_out();
+            assert_eq!(narrator.deadline(), Some(at(1)));
+            narrator.refill(at(1));
+            assert_eq!(narrator.deadline(), None);
+        });
+        at_level(LevelFilter::Off, || assert_eq!(leaving_out().deadline(), None, "nobody would hear it"));
+    }
+
+    #[test]
+    fn traffic_is_told_within_its_budget() {
+        thread_local!(static TOLD: Cell<u32> = const { Cell::new(0) });
+        fn line(_: &[u8; 64], _: SocketAddr, bytes: &[u8]) {
+            assert_eq!(bytes, b"abc");
+            TOLD.set(TOLD.get() + 1);
+        }
+        at_level(LevelFilter::Info, || {
+            let mut narrator = Narrator::new(Voice { verb: "Sending", sending: Some(line), received: Some(line) });
+            for _ in 0..1000 {
+                narrator.sending(&[0; 64], "127.0.0.1:1".parse().unwrap(), b"abc");
+            }
+            assert_eq!(TOLD.get(), LINES_A_WINDOW);
+            narrator.received(&[0; 64], "127.0.0.1:1".parse().unwrap(), b"abc");
+            assert_eq!(TOLD.get(), LINES_A_WINDOW + 1);
+        });
+    }
+
+    #[test]
+    fn what_is_left_out_is_named_as_its_lines_begin() {
+        let voice = Voice::<()> { verb: "Echoing", ..Voice::SILENT };
+        let openings = Line::ALL.map(|line| voice.opening(line));
+        assert_eq!(
+            openings,
+            [
+                "Accepted connection from",
+                "Starting connection",
+                "Echoing",
+                "Received",
+                "Closing connection",
+                "warning: connection",
+                "Cannot accept"
+            ]
+        );
     }
 
     #[test]

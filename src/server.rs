@@ -17,6 +17,7 @@ use crate::net::{self, ListenOptions};
 use crate::protocol::Protocol;
 use crate::signals::Signal;
 use crate::status;
+use crate::system::Mio;
 
 /// How a server listens and what it allows its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,12 @@ pub struct Config {
     pub stall_timeout: Option<Duration>,
     /// How long to wait for peers to finish when the server ends, and for a peer whose idle connection it ends.
     pub drain_timeout: Duration,
+    /// How long to poll without sleeping after the last event ([`Mio::with_busy_poll`]).
+    pub busy_poll: Duration,
 }
 
 impl Default for Config {
-    /// No idle timeout, 60 s for a stalled peer, 10 s to drain, and the default limits.
+    /// No idle timeout, 60 s for a stalled peer, 10 s to drain, no busy polling, and the default limits.
     fn default() -> Config {
         Config {
             listen: ListenOptions::default(),
@@ -42,6 +45,7 @@ impl Default for Config {
             idle_timeout: None,
             stall_timeout: Some(Duration::from_secs(60)),
             drain_timeout: Duration::from_secs(10),
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -110,7 +114,8 @@ impl<P: Protocol> Server<P> {
             stall: config.stall_timeout,
             linger: Some(config.drain_timeout),
         };
-        let mut event_loop = EventLoop::new(config.limits, timeouts, voice)?;
+        let system = Mio::new()?.with_busy_poll(config.busy_poll);
+        let mut event_loop = EventLoop::on(system, config.limits, timeouts, voice);
         event_loop.listen(listener, protocol_for)?;
         Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
     }

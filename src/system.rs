@@ -89,6 +89,8 @@ pub struct Mio {
     signals: Option<Signals>,
     timer: Timer,
     began: Instant,
+    busy_poll: Duration,
+    polled: Duration,
 }
 
 impl fmt::Debug for Mio {
@@ -106,7 +108,35 @@ impl Mio {
             signals: None,
             timer: Timer::new(TIMER),
             began: Instant::now(),
+            busy_poll: Duration::ZERO,
+            polled: Duration::ZERO,
         })
+    }
+
+    /// From now on a wait asks again and again for so long before it sleeps. Falling asleep and waking up take longer
+    /// than most answers on a short path; not doing so costs up to a whole core.
+    #[must_use]
+    pub fn with_busy_poll(self, busy_poll: Duration) -> Mio {
+        Mio { busy_poll, ..self }
+    }
+
+    /// How much time went into asking again and again: CPU time that did no work.
+    #[must_use]
+    pub fn time_polled(&self) -> Duration {
+        self.polled
+    }
+
+    /// Asks again and again, for so long. Returns whether anything was found.
+    fn poll_busily(&mut self, time: Duration) -> io::Result<bool> {
+        let began = Instant::now();
+        loop {
+            let result = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+            let elapsed = began.elapsed();
+            if result.is_err() || !self.events.is_empty() || elapsed >= time {
+                self.polled += elapsed;
+                return result.map(|()| !self.events.is_empty());
+            }
+        }
     }
 }
 
@@ -137,7 +167,14 @@ impl System for Mio {
         net::accept(listener)
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
+        let busily = timeout.map_or(self.busy_poll, |timeout| timeout.min(self.busy_poll));
+        if !busily.is_zero() {
+            if self.poll_busily(busily)? {
+                return Ok(());
+            }
+            timeout = timeout.map(|timeout| timeout.saturating_sub(busily));
+        }
         self.poll.poll(&mut self.events, timeout)
     }
 

@@ -166,7 +166,7 @@ fn idle_connections_cost_no_turns() {
 
 #[test]
 fn an_idle_timeout_ends_only_the_idle() {
-    let server = Server::start(&["--idle-timeout", "300ms"]);
+    let server = Server::start(&["--idle-timeout", "1s"]);
     let mut idle = server.connect();
     let mut busy = server.connect();
     ping(&mut idle, b"hello");
@@ -398,4 +398,27 @@ fn bytes_one_at_a_time_come_back_in_order() {
         stream.write_all(&[*byte]).unwrap();
     }
     expect(&mut stream, &data);
+}
+
+#[test]
+fn busy_polling_lasts_as_long_as_asked_and_no_longer() {
+    use common::proc::{exact_cpu, wake_ups};
+    const POLLED: Duration = Duration::from_secs(1);
+    let server = Server::start(&["--busy-poll", "1s"]);
+    let mut stream = server.connect();
+    ping(&mut stream, b"ping");
+    let (cpu, woken) = (exact_cpu(&server.program), wake_ups(&server.program));
+    ping(&mut stream, b"pong");
+    assert_eq!(wake_ups(&server.program), woken, "it was awake");
+    // Time is what is asked for; how much CPU that is depends on who else wants it.
+    let begun = Instant::now();
+    while exact_cpu(&server.program).checked_sub(cpu).unwrap() < POLLED / 10 {
+        assert!(begun.elapsed() < common::PATIENCE, "it does not poll");
+    }
+    std::thread::sleep(2 * POLLED);
+    let used = exact_cpu(&server.program).checked_sub(cpu).unwrap();
+    assert!(used < 2 * POLLED, "{used:?}");
+    let asleep = common::proc::cost_of_rest(&server.program, Duration::from_millis(500));
+    assert_eq!(asleep, (0, Duration::ZERO));
+    ping(&mut stream, b"and again");
 }

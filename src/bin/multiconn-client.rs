@@ -82,6 +82,9 @@ struct Args {
     /// Count what comes back and do not compare it
     #[arg(long, hide = true)]
     no_verify: bool,
+    /// Poll without sleeping for so long after the last event: quicker answers, for up to a whole core
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
+    busy_poll: Duration,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -160,6 +163,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         connect_window: args.connect_window,
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
         verify: !args.no_verify,
+        busy_poll: args.busy_poll,
         expectations: args.expect.clone(),
         progress: !args.verbosity.quiet,
         ..Plan::tutorial(args.num_conns)

@@ -43,6 +43,9 @@ struct Args {
     /// Let several processes listen on the port, each with a share of the connections
     #[arg(long)]
     reuse_port: bool,
+    /// Poll without sleeping for so long after the last event: quicker answers, for up to a whole core
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
+    busy_poll: Duration,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -83,6 +86,7 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         idle_timeout: args.idle_timeout.0,
         stall_timeout: args.stall_timeout.0,
         drain_timeout: args.drain_timeout,
+        busy_poll: args.busy_poll,
     };
     let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;

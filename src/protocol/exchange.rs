@@ -456,9 +456,7 @@ impl Exchange {
             let most = (length - self.checking.within).min(ahead);
             let compared = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
             let matched = self.matching(&input[..compared]);
-            if matched > 0 {
-                self.count_back(matched as u64, length, now);
-            }
+            self.count_back(matched as u64, length, now);
             input = &input[matched..];
             if matched < compared {
                 return match self.explain(input) {
@@ -635,13 +633,16 @@ mod tests {
 
     /// Remembers what it is told.
     #[derive(Clone, Default)]
-    struct Notes(Rc<RefCell<Vec<Sample>>>, Rc<RefCell<Vec<Option<Duration>>>>);
+    struct Notes(Rc<RefCell<Vec<Sample>>>, Rc<RefCell<Vec<Option<Duration>>>>, Rc<Cell<(u64, u64)>>);
 
     impl Meter for Notes {
         fn begun(&self, late: Option<Duration>) {
             self.1.borrow_mut().push(late);
         }
-        fn sent(&self, _bytes: u64, _messages: u64) {}
+        fn sent(&self, bytes: u64, messages: u64) {
+            assert!(bytes > 0, "nothing to tell");
+            self.2.set((self.2.get().0 + bytes, self.2.get().1 + messages));
+        }
         fn returned(&self, _bytes: u64) {}
         fn echoed(&self, sample: Sample) {
             self.0.borrow_mut().push(sample);
@@ -906,5 +907,67 @@ mod tests {
         send(&mut exchange, 8, at(0));
         assert!(!receive(&mut exchange, &[0; 8], at(0)));
         assert_eq!(exchange.bytes_echoed(), 8);
+    }
+
+    #[test]
+    fn what_was_sent_is_told_to_the_byte() {
+        let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |work| work.warmup = Duration::from_millis(5));
+        send(&mut exchange, 25, at(0));
+        assert_eq!(notes.2.get(), (0, 0), "warming up");
+        let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |_| {});
+        send(&mut exchange, 25, at(0));
+        assert_eq!(notes.2.get(), (25, 2));
+        send(&mut exchange, 25, at(0));
+        assert_eq!(notes.2.get(), (30, 3));
+    }
+
+    #[test]
+    fn a_schedule_ends_with_the_last_message_due_before_its_end() {
+        // Ten a second for two connections: this one's are due at 0, 200 and 400 ms, and at 600 ms no more.
+        let (mut exchange, _) = generated(10, Pacing::Rate(10.try_into().unwrap()), |work| {
+            work.duration = Some(Duration::from_millis(500));
+        });
+        for (now, bytes) in [(0, 10), (100, 0), (200, 10), (400, 10)] {
+            let sent = send(&mut exchange, 100, at(now));
+            assert_eq!(sent.len(), bytes, "at {now} ms");
+            receive(&mut exchange, &sent, at(now));
+            assert!(!exchange.is_finished());
+        }
+        assert_eq!(exchange.work.first_measured(), Some(at(0)));
+        assert_eq!(send(&mut exchange, 100, at(401)), b"");
+        assert!(exchange.is_finished(), "the next would be due too late");
+    }
+
+    #[test]
+    fn when_everything_is_back_a_difference_is_no_longer_in_doubt() {
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |_| {});
+        let mut sent = send(&mut exchange, 100, at(0));
+        sent[5] ^= 1;
+        assert!(receive(&mut exchange, &sent, at(0)), "three bytes tell little, but no more are to come");
+        assert_eq!(kind(&exchange), Some(FaultKind::Corrupted));
+    }
+
+    #[test]
+    fn bytes_of_a_connection_that_is_far_ahead_are_told() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        send(&mut exchange, 64, at(0));
+        let mut foreign = [0; 64];
+        Pattern::new(7, 5).fill(1 << 30, &mut foreign);
+        assert!(receive(&mut exchange, &foreign, at(0)));
+        assert_eq!(kind(&exchange), Some(FaultKind::Foreign(5)));
+    }
+
+    #[test]
+    fn after_its_last_message_or_a_fault_the_peer_is_expected_to_end() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |work| work.messages = Some(1));
+        let sent = send(&mut exchange, 64, at(0));
+        receive(&mut exchange, &sent, at(0));
+        assert_eq!(exchange.expects(), Expects::Nothing, "it was not asked to finish yet");
+        send(&mut exchange, 64, at(0));
+        assert_eq!(exchange.expects(), Expects::Anything);
+
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        receive(&mut exchange, b"too much", at(0));
+        assert_eq!((kind(&exchange), exchange.expects()), (Some(FaultKind::Extra), Expects::Anything));
     }
 }

@@ -227,4 +227,11 @@ mod tests {
             prop_assert_eq!(pattern.matching(position, &piece), place);
         }
     }
+
+    #[test]
+    fn there_are_24_bits_for_connections_and_40_for_words() {
+        assert_eq!(MAX_CONNECTION, 16_777_215);
+        let _ = Pattern::new(1, MAX_CONNECTION);
+        assert!(std::panic::catch_unwind(|| Pattern::new(1, MAX_CONNECTION + 1)).is_err());
+    }
 }
