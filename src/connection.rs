@@ -1708,6 +1708,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_full_socket_takes_is_a_sign_of_life_of_a_peer_that_owes_an_answer() {
+        struct Owed;
+        impl Protocol for Owed {
+            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+                input.len()
+            }
+            fn expects(&self) -> Expects {
+                Expects::AnswerSince(at(1))
+            }
+        }
+        let mut bench = Bench::new(Owed, []).output([BLOCKED, Takes(1), BLOCKED, BLOCKED]);
+        let idle = |bench: &Bench<Owed>| bench.connection.deadline(&Timeouts { stall: None, ..TIMEOUTS });
+        assert_eq!(bench.connection.send(b"abc", LIMIT, at(2)), Ok(()));
+        for (now, deadline) in [(3, 102), (50, 150), (60, 150)] {
+            bench.now = at(now);
+            bench.writable();
+            bench.waits();
+            assert_eq!(idle(&bench), Some((at(deadline), Timeout::Idle)), "at {now}");
+        }
+    }
+
+    #[test]
     fn lingering_is_timed_from_its_beginning_whatever_is_sent() {
         let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, Takes(1), BLOCKED]);
         bench.waits();
