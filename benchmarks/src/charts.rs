@@ -20,6 +20,9 @@ pub const SCALE: &str = "benchmarks-scale.svg";
 const SIZE: (u32, u32) = (1100, 520);
 const FONT: &str = "sans-serif";
 
+/// Connections and microseconds.
+type Line = Vec<(f64, f64)>;
+
 /// In the order of the peers; the floor is a line and takes none.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(214, 39, 40),
@@ -114,12 +117,12 @@ pub fn by_scenario(run: &Run, path: &Path) -> anyhow::Result<bool> {
 pub fn by_connections(run: &Run, path: &Path) -> anyhow::Result<bool> {
     let sizes: Vec<(&str, usize)> =
         scenarios::ALL.iter().filter_map(|scenario| Some((scenario.name, scenario.scale()?))).collect();
-    let line = |peer: &str| -> Vec<(f64, f64)> {
+    let line = |peer: &str| -> Line {
         let points = sizes.iter();
         points.filter_map(|(name, size)| Some((*size as f64, run.spread(name, peer, cpu)?.median))).collect()
     };
     let peers: Vec<(&str, RGBColor)> = std::iter::once((FLOOR, BLACK)).chain(coloured(run)).collect();
-    let lines: Vec<(&str, RGBColor, Vec<(f64, f64)>)> = peers
+    let lines: Vec<(&str, RGBColor, Line)> = peers
         .into_iter()
         .map(|(peer, colour)| (peer, colour, line(peer)))
         .filter(|(.., line)| line.len() > 1)

@@ -140,7 +140,7 @@ impl<'a> Clock<'a> {
         Ok(Some(Window {
             messages: self.messages,
             all_messages: 0,
-            seconds: (end - start.at).as_secs_f64(),
+            seconds: end.saturating_sub(start.at).as_secs_f64(),
             server_cpu: server.saturating_sub(start.server),
             generator_cpu: own.saturating_sub(start.own),
             times: self.times.clone(),
@@ -306,7 +306,9 @@ impl Connection {
                         let room = self.begun.len();
                         if let Some(clock) = &mut clock {
                             let now = clock.now();
-                            clock.count((0..whole).map(|index| now - self.begun[(self.oldest + index) % room]));
+                            clock.count(
+                                (0..whole).map(|index| now.saturating_sub(self.begun[(self.oldest + index) % room])),
+                            );
                         }
                         self.oldest = (self.oldest + whole) % room;
                         self.pending -= whole;
@@ -326,16 +328,16 @@ impl Connection {
 /// Opens `count` connections, sends one small message there and back on each, and leaves them alone.
 pub fn hold(port: u16, count: usize) -> anyhow::Result<Generator> {
     let mut held = Generator::new(64, 1, false)?;
-    // In parts: those whom the server has yet to accept all fit into its backlog.
+    // In batches: those whom the server has yet to accept all fit into its backlog.
     while held.connections.len() < count {
-        let part = 500.min(count - held.connections.len());
-        held.connect(port, part)?;
-        for connection in held.connections.iter_mut().rev().take(part) {
+        let batch = 500.min(count - held.connections.len());
+        held.connect(port, batch)?;
+        for connection in held.connections.iter_mut().rev().take(batch) {
             connection.begin(1, 64, Duration::ZERO);
             connection.send(&held.pattern)?;
         }
         let mut events = [NO_EVENT; 512];
-        let mut missing = part;
+        let mut missing = batch;
         while missing > 0 {
             let count = held.epoll.wait(&mut events, 10_000)?;
             ensure!(count > 0, "nothing came back on {missing} new connections");
@@ -393,7 +395,7 @@ pub fn churn(
                 continue;
             }
             let now = clock.now();
-            clock.count(std::iter::once(now - current.begun));
+            clock.count(std::iter::once(now.saturating_sub(current.begun)));
             places[place] = None; // Closes first, so that no more than `at_a_time` are open.
             if result.is_none() {
                 places[place] = Some(visit(place, now)?);

@@ -12,7 +12,7 @@ pub struct Machine {
     pub cores: usize,
     pub kernel: String,
     pub memory_gib: u64,
-    pub virtual_machine: bool,
+    pub is_virtual: bool,
     pub descriptors: u64,
 }
 
@@ -32,7 +32,7 @@ impl Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.trim().to_owned(),
             memory_gib: kilobytes.unwrap_or_default() / 1024 / 1024,
-            virtual_machine: value(&cpuinfo, "flags").is_some_and(|flags| flags.contains("hypervisor")),
+            is_virtual: value(&cpuinfo, "flags").is_some_and(|flags| flags.contains("hypervisor")),
             descriptors,
         }
     }

@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
     /// How long each measurement takes, without its warm-up
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    #[arg(long, value_name = "S", default_value_t = 0.4)]
     seconds: f64,
     /// Only these scenarios; "scale" means all that begin with "scale-"
     #[arg(long, value_name = "SCENARIO,..", value_delimiter = ',')]

@@ -27,8 +27,8 @@ pub struct Peer {
     pub command: Result<Vec<OsString>, String>,
     /// Polls without sleeping: only interesting where sleeping is what takes the time.
     pub spins: bool,
-    /// Is measured at scale as well.
-    pub at_scale: bool,
+    /// Is measured at scale and against spinning as well.
+    pub near_the_floor: bool,
 }
 
 /// Where things are.
@@ -70,20 +70,24 @@ pub fn build(places: &Places) -> anyhow::Result<()> {
 
 /// All of them, the floor first.
 pub fn all(places: &Places) -> Vec<Peer> {
-    let peer = |name, what, command| Peer { name, what, command, spins: false, at_scale: false };
+    let peer = |name, what, command| Peer { name, what, command, spins: false, near_the_floor: false };
     let spinning = |name, what, command| Peer { spins: true, ..peer(name, what, command) };
-    let scaled = |name, what, command| Peer { at_scale: true, ..peer(name, what, command) };
-    let python = python(places);
+    let near = |name, what, command| Peer { near_the_floor: true, ..peer(name, what, command) };
+    let python = python();
     let script = |name: &str, rest: &[&str], python: &Result<PathBuf, String>| {
         let python = python.clone()?;
         Ok(line(python, [places.source(name).into(), "PORT".into()].into_iter().chain(rest.iter().map(Into::into))))
     };
     vec![
-        scaled(FLOOR, "raw epoll, edge-triggered, one shared buffer", program(places, "peer-floor", &[])),
-        scaled(OURS, "multiconn-server -q, all else as it comes", ours(places, &[])),
-        scaled("tokio", "tokio, current_thread, a task a connection", program(places, "peer-tokio", &[])),
-        scaled("mio", "mio as its own example uses it", program(places, "peer-mio", &[])),
-        peer("monoio", "monoio on io_uring, a task a connection", program(places, "peer-monoio", &[])),
+        near(FLOOR, "raw epoll, edge-triggered, one shared buffer", Ok(program(places, "peer-floor", &["PORT"]))),
+        near(
+            OURS,
+            "multiconn-server -q, all else as it comes",
+            Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "PORT"])),
+        ),
+        near("tokio", "tokio, current_thread, a task a connection", Ok(program(places, "peer-tokio", &["PORT"]))),
+        near("mio", "mio as its own example uses it", Ok(program(places, "peer-mio", &["PORT"]))),
+        peer("monoio", "monoio on io_uring, a task a connection", Ok(program(places, "peer-monoio", &["PORT"]))),
         peer("libuv", "libuv in C, try_write first", libuv(places)),
         peer("node", "node, socket.pipe(socket)", node(places)),
         peer(
@@ -93,7 +97,11 @@ pub fn all(places: &Places) -> Vec<Peer> {
         ),
         peer("asyncio", "Python, an asyncio protocol", script("asyncio_server.py", &[], &python)),
         peer("selectors", "Python, the tutorial's server made to work", script("selectors_server.py", &[], &python)),
-        spinning(FLOOR_SPINNING, "the floor, polling without sleep", program(places, "peer-floor", &["spin"])),
+        spinning(
+            FLOOR_SPINNING,
+            "the floor, polling without sleep",
+            Ok(program(places, "peer-floor", &["PORT", "spin"])),
+        ),
         spinning(OURS_SPINNING, "multiconn-server -q --busy-poll 50us", busy_polling(places)),
     ]
 }
@@ -102,27 +110,21 @@ fn line(program: impl Into<OsString>, arguments: impl IntoIterator<Item = OsStri
     std::iter::once(program.into()).chain(arguments).collect()
 }
 
-fn program(places: &Places, name: &str, rest: &[&str]) -> Result<Vec<OsString>, String> {
-    let arguments = std::iter::once("PORT").chain(rest.iter().copied()).map(OsString::from);
-    Ok(line(places.programs.join(name), arguments))
-}
-
-fn ours(places: &Places, rest: &[&str]) -> Result<Vec<OsString>, String> {
-    let arguments = ["-q", "127.0.0.1", "PORT"].iter().chain(rest).map(OsString::from);
-    Ok(line(places.programs.join("multiconn-server"), arguments))
+fn program(places: &Places, name: &str, arguments: &[&str]) -> Vec<OsString> {
+    line(places.programs.join(name), arguments.iter().map(OsString::from))
 }
 
 fn busy_polling(places: &Places) -> Result<Vec<OsString>, String> {
     let help = said_by(Command::new(places.programs.join("multiconn-server")).arg("--help"))?;
     if help.contains("--busy-poll") {
-        ours(places, &["--busy-poll", "50us"])
+        Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "PORT", "--busy-poll", "50us"]))
     } else {
         Err("this multiconn-server has no --busy-poll".to_owned())
     }
 }
 
 /// The interpreter itself: a wrapper that starts it would only make the start slower.
-fn python(_: &Places) -> Result<PathBuf, String> {
+fn python() -> Result<PathBuf, String> {
     said_by(Command::new("python3").args(["-c", "import sys; print(sys.executable)"])).map(|path| path.trim().into())
 }
 

@@ -120,7 +120,7 @@ fn about(text: &mut String, run: &Run) {
         "Machine: {}{}, {} cores, {} GiB, Linux {}, {} descriptors. `{}`: {} rounds of {} s a measurement, {:.0} s in all. \
          Servers on core {}, the load on core {}.\n",
         machine.cpu,
-        if machine.virtual_machine { " (virtual)" } else { "" },
+        if machine.is_virtual { " (virtual)" } else { "" },
         machine.cores,
         machine.memory_gib,
         machine.kernel,
@@ -320,7 +320,7 @@ pub fn write_json(run: &Run, targets: &[Target], path: &Path) -> anyhow::Result<
 /// Puts the report into the page, in place of the one before.
 pub fn write_page(report: &str, charts: &[&str], path: &Path) -> anyhow::Result<()> {
     let page = fs::read_to_string(path).unwrap_or_else(|_| NEW_PAGE.to_owned());
-    let charts: String = charts.iter().map(|chart| format!("![{chart}]({chart})\n\n")).collect();
+    let charts = charts.iter().fold(String::new(), |text, chart| format!("{text}![{chart}]({chart})\n\n"));
     fs::write(path, replace_generated(&page, &format!("{charts}{report}"))).with_context(|| path.display().to_string())
 }
 

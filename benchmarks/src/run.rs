@@ -134,11 +134,11 @@ impl Run {
     }
 
     fn trace(&mut self, scenario: &Scenario, peers: &[&Peer], places: &Places) {
-        if strace::absent().is_some() || scenario.scale().is_some() {
+        if strace::absent().is_some() || scenario.few_peers {
             return;
         }
         for peer in peers.iter().filter(|peer| !peer.spins) {
-            match measure::trace(peer, scenario, self.settings.window(), places) {
+            match measure::trace(peer, scenario, places) {
                 Ok(Some(traced)) => {
                     self.traced.entry(scenario.name).or_default().insert(peer.name, traced);
                 }
@@ -190,8 +190,13 @@ pub fn ratios(row: &[Option<Sample>], of: &[Option<Sample>], figure: impl Fn(&Sa
 
 /// Whether a peer takes part in a scenario.
 fn fits(peer: &Peer, scenario: &Scenario) -> bool {
-    let sleeps_are_the_point = scenario.name.starts_with("ping");
-    peer.command.is_ok() && (peer.at_scale || !scenario.few_peers) && (!peer.spins || sleeps_are_the_point)
+    if peer.command.is_err() {
+        return false;
+    }
+    if peer.spins {
+        return scenario.name.starts_with("ping"); // Sleeping is what takes the time there, and nowhere else.
+    }
+    peer.near_the_floor || !scenario.few_peers
 }
 
 /// The peers, each round another one first.
@@ -204,14 +209,14 @@ fn in_turn<'a>(peers: &[&'a Peer], round: usize) -> impl Iterator<Item = &'a Pee
 mod tests {
     use super::*;
 
-    fn took(microseconds: f64) -> Option<Sample> {
-        Some(Sample { cpu_per_message_us: microseconds, ..Sample::default() })
+    fn took(microseconds: f64) -> Sample {
+        Sample { cpu_per_message_us: microseconds, ..Sample::default() }
     }
 
     #[test]
     fn only_rounds_that_both_have_are_compared() {
-        let ours = [took(2.0), None, took(3.0)];
-        let floor = [took(1.0), took(50.0), took(2.0)];
+        let ours = [Some(took(2.0)), None, Some(took(3.0))];
+        let floor = [Some(took(1.0)), Some(took(50.0)), Some(took(2.0))];
         let spread = ratios(&ours, &floor, |sample| sample.cpu_per_message_us).unwrap();
         assert_eq!((spread.min, spread.median, spread.max), (1.5, 1.75, 2.0));
     }
@@ -223,7 +228,7 @@ mod tests {
             what: "",
             command: Err(String::new()),
             spins: false,
-            at_scale: false,
+            near_the_floor: false,
         });
         let peers: Vec<&Peer> = peers.iter().collect();
         let order = |round| in_turn(&peers, round).map(|peer| peer.name).collect::<String>();

@@ -201,7 +201,7 @@ fn bound_socket(source: Ipv4Addr, flags: c_int) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: T) -> io::Result<()> {
+fn set<T: Copy>(socket: &OwnedFd, level: c_int, option: c_int, value: T) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
     // SAFETY: the pointer and the size are those of a live value; the kernel checks that the size fits the option.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) })?;
