@@ -14,6 +14,8 @@ pub struct Machine {
     pub memory_gib: u64,
     pub is_virtual: bool,
     pub descriptors: u64,
+    /// Of the last minute before the run: what else the cores had to do. Should be far below 1.
+    pub load_average: f64,
 }
 
 impl Machine {
@@ -22,6 +24,7 @@ impl Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let value = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;
             Some(line.split_once(':')?.1.trim().to_owned())
@@ -34,6 +37,7 @@ impl Machine {
             memory_gib: kilobytes.unwrap_or_default() / 1024 / 1024,
             is_virtual: value(&cpuinfo, "flags").is_some_and(|flags| flags.contains("hypervisor")),
             descriptors,
+            load_average: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default(),
         }
     }
 }

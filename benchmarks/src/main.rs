@@ -78,6 +78,9 @@ fn main() -> anyhow::Result<()> {
     if let Some(reason) = strace::absent() {
         eprintln!("system calls are not counted: {reason}");
     }
+    if machine.load_average > 0.5 {
+        eprintln!("the machine is busy (load average {}): the figures will be troubled", machine.load_average);
+    }
     let versions = peers::versions(&places);
     let (rounds, seconds) = if args.quick { (1, 0.2) } else { (args.rounds, args.seconds) };
     let settings = Settings { rounds, seconds, command: command_line() };

@@ -117,7 +117,8 @@ fn about(text: &mut String, run: &Run) {
     let machine = &run.machine;
     let _ = writeln!(
         text,
-        "Machine: {}{}, {} cores, {} GiB, Linux {}, {} descriptors. `{}`: {} rounds of {} s a measurement, {:.0} s in all. \
+        "Machine: {}{}, {} cores, {} GiB, Linux {}, {} descriptors, load average before \
+         the run {:.2}. `{}`: {} rounds of {} s a measurement, {:.0} s in all. \
          Servers on core {}, the load on core {}.\n",
         machine.cpu,
         if machine.is_virtual { " (virtual)" } else { "" },
@@ -125,6 +126,7 @@ fn about(text: &mut String, run: &Run) {
         machine.memory_gib,
         machine.kernel,
         machine.descriptors,
+        machine.load_average,
         run.settings.command,
         run.settings.rounds,
         run.settings.seconds,
