@@ -157,7 +157,7 @@ pub fn by_connections(run: &Run, path: &Path) -> anyhow::Result<bool> {
             .label(peer)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
     }
-    legend(&mut chart, path, SeriesLabelPosition::LowerRight)?;
+    legend(&mut chart, path, SeriesLabelPosition::UpperLeft)?;
     area.present().map_err(|error| failed(&error))?;
     Ok(true)
 }

@@ -82,7 +82,7 @@ pub fn measure(peer: &Peer, scenario: &Scenario, window: Duration, places: &Plac
     match scenario.load {
         Load::Messages(load) => {
             let mut generator = connect(&server, load)?;
-            let seen = generator.run(WARM_UP, window, &cpu)?;
+            let seen = generator.run(WARM_UP * scenario.patience(), window, &cpu)?;
             Ok(vec![(scenario.name, Sample::new(&seen, &server)?)])
         }
         Load::Crowd { at_work, idle } => {
