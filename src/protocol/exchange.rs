@@ -948,6 +948,17 @@ mod tests {
     }
 
     #[test]
+    fn two_words_are_evidence_enough() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        let mut sent = send(&mut exchange, 64, at(0));
+        sent[0] ^= 1;
+        assert!(!receive(&mut exchange, &sent[..pattern::EVIDENCE - 1], at(0)), "what follows may explain it");
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        send(&mut exchange, 64, at(0));
+        assert!(receive(&mut exchange, &sent[..pattern::EVIDENCE], at(0)));
+    }
+
+    #[test]
     fn bytes_of_a_connection_that_is_far_ahead_are_told() {
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         send(&mut exchange, 64, at(0));
