@@ -52,10 +52,14 @@ impl SendBuffer {
     ///
     /// Memory grows to what is needed, or to twice what there was if that is more, but for the sake of
     /// growing never past `limit` bytes: a queue that stays within its limit holds no more memory than that.
+    #[inline] // Mostly there is nothing to queue.
     pub fn push(&mut self, bytes: &[u8], limit: usize) {
-        if bytes.is_empty() {
-            return;
+        if !bytes.is_empty() {
+            self.append(bytes, limit);
         }
+    }
+
+    fn append(&mut self, bytes: &[u8], limit: usize) {
         let queue = self.bytes.get_or_insert_default();
         let target = grown(queue.len() + bytes.len(), queue.capacity(), limit);
         queue.reserve_exact(target - queue.len());

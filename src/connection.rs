@@ -720,7 +720,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         turn.narrator.received(&self.protocol, self.addr, input);
         if self.inbound.is_empty() {
             let rest = self.feed(input, turn)?;
-            self.keep(rest, turn.allowed);
+            if !rest.is_empty() {
+                self.keep(rest, turn.allowed);
+            }
             Ok(())
         } else {
             self.keep(input, turn.allowed);
@@ -801,7 +803,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Ok(result); // Our FIN is out: what is said now reaches nobody.
         }
         self.outbound = queue;
-        self.send_queue(turn)?;
+        if !self.outbound.is_empty() {
+            self.send_queue(turn)?;
+        }
         let sent = if self.outbound.is_empty() { self.write(tail, turn)? } else { 0 };
         self.outbound.push(&tail[sent..], turn.allowed);
         self.time_the_wait(nothing_waited, turn.now);

@@ -11,9 +11,11 @@ pub const MAX_CONNECTION: u32 = (1 << (64 - INDEX_BITS)) - 1;
 
 const WORD: usize = 8;
 
-/// How many words are compared before the result is looked at: enough for the compiler to keep several at work, few
-/// enough for one cache line or two.
-const BLOCK: usize = 16;
+/// How many words are compared before the result is looked at: enough for the compiler to make vectors of them.
+const STRETCH: usize = 512;
+
+/// Half the bits of a word.
+const HALF: u32 = u64::BITS / 2;
 
 /// How many bytes behind a difference are needed to find out where they belong: a whole word at any of eight shifts.
 pub const EVIDENCE: usize = 2 * WORD;
@@ -92,19 +94,18 @@ impl Pattern {
             }
         }
         let mut matched = head;
-        let (blocks, _) = bytes[head..].as_chunks::<{ BLOCK * WORD }>();
-        let mut number = self.number(index);
-        for block in blocks {
+        for words in bytes[head..].as_chunks::<WORD>().0.chunks(STRETCH) {
+            let mut number = self.number(index);
             let mut difference = 0;
-            for word in block.as_chunks::<WORD>().0 {
-                difference |= u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(spell(number));
+            for word in words {
+                difference |= u64::from_le_bytes(*word) ^ number.rotate_left(HALF);
                 number = number.wrapping_add(FACTOR);
             }
             if difference != 0 {
                 break; // The words below find out where.
             }
-            index += BLOCK as u64;
-            matched += BLOCK * WORD;
+            index += words.len() as u64;
+            matched += words.len() * WORD;
         }
         for (word, index) in bytes[matched..].chunks(WORD).zip(index..) {
             let same = common(word, &self.word(index));
@@ -159,11 +160,11 @@ const INVERSE: u64 = inverse(FACTOR);
 /// The bytes of a word. Its high half comes first: that of the words a power of two apart differs, while low bytes repeat
 /// every 256 words, so that bytes which are missing are noticed at the first one behind them.
 fn spell(number: u64) -> [u8; WORD] {
-    number.rotate_left(32).to_le_bytes()
+    number.rotate_left(HALF).to_le_bytes()
 }
 
 fn unspell(word: [u8; WORD]) -> u64 {
-    u64::from_le_bytes(word).rotate_right(32)
+    u64::from_le_bytes(word).rotate_right(HALF)
 }
 
 /// Spreads neighbouring numbers over all 64 bits, and gives no two of them the same.
