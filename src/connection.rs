@@ -549,7 +549,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn connected(&mut self, now: Moment) -> Result<bool, End> {
         if self.ready.writable {
             if self.transport.finish_connect().map_err(End::ConnectFailed)? {
-                self.writing = Writing::Open;
+                // It may have been told to finish while it was under way, and nobody will say so again.
+                let told = self.reading == Reading::Discarding;
+                self.writing = if told { Writing::Finishing } else { Writing::Open };
                 (self.last_read, self.last_write) = (now, now); // The time to connect was not idleness.
                 return Ok(true);
             }
@@ -1214,6 +1216,24 @@ mod tests {
         while matches!(bench.service(), Outcome::Runnable) {}
         assert_eq!(bench.connection.transport.sent.len(), answered);
         assert!(bench.connection.transport.fin_sent);
+    }
+
+    #[test]
+    fn a_connect_told_to_finish_while_under_way_finishes_when_it_is_through() {
+        let connects = [Ok(false), Ok(true)].into_iter().collect();
+        let mut bench = Bench::new(Talker, []);
+        let addr = "127.0.0.1:1".parse().unwrap();
+        bench.connection =
+            Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
+        bench.writable();
+        bench.waits();
+        bench.connection.stop_answering();
+        bench.writable();
+        let script = bench.waits();
+        assert!(script.fin_sent);
+        assert_eq!(script.sent, b"", "the time to talk is over");
+        bench.readable([Fin]);
+        bench.finishes();
     }
 
     #[test]
