@@ -12,6 +12,7 @@ use super::measure::Figures;
 /// One expectation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expectation {
+    /// As it was written, but for its white space: that could break the report's line.
     text: String,
     subject: Subject,
     comparison: Comparison,
@@ -44,7 +45,7 @@ enum Comparison {
 /// Whether an expectation held.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
-    /// The expectation as it was written.
+    /// The expectation as it was written, without white space.
     pub expected: String,
     /// What was measured: microseconds, messages a second, or faults. Nothing, if nothing was there to measure.
     pub measured: Option<f64>,
@@ -94,7 +95,7 @@ impl Expectation {
                 (Subject::Percentile { of, percent: percent(percentile)? }, time.as_micros() as f64)
             }
         };
-        Ok(Expectation { text: text.to_owned(), subject, comparison, bound })
+        Ok(Expectation { text: compact, subject, comparison, bound })
     }
 
     /// Whether it is about times from the schedule on, which only an open loop has.
@@ -138,11 +139,11 @@ fn percent(text: &str) -> Result<f64, String> {
         "999" => Ok(99.9),
         "9999" => Ok(99.99),
         _ if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => {
-            Err(format!("there is no percentile p{text}"))
+            Err(format!("there is no percentile {text:?}"))
         }
         _ => match text.parse::<f64>() {
             Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-            _ => Err(format!("there is no percentile p{text}")),
+            _ => Err(format!("there is no percentile {text:?}")),
         },
     }
 }
@@ -192,6 +193,16 @@ mod tests {
         assert!(holds("service.p50<5ms", scheduled));
         assert!(holds("scheduled.p50>200ms", scheduled));
         assert!(!holds("scheduled.p50>0ms", None), "what was not measured does not hold");
+    }
+
+    #[test]
+    fn what_is_said_of_an_expectation_is_one_line_without_commands_to_the_terminal() {
+        let outcome = Expectation::parse("faults\n<=\u{c}9\r").unwrap().judge(&figured(None).figures(), 0.0, 0);
+        assert_eq!(outcome.to_string(), "faults<=9: held (it was 0)");
+        for bad in ["p\x1b[2J<1ms", "p1\u{7f}<1ms", "rate>\x1b[2J", "faults=\x1b[2J", "p9<1\x1b[2J"] {
+            let error = Expectation::parse(bad).unwrap_err();
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
     }
 
     #[test]
