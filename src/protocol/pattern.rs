@@ -3,11 +3,14 @@
 //! Owns the function from run, connection and position to bytes, and its inverse. Keeps no byte: what was sent is made
 //! again to be compared with what came back.
 
-/// Bits of a word's origin that are its index in the stream; the others are the connection's number.
-const INDEX_BITS: u32 = 40;
+/// How many words there are in a stream before the next connection's begins. Odd, and not near a power of two: words at
+/// the same place of two streams then have no bytes in common but by chance.
+const WORDS: u64 = (1 << 40) + 0x3c6e_f373;
 
-/// The highest connection number that a word can carry.
-pub const MAX_CONNECTION: u32 = (1 << (64 - INDEX_BITS)) - 1;
+/// The highest connection number that a word can tell.
+pub const MAX_CONNECTION: u32 = 16_000_000;
+
+const _: () = assert!(MAX_CONNECTION as u64 + 1 < u64::MAX / WORDS);
 
 const WORD: usize = 8;
 
@@ -25,8 +28,7 @@ pub const EVIDENCE: usize = 2 * WORD;
 /// It is made of words of eight bytes. Each is an invertible function of the connection's number and the word's index,
 /// so that any whole word, wherever it turns up, tells both. The function is a multiplication, because the next word is
 /// then an addition away, and a compiler makes several at once: making and comparing bytes must not cost more than the
-/// kernel's copying of them, or the client would measure itself. After 2⁴⁰ words (8 TiB) comes the next connection's
-/// stream.
+/// kernel's copying of them, or the client would measure itself. After 8 TiB comes the next connection's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern {
     key: u64,
@@ -52,7 +54,7 @@ impl Pattern {
     pub fn new(run: u64, connection: u32) -> Pattern {
         assert!(connection <= MAX_CONNECTION, "more connections than a word can tell apart");
         // Runs with similar keys have dissimilar streams.
-        Pattern { key: mix(run), first: u64::from(connection) << INDEX_BITS }
+        Pattern { key: mix(run), first: u64::from(connection) * WORDS }
     }
 
     /// The word at `index`, as a number; that of the next is larger by [`FACTOR`].
@@ -125,8 +127,8 @@ impl Pattern {
         (0..WORD).find_map(|shift| {
             let word = *bytes[shift..].first_chunk::<WORD>()?;
             let told = unspell(word).wrapping_sub(self.key).wrapping_mul(INVERSE);
-            let connection = u32::try_from(told >> INDEX_BITS).ok()?;
-            let word_begins = (told & ((1 << INDEX_BITS) - 1)) * WORD as u64;
+            let connection = u32::try_from(told / WORDS).ok()?;
+            let word_begins = told % WORDS * WORD as u64;
             let position = word_begins.checked_sub(shift as u64)?;
             // Random bytes would have to be one in billions to pass for a place that exists.
             let exists = (1..=connections).contains(&connection) && word_begins < end;
@@ -263,9 +265,23 @@ mod tests {
     }
 
     #[test]
-    fn there_are_24_bits_for_connections_and_40_for_words() {
-        assert_eq!(MAX_CONNECTION, 16_777_215);
-        let _ = Pattern::new(1, MAX_CONNECTION);
+    fn the_last_connection_has_a_stream_of_its_own() {
+        let last = Pattern::new(1, MAX_CONNECTION);
+        let origin = last.origin(&bytes(last, 8 << 40, 16), MAX_CONNECTION, 9 << 40);
+        assert_eq!(origin, Some(Origin { connection: MAX_CONNECTION, position: 8 << 40 }));
         assert!(std::panic::catch_unwind(|| Pattern::new(1, MAX_CONNECTION + 1)).is_err());
+    }
+
+    #[test]
+    fn streams_of_two_connections_have_next_to_nothing_in_common() {
+        let one = bytes(Pattern::new(9, 1), 0, 80_000);
+        for other in [2, 3, 17, 256, 1 << 20] {
+            let other = bytes(Pattern::new(9, other), 0, 80_000);
+            for place in 0..8 {
+                let each = (place..80_000).step_by(8);
+                let same = each.filter(|&at| one[at] == other[at]).count();
+                assert!(same < 200, "{same} of 10,000 bytes at {place} are the same"); // By chance 39.
+            }
+        }
     }
 }
