@@ -36,6 +36,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 
 /// Both ends of the socket, and what passed through it.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "what is true of a socket, each for itself")]
 struct Book {
     /// Everything that the peer has sent, and how much of it was read.
     arrived: Vec<u8>,
@@ -126,7 +127,7 @@ impl Book {
             19 => {
                 if !self.fin_arrived {
                     self.marks.push_back(self.arrived.len());
-                    self.arrive([b'u'].into_iter());
+                    self.arrive(b"u".iter().copied());
                 }
             }
             20 => (self.fin_arrived, self.edge) = (true, true),

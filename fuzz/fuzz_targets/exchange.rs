@@ -268,7 +268,8 @@ impl Protocol for Checked {
             }
             (None, Some(fault)) => {
                 assert_eq!((fault.kind, fault.offset), (FaultKind::Truncated, self.back as u64));
-                let all_is_back = self.back == self.sent.len() && self.messages() == Some(self.begun());
+                let (whole, partly) = self.messages_in(self.back);
+                let all_is_back = self.back == self.sent.len() && !partly && self.messages() == Some(whole);
                 // Work that was never begun is not done, nor is one that goes on to warm up.
                 assert!(!all_is_back || self.work.start().is_none() || !self.work.warmup.is_zero());
                 assert!(!self.finished);
@@ -390,7 +391,7 @@ fn work(script: &mut Script<'_>, tally: Tally) -> (Rc<Work>, u64) {
     };
     let connections = 1 + u32::from(how & 3);
     let mut work = if which & 1 == 0 {
-        let texts: Vec<Vec<u8>> = (0..1 + how % 4)
+        let texts: Vec<Vec<u8>> = (0..=how % 4)
             .map(|_| {
                 let count = usize::from(script.byte() & 31);
                 script.take(count).to_vec()
