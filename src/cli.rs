@@ -280,10 +280,18 @@ pub fn timeout_or_off(text: &str) -> Result<TimeLimit, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLimit(pub Option<Duration>);
 
+/// How many digits the largest number of bytes has.
+const MOST_DIGITS: usize = 20;
+
 /// A number of bytes as people write it, `64KiB` or `1MB`; a bare number is bytes.
 pub fn size(text: &str) -> Result<usize, String> {
     if !text.starts_with(|first: char| first.is_ascii_digit()) {
         return Err("write it like 64KiB, 1MB or 4096".to_owned());
+    }
+    // `parse_size` counts on beyond the largest number that it holds: it panics, or comes to 0 where nobody looks.
+    let significant = text.trim_start_matches(['0', '.', '_']).bytes().filter(u8::is_ascii_digit).count();
+    if significant > MOST_DIGITS {
+        return Err("more digits than a size has".to_owned());
     }
     let bytes = parse_size::parse_size(text).map_err(|error| format!("{error}: write it like 64KiB, 1MB or 4096"))?;
     match usize::try_from(bytes) {
@@ -366,5 +374,15 @@ mod tests {
         for bad in ["", "0", "-1", "+1", "KiB", "1XB", "99999999999999999999", "1e30"] {
             assert!(size(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_size_of_more_digits_than_fit_is_refused_and_does_not_panic() {
+        for bad in ["184467440737095516155", "18446744073709551615.9", "1.84467440737095516155KiB"] {
+            assert_eq!(size(bad), Err("more digits than a size has".to_owned()), "{bad:?}");
+        }
+        assert_eq!(size(&usize::MAX.to_string()), Ok(usize::MAX));
+        assert_eq!(size("0000000000000000000000001"), Ok(1));
+        assert_eq!(size("0.50000000000000000000KiB"), Ok(512));
     }
 }
