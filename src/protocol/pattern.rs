@@ -207,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_has_the_same_key_in_every_version() {
+        let keys = [
+            (0x0, 0x0000_0000_0000_0000),
+            (0x1, 0xd8a7_7e52_8080_6164),
+            (0x2, 0x5532_95b6_7aaa_2f37),
+            (0x8000_0000_0000_0000, 0xa4f8_049e_1dd9_627a),
+            (0x0123_4567_89ab_cdef, 0x730b_406d_5680_a2b7),
+        ];
+        for (run, key) in keys {
+            assert_eq!(mix(run), key, "of run {run:#x}");
+        }
+    }
+
+    #[test]
     fn runs_with_neighbouring_keys_are_far_apart() {
         for run in 0..1000 {
             assert!((mix(run) ^ mix(run + 1)).count_ones() > 8);
