@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use crate::buffer::{self, SendBuffer};
@@ -22,13 +22,30 @@ use crate::protocol::{Expects, Outbox, Produced, Protocol};
 /// back within a millisecond or so; and it is one full read of the loop's buffer, so a bulk transfer loses nothing.
 pub const SERVICE_BUDGET: usize = 256 * 1024;
 
-/// What a connection needs of its socket: bytes in, bytes out without blocking, and a FIN.
+/// How often the kernel's queue is looked at within a time limit while bytes wait for the peer. A peer that stopped
+/// reading is found out within the limit and one part of it: the last acknowledgement that it was still owed for room in
+/// its own buffers may have come in the first part.
+const LOOKS: u8 = 4;
+
+/// What a connection needs of its socket: bytes in, bytes out without blocking, a FIN, and what became of the bytes.
 pub trait Transport: Read + Write {
     /// Ends our direction: the peer reads end of stream behind what was written (shutdown(2) with `SHUT_WR`).
     fn shutdown_write(&mut self) -> io::Result<()>;
 
     /// Whether a connect that was begun has succeeded; `false`: not decided yet. An error is that of the connect.
     fn finish_connect(&mut self) -> io::Result<bool>;
+
+    /// What the kernel still holds for the peer; `None` if the system cannot tell.
+    fn unacknowledged(&self) -> Option<Unacknowledged>;
+}
+
+/// Bytes that the kernel has taken and the peer's kernel has not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unacknowledged {
+    /// How many: what `ss` shows as Send-Q.
+    pub bytes: u32,
+    /// How long ago the peer's last acknowledgement came, be it of bytes or only an answer to a window probe.
+    pub last_acknowledgement: Duration,
 }
 
 /// One peer, its bytes on their way in and out, and what is known of its socket.
@@ -42,7 +59,10 @@ pub trait Transport: Read + Write {
 )]
 pub struct Connection<T, P> {
     transport: T,
-    addr: SocketAddr,
+    /// An IPv4 address is kept mapped into IPv6: four bytes less than a `SocketAddr`.
+    addr: SocketAddrV6,
+    /// Bytes of `sent` that the peer's kernel had acknowledged at the last look, modulo 2³².
+    acknowledged: u32,
     /// Bytes that the protocol has seen and not consumed: an unfinished line, say.
     inbound: Vec<u8>,
     /// Bytes that the socket has not taken.
@@ -52,22 +72,22 @@ pub struct Connection<T, P> {
     sent: u64,
     opened: Moment,
     last_read: Moment,
-    /// When the socket last took a byte, one that had waited if the peer owes an answer; or when bytes began to wait for
-    /// it; of a lingering connection, when it began to.
+    /// When the peer last took something: when the socket took a byte, one that had waited if the peer owes an answer,
+    /// or when the last look found that more was acknowledged. Or when bytes began to wait for it; of a lingering
+    /// connection, when it began to.
     last_write: Moment,
     ready: Readiness,
     reading: Reading,
     writing: Writing,
-    /// The loop is shutting down: echo what is there already, then finish.
-    draining: bool,
+    ending: Ending,
+    /// The kernel held bytes for the peer at the last look.
+    kernel_holds: bool,
+    /// Looks in a row that found nothing more acknowledged, fewer than [`LOOKS`].
+    looks: u8,
     /// The protocol has something for the role.
     notified: bool,
-    /// Decided outside of `service`, carried out in it: only there does a connection end.
-    doomed: Option<Doom>,
     /// The role woke it: what the protocol has not consumed is shown to it again.
     woken: bool,
-    /// It is being ended because it was idle.
-    idle: bool,
     /// It stands in the loop's run queue. Kept here as there is a byte to spare, which in the slab there is not.
     queued: bool,
 }
@@ -115,11 +135,25 @@ enum Writing {
     Finished,
 }
 
-/// How a connection is to end that was not asked itself.
+/// An end decided by the loop or the role. It is carried out in `service`: only there does a connection end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doom {
+enum Ending {
+    /// None: the connection ends when both directions have finished.
+    ByItself,
+    /// The loop is draining: what has arrived is answered, then our FIN follows.
+    Draining,
+    /// It was idle: our FIN follows, and the peer has a while to finish as well.
+    Idle,
+    /// A time ran out: it ends at its next service.
     TimedOut(Timeout),
+    /// The role closed it: it ends at its next service.
     Closed,
+}
+
+impl Ending {
+    fn is_due(self) -> bool {
+        matches!(self, Ending::TimedOut(_) | Ending::Closed)
+    }
 }
 
 /// Which time ran out.
@@ -257,7 +291,11 @@ impl<T, P> Connection<T, P> {
     pub fn open(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
         Connection {
             transport,
-            addr,
+            addr: match addr {
+                SocketAddr::V4(addr) => SocketAddrV6::new(addr.ip().to_ipv6_mapped(), addr.port(), 0, 0),
+                SocketAddr::V6(addr) => addr,
+            },
+            acknowledged: 0,
             inbound: Vec::new(),
             outbound: SendBuffer::new(),
             protocol,
@@ -269,11 +307,11 @@ impl<T, P> Connection<T, P> {
             ready: Readiness::default(),
             reading: Reading::Open,
             writing: Writing::Open,
-            draining: false,
+            ending: Ending::ByItself,
+            kernel_holds: false,
+            looks: 0,
             notified: false,
-            doomed: None,
             woken: false,
-            idle: false,
             queued: false,
         }
     }
@@ -283,9 +321,12 @@ impl<T, P> Connection<T, P> {
         Connection { writing: Writing::Connecting, ..Connection::open(transport, addr, protocol, now) }
     }
 
-    /// The peer's address.
+    /// The peer's address; one that is mapped into IPv6 as the IPv4 address that it means.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        match self.addr.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::from((ip, self.addr.port())),
+            None => SocketAddr::V6(self.addr),
+        }
     }
 
     /// The socket.
@@ -390,7 +431,7 @@ impl<T, P> Connection<T, P> {
     /// Queues bytes from outside of the protocol; the next service sends them. Refused, with nothing queued, if the
     /// connection would then hold more than `allowed` bytes, or if it is finishing.
     pub fn send(&mut self, bytes: &[u8], allowed: usize, now: Moment) -> Result<(), SendError> {
-        if self.writing != Writing::Open || self.doomed.is_some() {
+        if self.writing != Writing::Open || self.ending.is_due() {
             return Err(SendError::Finishing);
         }
         if self.outbound.len() + self.inbound.len() + bytes.len() > allowed {
@@ -405,7 +446,9 @@ impl<T, P> Connection<T, P> {
     /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered; then we finish, and what arrives
     /// later is thrown away until the peer finishes too.
     pub fn drain(&mut self) {
-        self.draining = true;
+        if self.ending == Ending::ByItself {
+            self.ending = Ending::Draining;
+        }
         self.ready.readable = true; // A connection accepted just now has had no event yet.
     }
 
@@ -423,19 +466,9 @@ impl<T, P> Connection<T, P> {
     }
 
     /// Ends the connection at its next service.
-    pub fn doom(&mut self) {
-        self.doomed.get_or_insert(Doom::Closed);
-    }
-
-    /// A time ran out. An idle connection is ended gently if `timeouts` give it the time, any other at its next service.
-    pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) {
-        let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
-        if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
-            self.stop_answering();
-            self.last_write = now;
-            self.idle = true;
-        } else {
-            self.doomed.get_or_insert(Doom::TimedOut(if self.idle { Timeout::Idle } else { timeout }));
+    pub fn close(&mut self) {
+        if !self.ending.is_due() {
+            self.ending = Ending::Closed;
         }
     }
 
@@ -450,6 +483,7 @@ impl<T, P> Connection<T, P> {
     fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
         if nothing_waited && !self.outbound.is_empty() {
             self.wrote(now);
+            self.looks = 0;
         }
     }
 
@@ -489,20 +523,94 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         let linger = |since: Moment| timeouts.linger.map(|limit| (since.plus(limit), Timeout::Linger));
         if self.reading == Reading::Discarding {
-            return if self.draining { None } else { linger(self.last_write) };
+            return if self.ending == Ending::Draining { None } else { linger(self.last_write) };
         }
-        let stall = timeouts
-            .stall
-            .filter(|_| !self.outbound.is_empty())
-            .map(|limit| (self.last_write.plus(limit), Timeout::Stall));
-        let silent_since = match self.protocol.expects() {
+        let bytes_wait = self.kernel_holds || !self.outbound.is_empty();
+        // While bytes wait, the kernel's queue is looked at several times within the limit.
+        let next_look =
+            |since: Moment, limit: Duration| since.plus(limit / u32::from(LOOKS) * u32::from(self.looks + 1));
+        let stall =
+            timeouts.stall.filter(|_| bytes_wait).map(|limit| (next_look(self.last_write, limit), Timeout::Stall));
+        let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
+            // A peer for which bytes wait is not idle. Whether it still takes them is judged by the time to stall.
+            Expects::Anything if stall.is_some() => None,
+            Expects::Anything => Some(self.last_active().plus(limit)),
+            Expects::AnswerSince(owed) if self.outbound.is_empty() => Some(self.last_active().max(owed).plus(limit)),
+            Expects::AnswerSince(owed) => Some(next_look(self.last_active().max(owed), limit)),
             Expects::Nothing => None,
-            Expects::Anything => Some(self.last_active()),
-            Expects::AnswerSince(owed) => Some(self.last_active().max(owed)),
-        };
-        let idle = timeouts.idle.zip(silent_since).map(|(limit, since)| (since.plus(limit), Timeout::Idle));
+        });
+        let idle = idle.map(|when| (when, Timeout::Idle));
         let finished = if self.writing == Writing::Finished { linger(self.last_active()) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
+    /// A time ran out. The connection ends, unless the kernel's queue shows that the peer takes what is sent to it: then
+    /// it has a new deadline. Returns whether there is something to do, at its next service. An idle connection ends
+    /// gently if `timeouts` give it the time.
+    pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
+        if self.ending.is_due() {
+            return true;
+        }
+        if self.peer_takes_bytes(timeout, timeouts, now) {
+            return false;
+        }
+        let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
+        if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
+            self.stop_answering();
+            self.last_write = now;
+            if self.ending == Ending::ByItself {
+                self.ending = Ending::Idle;
+            }
+        } else {
+            let idle = self.ending == Ending::Idle;
+            self.ending = Ending::TimedOut(if idle { Timeout::Idle } else { timeout });
+        }
+        true
+    }
+
+    /// Looks at the kernel's queue. Returns whether the connection may go on in spite of the time that ran out.
+    ///
+    /// The socket says nothing while the peer reads slowly: Linux reports room only when a third of its buffer, which
+    /// may have grown to megabytes, is free. The queue shrinks with each acknowledgement.
+    fn peer_takes_bytes(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
+        let owes_an_answer = matches!(self.protocol.expects(), Expects::AnswerSince(_));
+        let worth_a_look = match timeout {
+            Timeout::Stall => true,
+            // The kernels of both ends take megabytes for a peer that reads nothing: only what they take when they
+            // were full is a sign of life of one that owes an answer.
+            Timeout::Idle => !owes_an_answer || !self.outbound.is_empty(),
+            Timeout::Linger => self.reading != Reading::Discarding,
+            Timeout::Connect | Timeout::Drain => false,
+        };
+        if !worth_a_look {
+            return false;
+        }
+        if let Some(Unacknowledged { bytes, last_acknowledgement }) = self.transport.unacknowledged() {
+            self.kernel_holds = bytes > 0;
+            #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32, to see a difference")]
+            let acknowledged = (self.sent as u32).wrapping_sub(bytes);
+            if acknowledged != self.acknowledged {
+                self.acknowledged = acknowledged;
+                self.looks = 0;
+                // When it was acknowledged is not known, but not later than the last acknowledgement.
+                self.last_write = self.last_write.max(now.minus(last_acknowledgement));
+                return true;
+            }
+        }
+        match timeout {
+            // Without a time to stall, nobody judges whether the peer takes what waits for it.
+            Timeout::Idle if !owes_an_answer => {
+                if self.kernel_holds && timeouts.stall.is_none() {
+                    self.last_write = now;
+                }
+                self.kernel_holds
+            }
+            Timeout::Stall | Timeout::Idle if self.looks + 1 < LOOKS => {
+                self.looks += 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
@@ -517,10 +625,10 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// As [`service`](Connection::service); whether there may be more to do at once.
     fn advance(&mut self, turn: &mut Turn<'_, P>) -> Result<bool, End> {
-        match self.doomed {
-            Some(Doom::TimedOut(timeout)) => return Err(End::TimedOut(timeout)),
-            Some(Doom::Closed) => return Err(End::Closed),
-            None => {}
+        match self.ending {
+            Ending::TimedOut(timeout) => return Err(End::TimedOut(timeout)),
+            Ending::Closed => return Err(End::Closed),
+            Ending::ByItself | Ending::Draining | Ending::Idle => {}
         }
         if self.writing == Writing::Connecting && !self.connected(turn.now)? {
             return Ok(false);
@@ -595,7 +703,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             match self.transport.write(&bytes[sent..]) {
                 Ok(0) => return Err(End::Failed(ErrorKind::WriteZero.into())),
                 Ok(count) => {
-                    turn.narrator.sending(&self.protocol, self.addr, &bytes[sent..sent + count]);
+                    turn.narrator.sending(&self.protocol, self.addr(), &bytes[sent..sent + count]);
                     sent += count;
                     self.sent += count as u64;
                     if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
@@ -684,7 +792,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.ready.readable = false;
-                if self.draining {
+                if self.ending == Ending::Draining {
                     self.stop_answering();
                 }
                 Ok(0)
@@ -714,12 +822,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     /// hide behind a short read: the end of the stream, bytes behind an urgent mark, and the `WouldBlock` that a
     /// draining connection waits for.
     fn short_read_is_last(&self, turn: &Turn<'_, P>) -> bool {
-        turn.short_read_is_last && !self.ready.read_closed && !self.ready.urgent && !self.draining
+        turn.short_read_is_last && !self.ready.read_closed && !self.ready.urgent && self.ending != Ending::Draining
     }
 
     /// Hands what came to the protocol, behind what it left of earlier input.
     fn take(&mut self, input: &[u8], turn: &mut Turn<'_, P>) -> Result<(), End> {
-        turn.narrator.received(&self.protocol, self.addr, input);
+        turn.narrator.received(&self.protocol, self.addr(), input);
         if self.inbound.is_empty() {
             let rest = self.feed(input, turn)?;
             if !rest.is_empty() {
@@ -831,7 +939,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         }
         if self.writing == Writing::Finished && self.reading == Reading::Finished {
-            return Err(if self.idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
+            let idle = self.ending == Ending::Idle;
+            return Err(if idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
         }
         Ok(())
     }
@@ -868,6 +977,8 @@ mod tests {
         writes: usize,
         fin_sent: bool,
         connects: VecDeque<io::Result<bool>>,
+        /// What the kernel still holds; a system that cannot tell if it is none.
+        unacknowledged: Option<Unacknowledged>,
     }
 
     impl Read for Script {
@@ -928,6 +1039,10 @@ mod tests {
         fn finish_connect(&mut self) -> io::Result<bool> {
             self.connects.pop_front().unwrap_or(Ok(true))
         }
+
+        fn unacknowledged(&self) -> Option<Unacknowledged> {
+            self.unacknowledged
+        }
     }
 
     /// A connection and all that its loop would lend it.
@@ -973,6 +1088,12 @@ mod tests {
                 short_read_is_last: self.short_read_is_last,
                 narrator: &mut self.narrator,
             })
+        }
+
+        /// When it ends, and for which time, if nothing moves until then: at the last look.
+        fn ends_unless_moved(&mut self, timeouts: Timeouts) -> Option<(Moment, Timeout)> {
+            self.connection.looks = LOOKS - 1;
+            self.connection.deadline(&timeouts)
         }
 
         #[track_caller]
@@ -1335,16 +1456,16 @@ mod tests {
         bench.now = at(50);
         bench.readable([Bytes(b"ping")]);
         bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(60), Timeout::Stall)));
+        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(60), Timeout::Stall)));
         bench.now = at(55);
         bench.writable();
         bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(65), Timeout::Stall)));
+        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)));
         bench.now = at(60);
         bench.readable([Bytes(b"more")]);
         bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
-        bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65));
+        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
+        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65)));
         assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
     }
 
@@ -1364,14 +1485,14 @@ mod tests {
             }
         }
         let mut bench = Bench::new(Impatient, []).output([Takes(1), BLOCKED, Takes(1), BLOCKED, Takes(1), BLOCKED]);
-        let idle = |bench: &Bench<Impatient>| bench.connection.deadline(&Timeouts { stall: None, ..TIMEOUTS });
+        let idle = |bench: &mut Bench<Impatient>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
         bench.now = at(5);
         bench.waits();
-        assert_eq!(idle(&bench), Some((at(107), Timeout::Idle)), "since the answer is owed");
+        assert_eq!(idle(&mut bench), Some((at(107), Timeout::Idle)), "since the answer is owed");
         bench.now = at(50);
         bench.writable();
         bench.waits();
-        assert_eq!(idle(&bench), Some((at(150), Timeout::Idle)), "the socket was full, and the peer made room");
+        assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "the socket was full, and the peer made room");
         bench.connection.outbound = SendBuffer::new();
         bench.now = at(60);
         bench.connection.transport.output = [Takes(1)].into_iter().collect();
@@ -1379,11 +1500,11 @@ mod tests {
         let taken = bench.connection.sent();
         bench.service();
         assert!(bench.connection.sent() > taken);
-        assert_eq!(idle(&bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
+        assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
         bench.now = at(70);
         bench.readable([Bytes(b"!")]);
         bench.service();
-        assert_eq!(idle(&bench), Some((at(170), Timeout::Idle)));
+        assert_eq!(idle(&mut bench), Some((at(170), Timeout::Idle)));
     }
 
     #[test]
@@ -1402,7 +1523,7 @@ mod tests {
         assert_eq!(bench.connection.send(b"!", LIMIT, at(0)), Ok(()));
         bench.writable();
         assert_eq!(bench.waits().sent, b"news!");
-        bench.connection.doom();
+        bench.connection.close();
         assert_eq!(bench.connection.send(b"late", LIMIT, at(0)), Err(SendError::Finishing));
         assert!(matches!(bench.ends(), End::Closed));
     }
@@ -1743,13 +1864,13 @@ mod tests {
             }
         }
         let mut bench = Bench::new(Owed, []).output([BLOCKED, Takes(1), BLOCKED, BLOCKED]);
-        let idle = |bench: &Bench<Owed>| bench.connection.deadline(&Timeouts { stall: None, ..TIMEOUTS });
+        let idle = |bench: &mut Bench<Owed>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
         assert_eq!(bench.connection.send(b"abc", LIMIT, at(2)), Ok(()));
         for (now, deadline) in [(3, 102), (50, 150), (60, 150)] {
             bench.now = at(now);
             bench.writable();
             bench.waits();
-            assert_eq!(idle(&bench), Some((at(deadline), Timeout::Idle)), "at {now}");
+            assert_eq!(idle(&mut bench), Some((at(deadline), Timeout::Idle)), "at {now}");
         }
     }
 
@@ -1764,6 +1885,116 @@ mod tests {
         bench.waits();
         assert_eq!(bench.connection.sent(), 1);
         assert_eq!(bench.connection.deadline(&TIMEOUTS), deadline);
+    }
+
+    /// What the kernel holds, and how many seconds ago the last acknowledgement came.
+    fn held(bytes: u32, ago: u64) -> Unacknowledged {
+        Unacknowledged { bytes, last_acknowledgement: Duration::from_secs(ago) }
+    }
+
+    /// An echo of which the socket took `taken` bytes at 0 s, and more waits.
+    fn blocked(taken: usize) -> Bench<Echo> {
+        let mut bench = Bench::new(Echo, [Flood(LIMIT)]).output([Takes(taken), BLOCKED]);
+        bench.waits();
+        bench
+    }
+
+    #[test]
+    fn a_slow_but_steady_reader_is_not_called_stalled() {
+        let mut bench = blocked(1000);
+        // The socket never reports room, but the kernel's queue shrinks, now and then.
+        for (now, bytes, ago) in [(3, 900, 1), (6, 900, 4), (9, 800, 2), (12, 800, 1), (15, 700, 0)] {
+            bench.connection.transport.unacknowledged = Some(held(bytes, ago));
+            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)), "at {now} s");
+        }
+        assert_eq!(bench.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Stall);
+        assert!(bench.connection.deadline(&TIMEOUTS).unwrap().0 > at(15));
+    }
+
+    #[test]
+    fn an_answer_to_a_window_probe_is_no_progress() {
+        let mut bench = blocked(1000);
+        let mut looks = Vec::new();
+        let ended = loop {
+            let (when, timeout) = bench.connection.deadline(&TIMEOUTS).unwrap();
+            looks.push(when.since(Moment::START).as_secs_f64());
+            // Acknowledgements come all the time, and acknowledge nothing.
+            bench.connection.transport.unacknowledged = Some(held(900, 0));
+            if bench.connection.expire(timeout, &TIMEOUTS, when) {
+                break when;
+            }
+        };
+        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
+        // The first look, after a quarter of the 10 s, finds the 100 bytes that were acknowledged some time before it.
+        assert_eq!(looks, [2.5, 5.0, 7.5, 10.0, 12.5]);
+        assert_eq!(ended, Moment::after_start(Duration::from_millis(12_500)));
+    }
+
+    #[test]
+    fn a_dead_path_is_found_out_at_the_first_look_that_counts() {
+        let mut bench = blocked(1000);
+        for now in [3, 5, 8] {
+            bench.connection.transport.unacknowledged = Some(held(1000, now));
+            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
+        }
+        bench.connection.transport.unacknowledged = Some(held(1000, 10));
+        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
+    }
+
+    #[test]
+    fn where_the_kernel_cannot_tell_only_what_the_socket_takes_is_progress() {
+        let mut bench = blocked(1000);
+        for now in [3, 5, 8] {
+            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
+        }
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(10), Timeout::Stall)));
+        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
+        let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
+        bench.waits();
+        assert_eq!(bench.connection.outbound_len(), 0, "the kernel took everything");
+        bench.connection.transport.unacknowledged = Some(held(1000, 1));
+        assert!(!bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+        // From now on the time to stall is what judges.
+        let look = Moment::after_start(Duration::from_millis(99_000 + 2_500));
+        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((look, Timeout::Stall)));
+        bench.connection.transport.unacknowledged = Some(held(0, 1));
+        assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(102)));
+        assert_eq!(
+            bench.connection.deadline(&TIMEOUTS),
+            Some((at(101 + 100), Timeout::Idle)),
+            "it took the last bytes"
+        );
+        assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(201)));
+    }
+
+    #[test]
+    fn without_a_time_to_stall_a_peer_is_kept_while_bytes_wait_for_it() {
+        let timeouts = Timeouts { stall: None, ..TIMEOUTS };
+        let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
+        bench.waits();
+        bench.connection.transport.unacknowledged = Some(held(1000, 100));
+        assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(100)));
+        assert_eq!(bench.connection.deadline(&timeouts), Some((at(200), Timeout::Idle)));
+    }
+
+    #[test]
+    fn a_peer_that_only_sends_is_not_kept_by_old_acknowledgements() {
+        let mut bench = Bench::new(Keeper { takes: 1, ..Keeper::default() }, [Bytes(b"a")]);
+        bench.waits();
+        bench.connection.transport.unacknowledged = Some(held(0, 0));
+        assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)), "nothing was ever sent to it");
+    }
+
+    #[test]
+    fn addresses_are_kept_as_they_are() {
+        for addr in ["192.0.2.1:7", "[2001:db8::1]:7", "[fe80::1%3]:7"] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert_eq!(Connection::open(Script::default(), addr, Echo, at(0)).addr(), addr);
+        }
     }
 
     #[test]

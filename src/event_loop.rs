@@ -22,7 +22,7 @@ use crate::net::AcceptError;
 use crate::protocol::Protocol;
 use crate::signals::Signal;
 pub use crate::system::LISTENER;
-use crate::system::{EVENTS_A_WAIT, Mio, SIGNALS, System, TIMER};
+use crate::system::{Mio, SIGNALS, System, TIMER};
 
 /// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
 const DRAIN: Token = Token(usize::MAX - 3);
@@ -39,6 +39,17 @@ const ACCEPT_BUDGET: u32 = 64;
 /// How long accepting rests when descriptors or memory have run out. It is also tried whenever a connection closes; the
 /// timer is for when other processes hold what is missing.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// A loop that got no CPU for that long was stopped (SIGSTOP, Ctrl-Z, a frozen machine) or starved: a turn takes some
+/// milliseconds.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long nobody is judged by a deadline after such a pause. The peers may have been stopped as well, for instance
+/// by the same Ctrl-Z, and need a moment to answer.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What may be ready beside the connections: the listener, the signals and the timer.
+const OTHER_SOURCES: usize = 3;
 
 /// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
 /// larger ones fall out of the second-level cache.
@@ -145,10 +156,21 @@ pub struct EventLoop<P, S: System = Mio> {
     memory: usize,
     now: Moment,
     turns: u64,
-    /// Waits in a row that returned as many events as there is room for.
-    full_batches: usize,
+    /// The round of waits that is not complete.
+    round: Option<Round>,
+    /// No deadline is judged before this.
+    judged_from: Moment,
     draining: bool,
     stopped: bool,
+}
+
+/// A look at everything that was ready at one moment. It takes several waits if more is ready than one of them returns.
+#[derive(Clone, Copy)]
+struct Round {
+    /// When the first wait began.
+    began: Moment,
+    /// How many sources may have been ready then and were not returned yet.
+    left: usize,
 }
 
 struct Slot<T, P> {
@@ -211,7 +233,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             now: Moment::START,
             wake_at: None,
             turns: 0,
-            full_batches: 0,
+            round: None,
+            judged_from: Moment::START,
             draining: false,
             stopped: false,
         }
@@ -288,7 +311,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// Ends a connection in the next turn, if it is not gone already; what waits to be sent is lost.
     pub fn close(&mut self, token: Token) {
         if let Some(slot) = self.connections.get_mut(token.0) {
-            slot.connection.doom();
+            slot.connection.close();
             self.enqueue(token);
         }
     }
@@ -408,6 +431,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         let known_until = self.wait()?;
         self.note()?;
         self.act();
+        if self.retry_accepting_at().is_some_and(|when| when <= self.now) {
+            self.resume_accepting();
+        }
         if let Some(known_until) = known_until {
             self.expire(known_until);
         }
@@ -418,11 +444,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     ///
     /// Returns a time until which everything that happened is known. Deadlines are judged by that and not by the clock:
     /// a connection must not be called idle while its bytes wait in its socket, as they may for all of them when a
-    /// process was stopped and goes on, all deadlines over. Only a wait that began after a deadline, and had its say,
-    /// proves that nothing came.
+    /// process was stopped and goes on, all deadlines over. Only a wait that began after a deadline, and returned all
+    /// that was ready, proves that nothing came.
     fn wait(&mut self) -> io::Result<Option<Moment>> {
-        let deadline = self.deadlines.first().map(|&(when, _)| when);
-        let earliest = [deadline, self.narrator.deadline()].into_iter().flatten().min();
+        let deadline = self.deadlines.first().map(|&(when, _)| when.max(self.judged_from));
+        let earliest = [deadline, self.retry_accepting_at(), self.narrator.deadline()].into_iter().flatten().min();
         let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
@@ -438,27 +464,44 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
         };
         self.turns += 1;
+        let last_turn = self.now;
         self.now = self.system.now();
         self.narrator.refill(self.now);
-        Ok(began.filter(|_| !interrupted && self.all_events_seen()))
+        let Some(began) = began else {
+            self.round = None;
+            return Ok(None);
+        };
+        if timeout.is_some_and(|timeout| self.now.since(last_turn) > timeout + PAUSE) {
+            self.judged_from = self.now.plus(GRACE);
+        }
+        let known_until = if interrupted {
+            self.round = None;
+            None
+        } else {
+            self.all_seen_since(began)
+        };
+        Ok(known_until.filter(|_| self.now >= self.judged_from))
     }
 
-    /// Whether the poller has nothing more to tell of what was ready when it was asked.
+    /// Until when everything that happened is known, after a wait that began at `began`.
     ///
-    /// A full batch of events may have left some behind. But the poller tells of each connection in turn: with 3,000
-    /// connections, the third full batch in a row (3 x 1,024 events) completes a round of all of them. So deadlines are
-    /// seen to even where there is never less than a full batch.
-    fn all_events_seen(&mut self) -> bool {
-        if self.system.events().count() < EVENTS_A_WAIT {
-            self.full_batches = 0;
-            return true;
+    /// A wait that is not full has returned all that was ready when it began. A full one may have left some behind. But
+    /// epoll returns what became ready first, first: waits that together return as many events as there are sources have
+    /// returned all that was ready when the first of them began, and nothing is known of what came later. So deadlines
+    /// are judged even where every wait is full.
+    fn all_seen_since(&mut self, began: Moment) -> Option<Moment> {
+        let returned = self.system.events().count();
+        let round = self.round.take();
+        if returned < self.system.most_events() {
+            return Some(began);
         }
-        self.full_batches += 1;
-        let whole_round = self.full_batches * EVENTS_A_WAIT > self.connections.len();
-        if whole_round {
-            self.full_batches = 0;
+        let Round { began, left } = round.unwrap_or(Round { began, left: self.connections.len() + OTHER_SOURCES });
+        let left = left.saturating_sub(returned);
+        if left == 0 {
+            return Some(began);
         }
-        whole_round
+        self.round = Some(Round { began, left });
+        None
     }
 
     /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
@@ -650,7 +693,14 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if let Some(listener) = &mut self.listener {
             let retry_at = self.now.plus(ACCEPT_RETRY);
             listener.accepting = Accepting::Resting(retry_at);
-            self.deadlines.insert((retry_at, LISTENER));
+        }
+    }
+
+    /// When accepting is tried again that had to rest.
+    fn retry_accepting_at(&self) -> Option<Moment> {
+        match self.listener.as_ref()?.accepting {
+            Accepting::Resting(retry_at) => Some(retry_at),
+            Accepting::Waiting | Accepting::Queued => None,
         }
     }
 
@@ -660,9 +710,6 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             && listener.ready
             && listener.accepting != Accepting::Queued
         {
-            if let Accepting::Resting(retry_at) = listener.accepting {
-                self.deadlines.remove(&(retry_at, LISTENER));
-            }
             listener.accepting = Accepting::Queued;
             self.run_queue.push_back(LISTENER);
         }
@@ -698,11 +745,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         {
             self.deadlines.pop_first();
             match token {
-                LISTENER => self.resume_accepting(),
                 STOP_ANSWERING => self.enqueue_all(|connection, _, _| connection.stop_answering()),
                 DRAIN => {
                     self.listener = None;
-                    self.enqueue_all(|connection, timeouts, now| connection.expire(Timeout::Drain, timeouts, now));
+                    self.enqueue_all(|connection, timeouts, now| {
+                        connection.expire(Timeout::Drain, timeouts, now);
+                    });
                 }
                 _ => self.expire_connection(token, known_until),
             }
@@ -716,8 +764,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
             Some((_, Timeout::Idle | Timeout::Stall)) if slot.connection.is_queued() => {}
             Some((when, timeout)) if when <= known_until => {
-                slot.connection.expire(timeout, &self.timeouts, self.now);
-                self.enqueue(token);
+                if slot.connection.expire(timeout, &self.timeouts, self.now) {
+                    self.enqueue(token);
+                } else {
+                    self.arm(token);
+                }
             }
             _ => self.arm(token),
         }

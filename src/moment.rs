@@ -30,6 +30,13 @@ impl Moment {
         Moment(self.0.saturating_add(nanos))
     }
 
+    /// The moment that lies `duration` before this one, or the start.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Moment {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Moment(NonZeroU64::new(self.0.get().saturating_sub(nanos)).unwrap_or(NonZeroU64::MIN))
+    }
+
     /// How long ago `earlier` was, or zero if it is yet to come.
     #[must_use]
     pub fn since(self, earlier: Moment) -> Duration {
@@ -60,6 +67,8 @@ mod tests {
         assert_eq!(later.since(Moment::START), Duration::from_millis(3));
         assert_eq!(Moment::START.since(later), Duration::ZERO);
         assert!(later > Moment::START);
+        assert_eq!(later.minus(Duration::from_millis(1)), Moment::after_start(Duration::from_millis(2)));
+        assert_eq!(later.minus(Duration::from_secs(1)), Moment::START, "there is nothing before the start");
     }
 
     #[test]

@@ -5,12 +5,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::connection::Transport;
+use crate::connection::{Transport, Unacknowledged};
 
 /// How a listener is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +176,12 @@ impl Transport for TcpStream {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        let bytes = tcp_state::unacknowledged(self.as_fd()).ok()?;
+        let last_acknowledgement = tcp_state::last_acknowledgement(self.as_fd()).ok()?;
+        Some(Unacknowledged { bytes, last_acknowledgement })
     }
 }
 

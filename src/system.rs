@@ -25,9 +25,9 @@ pub const SIGNALS: Token = Token(usize::MAX - 1);
 /// The token of the timer.
 pub const TIMER: Token = Token(usize::MAX - 2);
 
-/// How many events one wait may return. More than that many ready connections come in the next turn, which is what
-/// keeps a turn short; at 12 bytes an event, the buffer is small.
-pub const EVENTS_A_WAIT: usize = 1024;
+/// How many events one wait of epoll's returns at most. If more connections are ready, the rest comes in the next turn,
+/// which keeps a turn short; at 12 bytes an event, the buffer is small.
+const EVENTS_A_WAIT: usize = 1024;
 
 /// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -62,9 +62,12 @@ pub trait System: Clock {
     /// Takes whoever waits longest. [`AcceptError`](net::AcceptError) tells what an error means.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Waits for events, `timeout` at the most; for ever if there is none. They replace those of the last wait, at most
-    /// [`EVENTS_A_WAIT`] of them.
+    /// Waits for events, `timeout` at the most; for ever if there is none. They replace those of the last wait.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// How many events one wait returns at most. Where more sockets are ready, the next waits return the others first:
+    /// what became ready later comes behind them.
+    fn most_events(&self) -> usize;
 
     /// What the last wait found.
     fn events(&self) -> impl Iterator<Item = (Token, Readiness)>;
@@ -176,6 +179,11 @@ impl System for Mio {
             timeout = timeout.map(|timeout| timeout.saturating_sub(busily));
         }
         self.poll.poll(&mut self.events, timeout)
+    }
+
+    fn most_events(&self) -> usize {
+        // mio's poll(2) backend returns all there are, however many that is.
+        if EPOLL { EVENTS_A_WAIT } else { usize::MAX }
     }
 
     fn events(&self) -> impl Iterator<Item = (Token, Readiness)> {

@@ -99,8 +99,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "no retry of accepting after a time",
         file: "src/event_loop.rs",
-        right: "            self.deadlines.insert((retry_at, LISTENER));\n",
-        wrong: "",
+        right: "if self.retry_accepting_at().is_some_and(|when| when <= self.now) {",
+        wrong: "if self.retry_accepting_at().is_some_and(|when| when < Moment::START) {",
         tests: SIMULATION,
     },
     Bug {
@@ -176,9 +176,44 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "who was idle is judged by the clock alone",
         file: "src/event_loop.rs",
-        right: "Ok(began.filter(|_| !interrupted && self.all_events_seen()))",
-        wrong: "Ok(began.filter(|_| interrupted || self.all_events_seen()).map(|_| self.now))",
-        tests: (&["--test", "server"], "stopped"),
+        right: "            self.all_seen_since(began)\n",
+        wrong: "            self.all_seen_since(began).map(|_| self.now)\n",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a round is judged by its last wait",
+        file: "src/event_loop.rs",
+        right: "let Round { began, left } = round",
+        wrong: "let Round { left, .. } = round",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a full wait counts as a look at everything",
+        file: "src/event_loop.rs",
+        right: "if returned < self.system.most_events() {",
+        wrong: "if returned <= self.system.most_events() {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a loop that was stopped gives its peers no time to answer",
+        file: "src/event_loop.rs",
+        right: "self.judged_from = self.now.plus(GRACE);",
+        wrong: "self.judged_from = self.now;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "only what the socket takes is progress",
+        file: "src/connection.rs",
+        right: "        if !worth_a_look {",
+        wrong: "        if worth_a_look || !worth_a_look {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a peer that reads nothing is kept for ever",
+        file: "src/connection.rs",
+        right: "                self.looks += 1;\n",
+        wrong: "",
+        tests: SIMULATION,
     },
     Bug {
         name: "what comes back is not compared",

@@ -14,6 +14,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use multiconn::connection::{
     Connection, End, Outcome, Readiness, SERVICE_BUDGET, SendError, State, Timeout, Timeouts, Transport, Turn,
+    Unacknowledged,
 };
 use multiconn::event_loop::MINIMUM_BUFFER;
 use multiconn::moment::{Clock, Moment};
@@ -33,6 +34,10 @@ const TIMEOUTS: Timeouts = Timeouts {
     stall: Some(Duration::from_secs(3)),
     linger: Some(Duration::from_secs(1)),
 };
+
+/// The first look may find out what was acknowledged long ago, bytes may begin to wait again and again, and three looks
+/// in a row leave time for the fourth.
+const MOST_SPARED: u32 = 8;
 
 /// Both ends of the socket, and what passed through it.
 #[derive(Default)]
@@ -75,6 +80,9 @@ struct Book {
     /// What the protocol and `send` said, and how much of it the socket took.
     said: Vec<u8>,
     written: usize,
+    /// How much of that the peer's kernel has acknowledged, and whether the system says so.
+    acknowledged: usize,
+    tells_what_is_acknowledged: bool,
     fin_sent: bool,
     notified: bool,
     aborted: bool,
@@ -272,6 +280,13 @@ impl Transport for Socket {
         book.armed.1 = true;
         Ok(book.connected)
     }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        let book = self.0.borrow();
+        let bytes = u32::try_from(book.written - book.acknowledged).unwrap();
+        book.tells_what_is_acknowledged
+            .then_some(Unacknowledged { bytes, last_acknowledgement: Duration::from_millis(u64::from(bytes % 5000)) })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -414,6 +429,9 @@ struct Bench<'a> {
     kind: Kind,
     doomed: bool,
     expired: Vec<Timeout>,
+    /// Times in a row that a deadline passed, nothing more was acknowledged, and the connection went on.
+    spared: u32,
+    seen: usize,
 }
 
 impl Bench<'_> {
@@ -566,7 +584,7 @@ impl Bench<'_> {
                 self.book.borrow_mut().discard();
             }
             2 => {
-                self.connection.doom();
+                self.connection.close();
                 self.doomed = true;
             }
             3 => {
@@ -581,6 +599,11 @@ impl Bench<'_> {
                 }
             }
             5..=8 => self.connection.protocol_mut().shy ^= true,
+            9 | 10 => {
+                let mut book = self.book.borrow_mut();
+                book.tells_what_is_acknowledged = true;
+                book.acknowledged += (book.written - book.acknowledged) / usize::from(what / 16 + 1);
+            }
             _ => self.connection.wake(),
         }
     }
@@ -588,7 +611,13 @@ impl Bench<'_> {
     fn expire(&mut self) {
         let Some((when, timeout)) = self.connection.deadline(&TIMEOUTS) else { return };
         self.now = self.now.max(when);
-        self.connection.expire(timeout, &TIMEOUTS, self.now);
+        if !self.connection.expire(timeout, &TIMEOUTS, self.now) {
+            let moved = self.book.borrow().acknowledged + self.book.borrow().written;
+            self.spared = if moved == self.seen { self.spared + 1 } else { 0 };
+            self.seen = moved;
+            assert!(self.spared <= MOST_SPARED, "{timeout:?}: a peer that takes nothing is kept");
+            return;
+        }
         self.expired.push(timeout);
         // Ended gently, it is read to its end, and nobody sees what comes; else nothing is read any more.
         self.book.borrow_mut().discard();
@@ -682,6 +711,8 @@ fn run(mut script: Script<'_>, scratch: &mut [u8]) {
         kind,
         doomed: false,
         expired: Vec::new(),
+        spared: 0,
+        seen: 0,
     };
     while let Some(order) = script.step() {
         if !bench.step(order, &mut script) {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use multiconn::connection::{Connection, Outcome, Readiness, Transport, Turn};
+use multiconn::connection::{Connection, Outcome, Readiness, Transport, Turn, Unacknowledged};
 use multiconn::moment::{Clock, Moment};
 use multiconn::narrator::{Narrator, Voice};
 use multiconn::protocol::exchange::{Content, Exchange, FaultKind, Meter, Pacing, Sample, Work};
@@ -332,6 +332,10 @@ impl Transport for Socket {
 
     fn finish_connect(&mut self) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
     }
 }
 

@@ -13,11 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use multiconn::connection::{Readiness, Transport};
+use multiconn::connection::{Readiness, Transport, Unacknowledged};
 use multiconn::event_loop::{LISTENER, Token};
 use multiconn::moment::{Clock, Moment};
 use multiconn::signals::Signal;
-use multiconn::system::{EVENTS_A_WAIT, SIGNALS, System, TIMER};
+use multiconn::system::{SIGNALS, System, TIMER};
 
 use crate::dice::Dice;
 use crate::peer::Peer;
@@ -48,6 +48,8 @@ pub struct Weather {
     pub delay: u64,
     /// Bytes that fit into a socket's buffers, at most.
     pub room: u64,
+    /// Events that one wait returns, at most.
+    pub events: usize,
 }
 
 pub type Id = usize;
@@ -110,6 +112,10 @@ struct Socket {
     carried: u64,
     read: u64,
     under_way: bool,
+    /// The reader's buffer was full, and its kernel holds back the news that there is a little room again.
+    window_closed: bool,
+    /// When bytes last arrived at the other end.
+    acknowledged_at: u64,
     tampering: Option<Tampering>,
     harm: Harm,
     /// The reader has seen that nothing is left; the next arrival is an edge.
@@ -131,6 +137,8 @@ enum Act {
     Timer,
     Signal,
     Exhausted(bool),
+    /// The process of the loop gets no CPU for that long; everybody else goes on.
+    Stop(u64),
 }
 
 #[derive(Debug)]
@@ -155,6 +163,9 @@ pub struct Network {
     signalled: bool,
     timer: Option<(u64, u64)>,
     exhausted: bool,
+    stopped_until: Option<u64>,
+    /// For how long the process was stopped in all.
+    pub stopped: u64,
     calls: u32,
     turns: u32,
     idle_turns: u32,
@@ -188,6 +199,8 @@ impl Network {
             signalled: false,
             timer: None,
             exhausted: false,
+            stopped_until: None,
+            stopped: 0,
             calls: 0,
             turns: 0,
             idle_turns: 0,
@@ -225,6 +238,10 @@ impl Network {
         self.schedule(after + lasting, Act::Exhausted(false));
     }
 
+    pub fn stop_after(&mut self, after: u64, lasting: u64) {
+        self.schedule(after, Act::Stop(lasting));
+    }
+
     pub fn add_peer(&mut self, after: u64, peer: Peer) {
         self.peers.push(Some(peer));
         self.call_peer(self.peers.len() - 1, after);
@@ -240,6 +257,20 @@ impl Network {
         assert!(self.calls < CALLS_A_TURN, "one turn does not end");
         self.now += self.dice.between(1, 3) * MICROSECOND;
         self.catch_up();
+        self.sit_out();
+    }
+
+    /// If the process is stopped, lets the others go on until it is not. Returns whether it was.
+    fn sit_out(&mut self) -> bool {
+        let Some(until) = self.stopped_until.take() else { return false };
+        while let Some((&(when, _), _)) = self.agenda.first_key_value()
+            && when <= until
+        {
+            self.now = self.now.max(when);
+            self.catch_up();
+        }
+        self.now = self.now.max(until);
+        true
     }
 
     fn catch_up(&mut self) {
@@ -268,12 +299,16 @@ impl Network {
                     self.reset(end);
                 }
             }
-            Act::Timer => self.ready_tokens.push(TIMER),
+            Act::Timer => self.report_token(TIMER),
             Act::Signal => {
                 self.signalled = true;
-                self.ready_tokens.push(SIGNALS);
+                self.report_token(SIGNALS);
             }
             Act::Exhausted(exhausted) => self.exhausted = exhausted,
+            Act::Stop(lasting) => {
+                self.stopped += lasting;
+                self.stopped_until = Some(self.stopped_until.unwrap_or(self.now) + lasting);
+            }
         }
     }
 
@@ -299,6 +334,8 @@ impl Network {
             carried: 0,
             read: 0,
             under_way: false,
+            window_closed: false,
+            acknowledged_at: self.now,
             tampering: None,
             harm: Harm::None,
             awaits_bytes: true,
@@ -346,7 +383,7 @@ impl Network {
         self.report(id, Readiness { writable: true, ..Readiness::default() });
         self.backlog.push_back(server);
         if mem::take(&mut self.awaits_connection) {
-            self.ready_tokens.push(LISTENER);
+            self.report_token(LISTENER);
         }
     }
 
@@ -366,6 +403,13 @@ impl Network {
         socket.pending = Some(pending);
     }
 
+    /// The same for the listener, the signals and the timer; each is reported once, however much happened to it.
+    fn report_token(&mut self, token: Token) {
+        if !self.ready_tokens.contains(&token) {
+            self.ready_tokens.push(token);
+        }
+    }
+
     /// Moves bytes that `id` has sent to the other end, as the network feels like.
     fn carry(&mut self, id: Id) {
         self.sockets[id].under_way = false;
@@ -377,7 +421,8 @@ impl Network {
             return;
         }
         let socket = &self.sockets[id];
-        let most = socket.sent.len().min(socket.receive_room.saturating_sub(socket.arrived.len()));
+        let room = if socket.window_closed { 0 } else { socket.receive_room.saturating_sub(socket.arrived.len()) };
+        let most = socket.sent.len().min(room);
         let whole = self.dice.chance(500);
         let count = if most == 0 || whole { most } else { self.dice.count(1, most) };
         let socket = &mut self.sockets[id];
@@ -391,7 +436,12 @@ impl Network {
             // Its bytes are there with it, and epoll says what holds when it is asked.
             self.report(reader, Readiness { urgent: true, readable: true, ..Readiness::default() });
         }
-        let arrived = !self.sockets[id].arrived.is_empty();
+        let socket = &mut self.sockets[id];
+        if count > 0 {
+            socket.acknowledged_at = self.now;
+        }
+        socket.window_closed |= socket.arrived.len() >= socket.receive_room;
+        let arrived = !socket.arrived.is_empty();
         if arrived && mem::take(&mut self.sockets[reader].awaits_bytes) {
             self.report(reader, Readiness { readable: true, ..Readiness::default() });
         }
@@ -414,7 +464,8 @@ impl Network {
     fn send_on(&mut self, id: Id) {
         let socket = &self.sockets[id];
         let closed = self.sockets[socket.peer].closed;
-        let bytes = !socket.sent.is_empty() && (closed || socket.arrived.len() < socket.receive_room);
+        let room = !socket.window_closed && socket.arrived.len() < socket.receive_room;
+        let bytes = !socket.sent.is_empty() && (closed || room);
         let end = socket.sent.is_empty() && socket.finish == Finish::Queued;
         if (bytes || end) && !socket.under_way {
             self.sockets[id].under_way = true;
@@ -495,6 +546,9 @@ impl Network {
             *place = byte;
         }
         sender.read += count as u64;
+        // As a receiver does it that avoids the silly window syndrome (RFC 1122, 4.2.3.3): room is not announced before
+        // there is half a buffer of it.
+        sender.window_closed &= (sender.receive_room - sender.arrived.len()) * 2 < sender.receive_room;
         if count < space.len() && sender.arrived.is_empty() {
             self.sockets[id].awaits_bytes = true;
         }
@@ -577,7 +631,36 @@ impl Network {
 
     /// Lets the loop turn once, so that its role looks at the peers: an event of the timer says nothing else.
     pub fn nudge(&mut self) {
-        self.ready_tokens.push(TIMER);
+        self.report_token(TIMER);
+    }
+
+    /// What the kernel holds for the peer, as the loop sees it.
+    fn unacknowledged(&mut self, id: Id) -> Unacknowledged {
+        let socket = &self.sockets[id];
+        let bytes = u32::try_from(socket.sent.len()).unwrap();
+        let since = self.now - socket.acknowledged_at;
+        // A closed window is probed, and every answer is an acknowledgement that takes nothing.
+        let since = if socket.window_closed { self.dice.between(0, since) } else { since };
+        Unacknowledged { bytes, last_acknowledgement: Duration::from_nanos(since) }
+    }
+
+    /// The loop's end of `id`'s connection has the largest buffer that there is, and `id`'s own the smallest.
+    pub fn make_a_bottleneck_of(&mut self, id: Id) {
+        let most = usize::try_from(self.weather.room).unwrap();
+        let server = self.sockets[id].peer;
+        self.sockets[server].send_room = most;
+        self.sockets[server].receive_room = most.div_ceil(16);
+    }
+
+    /// Whether the loop's end of `id`'s connection is open and found no room for what it wanted to write.
+    pub fn loop_is_blocked(&self, id: Id) -> bool {
+        let server = &self.sockets[self.sockets[id].peer];
+        server.awaits_room && !server.closed
+    }
+
+    /// How many bytes fit into the buffer that `id` reads from.
+    pub fn receive_room(&self, id: Id) -> usize {
+        self.sockets[self.sockets[id].peer].receive_room
     }
 
     pub fn is_connected(&self, id: Id) -> bool {
@@ -654,12 +737,16 @@ impl Network {
                 (Some(next), _) => {
                     self.now = self.now.max(next);
                     self.catch_up();
+                    if self.sit_out() {
+                        return Err(ErrorKind::Interrupted.into()); // What SIGCONT does to epoll_wait.
+                    }
                 }
                 (None, None) => panic!("stalled: the loop waits, and nothing will ever happen: {self:#?}"),
             }
         }
         self.hand_over(events);
         self.tell(|| format!("waited for {timeout:?}: {events:?}"));
+        self.call(); // Before the loop looks at them, much may happen, and it may be stopped.
         Ok(())
     }
 
@@ -677,16 +764,21 @@ impl Network {
     }
 
     fn hand_over(&mut self, events: &mut Vec<(Token, Readiness)>) {
+        let most = self.weather.events;
         let everything = |token| (token, Readiness { readable: true, ..Readiness::default() });
-        events.extend(mem::take(&mut self.ready_tokens).into_iter().map(everything));
-        for id in mem::take(&mut self.ready) {
+        let count = self.ready_tokens.len().min(most);
+        events.extend(self.ready_tokens.drain(..count).map(everything));
+        let count = self.ready.len().min(most - events.len());
+        for id in self.ready.drain(..count).collect::<Vec<_>>() {
             let (token, mut event) = (self.sockets[id].token.unwrap(), self.sockets[id].pending.take().unwrap());
             if self.dice.chance(500) {
                 event = union(event, self.truth(id)); // epoll says all that holds now, not what has changed.
             }
             events.push((token, event));
         }
-        while self.dice.chance(self.weather.spurious) && events.len() < EVENTS_A_WAIT {
+        // Where some had to wait, the place went to what is ready.
+        let all_returned = self.ready.is_empty() && self.ready_tokens.is_empty();
+        while all_returned && events.len() < most && self.dice.chance(self.weather.spurious) {
             let known: Vec<Token> = self.sockets.iter().filter_map(|socket| socket.token).collect();
             let event =
                 Readiness { readable: self.dice.chance(500), writable: self.dice.chance(500), ..Readiness::default() };
@@ -881,6 +973,12 @@ impl Transport for Stream {
             None => Ok(socket.connected),
         }
     }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        let mut network = self.network.borrow_mut();
+        network.call();
+        Some(network.unacknowledged(self.id))
+    }
 }
 
 impl Drop for Stream {
@@ -931,6 +1029,10 @@ impl System for Simulated {
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.network.borrow_mut().wait(timeout, &mut self.events)
+    }
+
+    fn most_events(&self) -> usize {
+        self.network.borrow().weather.events
     }
 
     fn events(&self) -> impl Iterator<Item = (Token, Readiness)> {

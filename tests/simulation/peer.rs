@@ -10,6 +10,15 @@ use crate::network::{Id, MILLISECOND, Network, byte};
 /// How long a peer waits for anything to move: longer than anything here takes.
 const PATIENCE: u64 = 60_000 * MILLISECOND;
 
+/// How often a peer that trickles reads, and in how many reads it makes enough room to announce: half its buffer in
+/// 15 s, which is half of the time that the loop gives a peer before it is stalled.
+const TRICKLE: u64 = 200 * MILLISECOND;
+const READS_A_HALF: usize = 75;
+
+/// How long a stuck peer reads nothing: longer than the time to stall, its last quarter once more, and everything for
+/// which the loop itself may be stopped meanwhile.
+const STUCK: u64 = 200_000 * MILLISECOND;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Sends and reads as it likes, finishes, and reads to the end.
@@ -22,6 +31,10 @@ pub enum Kind {
     Resets,
     /// Closes when a part is sent, with everything unread.
     Leaves,
+    /// The same as `Talks`, but reads only a little at a time, all the time.
+    Trickles,
+    /// Reads nothing for longer than the loop waits for it. If the loop has not ended it by then, it talks.
+    Stuck,
     /// As `Talks`, but finishes only when everything is back: what it gushed was more than a budget, and the last byte
     /// of it is no edge.
     WaitsForTheRest,
@@ -29,7 +42,8 @@ pub enum Kind {
 
 impl Kind {
     /// What a peer may be from the beginning on.
-    pub const ALL: [Kind; 5] = [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves];
+    pub const ALL: [Kind; 7] =
+        [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves, Kind::Trickles, Kind::Stuck];
 }
 
 /// How it ended for the peer.
@@ -48,6 +62,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Peer {
     kind: Kind,
+    /// It gave the loop reason to end it.
+    pub was_stuck: bool,
     server: SocketAddr,
     plan: u64,
     urgent: u64,
@@ -65,6 +81,7 @@ impl Peer {
     pub fn new(kind: Kind, server: SocketAddr, plan: u64, urgent: u64) -> Peer {
         Peer {
             kind,
+            was_stuck: false,
             server,
             plan,
             urgent,
@@ -84,7 +101,11 @@ impl Peer {
             Some(id) => id,
             None => {
                 self.last_moved = network.now;
-                *self.socket.insert(network.connect(self.server))
+                let id = *self.socket.insert(network.connect(self.server));
+                if self.kind == Kind::Trickles {
+                    network.make_a_bottleneck_of(id);
+                }
+                id
             }
         };
         if network.error(id).is_some() {
@@ -95,10 +116,13 @@ impl Peer {
                 _ => self.talk(id, network),
             }
         }
-        assert!(network.now < self.last_moved + PATIENCE || self.outcome.is_some(), "{self:?} got no answer");
+        let patient = network.now < self.last_moved + PATIENCE + network.stopped;
+        assert!(patient || self.outcome.is_some(), "{self:?} got no answer");
         if self.outcome.is_none() {
             let after = match self.sleeps_until {
                 Some(dry) if self.kind == Kind::Gushes => dry - network.now,
+                Some(wakes) if self.kind == Kind::Stuck => wakes - network.now,
+                _ if self.kind == Kind::Trickles => TRICKLE,
                 _ => network.dice.scaled(1_000, 20 * MILLISECOND),
             };
             network.call_peer(index, after);
@@ -128,14 +152,18 @@ impl Peer {
             self.end(Outcome::Left, network);
             return;
         }
-        if self.kind == Kind::Sleeps {
+        if matches!(self.kind, Kind::Sleeps | Kind::Stuck) {
             if self.sent < self.plan && !blocked {
                 return;
             }
-            let wakes = *self.sleeps_until.get_or_insert(network.now + 2_000 * MILLISECOND);
+            let lasting = if self.kind == Kind::Stuck { STUCK } else { 2_000 * MILLISECOND };
+            let wakes = *self.sleeps_until.get_or_insert(network.now + lasting);
             if network.now < wakes {
+                self.was_stuck |= self.kind == Kind::Stuck;
+                self.last_moved = wakes;
                 return;
             }
+            assert!(!self.was_stuck || !network.loop_is_blocked(id), "{self:?} was kept although it read nothing");
             self.kind = Kind::Talks;
         }
         let done = self.sent == self.plan && (self.kind != Kind::WaitsForTheRest || self.got == self.sent);
@@ -171,7 +199,10 @@ impl Peer {
 
     fn read(&mut self, id: Id, network: &mut Network) {
         let mut space = [0; 4096];
-        let wanted = network.dice.count(1, space.len());
+        let wanted = match self.kind {
+            Kind::Trickles => network.receive_room(id).div_ceil(2 * READS_A_HALF),
+            _ => network.dice.count(1, space.len()),
+        };
         match network.read(id, &mut space[..wanted]) {
             Ok(0) if self.finished => self.end(Outcome::Finished, network),
             Ok(0) => self.end(Outcome::Dismissed, network),

@@ -30,6 +30,9 @@ const TIMEOUTS: Timeouts = Timeouts {
     stall: Some(Duration::from_secs(30)),
     linger: Some(Duration::from_secs(5)),
 };
+/// The time to be idle in a hasty world: short enough to be over after a pause that the loop does not take for one, and
+/// many times as long as a peer that talks is ever silent.
+const HASTY: Duration = Duration::from_millis(300);
 /// How exactly a schedule is kept.
 const TICK: Duration = Duration::from_millis(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -168,7 +171,9 @@ pub struct World {
     pub dismissed_peers: u64,
     pub broken_peers: u64,
     pub peers_that_left: u64,
+    pub stuck_peers: u64,
     pub drained: u64,
+    pub stopped: u64,
     pub turns: u64,
     pub virtual_seconds: u64,
 }
@@ -194,7 +199,9 @@ impl Tally {
             (&mut all.dismissed_peers, world.dismissed_peers),
             (&mut all.broken_peers, world.broken_peers),
             (&mut all.peers_that_left, world.peers_that_left),
+            (&mut all.stuck_peers, world.stuck_peers),
             (&mut all.drained, world.drained),
+            (&mut all.stopped, world.stopped),
             (&mut all.turns, world.turns),
             (&mut all.virtual_seconds, world.virtual_seconds),
         ] {
@@ -205,11 +212,15 @@ impl Tally {
     /// Worlds in which nothing goes wrong would prove nothing.
     pub fn assert_everything_happened(&self) {
         let World { whole_exchanges, broken_exchanges, refused_exchanges, faults_found, .. } = self.all;
-        let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, drained, .. } = self.all;
+        let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, .. } = self.all;
+        let World { stuck_peers, drained, stopped, .. } = self.all;
         let exchanges = [whole_exchanges, broken_exchanges, refused_exchanges, faults_found];
-        let peers = [finished_peers, dismissed_peers, broken_peers, peers_that_left, drained];
+        let peers = [finished_peers, dismissed_peers, broken_peers, peers_that_left, stuck_peers];
         let rare = self.worlds / 200;
-        assert!(exchanges.into_iter().chain(peers).all(|count| count >= rare), "too tame: {self:#?}");
+        assert!(
+            exchanges.into_iter().chain(peers).chain([drained, stopped]).all(|count| count >= rare),
+            "too tame: {self:#?}"
+        );
     }
 }
 
@@ -231,24 +242,39 @@ pub fn run(seed: u64, talkative: bool) -> World {
         syn_lost: now_and_then(50),
         delay: 0,
         room: 0,
+        events: 1024,
     };
-    let weather = Weather { delay: dice.scaled(2_000, 5 * MILLISECOND), room: dice.scaled(1, 64 * 1024), ..weather };
+    let weather = Weather {
+        delay: dice.scaled(2_000, 5 * MILLISECOND),
+        room: dice.scaled(1, 64 * 1024),
+        events: if dice.chance(500) { 1024 } else { dice.count(1, 8) },
+        ..weather
+    };
     let exchanges = u32::try_from(dice.between(0, 5)).unwrap();
-    let peers = dice.between(u64::from(exchanges == 0), 5);
-    let drains = exchanges == 0 && dice.chance(700);
+    // In a hasty world, peers talk all the time, the time to be idle is short, and the loop is stopped again and again.
+    let hasty = exchanges == 0 && dice.chance(400);
+    let (kinds, most): (&[Kind], u64) = if hasty { (&[Kind::Talks], 12) } else { (&Kind::ALL, 5) };
+    let peers: Vec<Kind> = (0..dice.between(u64::from(exchanges == 0), most)).map(|_| dice.pick(kinds)).collect();
+    // Slow peers keep nobody waiting: the others' time would run out.
+    let slow = peers.iter().filter(|kind| matches!(kind, Kind::Trickles | Kind::Stuck)).count();
+    let timeouts = if hasty { Timeouts { idle: Some(HASTY), ..TIMEOUTS } } else { TIMEOUTS };
+    let drains = exchanges == 0 && !hasty && dice.chance(700);
     let (work, total) = work(&mut dice, exchanges, weather.room);
     let limits = Limits {
-        connections: 2 * exchanges as usize + dice.count(1, 4),
+        connections: 2 * exchanges as usize + slow + if hasty { peers.len() } else { dice.count(1, 4) },
         connection_buffer: dice.count(MINIMUM_BUFFER, 256 * 1024),
         total_buffer: dice.count(1, 512 * 1024),
     };
     let plans = (1..=exchanges).filter_map(|number| Some((number, plan(&mut dice, total)?))).collect();
 
     let network = Rc::new(RefCell::new(Network::new(dice, weather, talkative)));
-    populate(&mut network.borrow_mut(), peers, drains);
+    populate(&mut network.borrow_mut(), &peers, drains);
+    if hasty {
+        stop_again_and_again(&mut network.borrow_mut());
+    }
     let system = Simulated::new(&network);
     let listener = system.listener();
-    let mut event_loop = EventLoop::on(system, limits, TIMEOUTS, Voice::SILENT);
+    let mut event_loop = EventLoop::on(system, limits, timeouts, Voice::SILENT);
     event_loop.listen(listener, |_| Side::Server(Echo)).unwrap();
     let mut tester = Tester {
         network: Rc::clone(&network),
@@ -272,7 +298,12 @@ pub fn run(seed: u64, talkative: bool) -> World {
         world.drained = 1;
         let took = event_loop.now().since(began);
         tester.cut = took >= DRAIN_TIMEOUT;
-        assert!(took <= DRAIN_TIMEOUT + Duration::from_millis(100), "draining took {took:?}");
+        // A loop that was stopped gives everybody a second more.
+        let stopped = match network.borrow().stopped {
+            0 => Duration::ZERO,
+            stopped => Duration::from_nanos(stopped) + Duration::from_secs(1),
+        };
+        assert!(took <= DRAIN_TIMEOUT + stopped + Duration::from_millis(100), "draining took {took:?}");
     }
     for ended in &tester.ended {
         judge_exchange(ended, total, &tester, &mut world);
@@ -281,6 +312,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     for peer in network.borrow().peers.iter().flatten() {
         judge_peer(peer, &tester, &mut world);
     }
+    world.stopped = u64::from(network.borrow().stopped > 0);
     world.turns = u64::from(network.borrow().turns());
     world.virtual_seconds = event_loop.now().since(Moment::START).as_secs();
     world
@@ -325,10 +357,11 @@ fn plan(dice: &mut Dice, total: u64) -> Option<Plan> {
     }
 }
 
-fn populate(network: &mut Network, peers: u64, drains: bool) {
-    for _ in 0..peers {
-        let kind = network.dice.pick(&Kind::ALL);
-        let plan = network.dice.scaled(1, (network.weather.room * 30).min(256 * 1024));
+fn populate(network: &mut Network, peers: &[Kind], drains: bool) {
+    for &kind in peers {
+        // What trickles takes its time.
+        let rooms = if kind == Kind::Trickles { 2 } else { 30 };
+        let plan = network.dice.scaled(1, (network.weather.room * rooms).min(256 * 1024));
         let urgent = if network.dice.chance(300) { network.dice.scaled(1, 500) } else { 0 };
         let after = network.dice.scaled(1_000, 500 * MILLISECOND);
         network.add_peer(after, Peer::new(kind, SERVER.into(), plan, urgent));
@@ -341,6 +374,23 @@ fn populate(network: &mut Network, peers: u64, drains: bool) {
         let (after, lasting) =
             (network.dice.scaled(1_000, 300 * MILLISECOND), network.dice.scaled(1_000, 1_000 * MILLISECOND));
         network.exhaust(after, lasting);
+    }
+    for _ in 0..2 {
+        if network.dice.chance(200) {
+            let after = network.dice.scaled(1_000, 60_000 * MILLISECOND);
+            let lasting = network.dice.scaled(MILLISECOND, 60_000 * MILLISECOND);
+            network.stop_after(after, lasting);
+        }
+    }
+}
+
+fn stop_again_and_again(network: &mut Network) {
+    let mut after = 0;
+    for _ in 0..20 {
+        after += network.dice.scaled(1_000, 100 * MILLISECOND);
+        let lasting = network.dice.between(10, 450) * MILLISECOND;
+        network.stop_after(after, lasting);
+        after += lasting;
     }
 }
 
@@ -409,6 +459,15 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
     }
     if matches!(peer.outcome, Some(Outcome::Left)) || harm != Harm::None {
         return;
+    }
+    match end {
+        Some(End::TimedOut(Timeout::Stall)) if peer.was_stuck => {
+            world.stuck_peers += 1;
+            return;
+        }
+        // Its own buffers took everything that came back, and it was silent.
+        Some(End::TimedOut(Timeout::Idle)) if peer.was_stuck => return,
+        _ => {}
     }
     match &tester.drained {
         None => {
