@@ -151,8 +151,17 @@ enum Ending {
 }
 
 impl Ending {
+    /// The end that comes with the next service.
+    fn due(self) -> Option<End> {
+        match self {
+            Ending::ByItself | Ending::Draining | Ending::Idle => None,
+            Ending::TimedOut(timeout) => Some(End::TimedOut(timeout)),
+            Ending::Closed => Some(End::Closed),
+        }
+    }
+
     fn is_due(self) -> bool {
-        matches!(self, Ending::TimedOut(_) | Ending::Closed)
+        self.due().is_some()
     }
 }
 
@@ -322,6 +331,7 @@ impl<T, P> Connection<T, P> {
     }
 
     /// The peer's address; one that is mapped into IPv6 as the IPv4 address that it means.
+    #[inline(never)] // It is asked for where a line is logged, which must cost nothing where none is.
     pub fn addr(&self) -> SocketAddr {
         match self.addr.ip().to_ipv4_mapped() {
             Some(ip) => SocketAddr::from((ip, self.addr.port())),
@@ -625,10 +635,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// As [`service`](Connection::service); whether there may be more to do at once.
     fn advance(&mut self, turn: &mut Turn<'_, P>) -> Result<bool, End> {
-        match self.ending {
-            Ending::TimedOut(timeout) => return Err(End::TimedOut(timeout)),
-            Ending::Closed => return Err(End::Closed),
-            Ending::ByItself | Ending::Draining | Ending::Idle => {}
+        // The first comparison is all that it costs where nothing was decided.
+        if self.ending != Ending::ByItself
+            && let Some(end) = self.ending.due()
+        {
+            return Err(end);
         }
         if self.writing == Writing::Connecting && !self.connected(turn.now)? {
             return Ok(false);
@@ -703,7 +714,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             match self.transport.write(&bytes[sent..]) {
                 Ok(0) => return Err(End::Failed(ErrorKind::WriteZero.into())),
                 Ok(count) => {
-                    turn.narrator.sending(&self.protocol, self.addr(), &bytes[sent..sent + count]);
+                    turn.narrator.sending(&self.protocol, || self.addr(), &bytes[sent..sent + count]);
                     sent += count;
                     self.sent += count as u64;
                     if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
@@ -827,7 +838,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Hands what came to the protocol, behind what it left of earlier input.
     fn take(&mut self, input: &[u8], turn: &mut Turn<'_, P>) -> Result<(), End> {
-        turn.narrator.received(&self.protocol, self.addr(), input);
+        turn.narrator.received(&self.protocol, || self.addr(), input);
         if self.inbound.is_empty() {
             let rest = self.feed(input, turn)?;
             if !rest.is_empty() {
@@ -1976,7 +1987,7 @@ mod tests {
         let timeouts = Timeouts { stall: None, ..TIMEOUTS };
         let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
         bench.waits();
-        bench.connection.transport.unacknowledged = Some(held(1000, 100));
+        bench.connection.transport.unacknowledged = Some(held(4096, 100)); // All of it.
         assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(100)));
         assert_eq!(bench.connection.deadline(&timeouts), Some((at(200), Timeout::Idle)));
     }

@@ -112,19 +112,23 @@ impl<P> Narrator<P> {
         }
     }
 
-    pub(crate) fn sending(&mut self, protocol: &P, addr: SocketAddr, bytes: &[u8]) {
+    /// Writes the line about sent bytes. Inlined: a role that says nothing of its traffic pays one comparison.
+    #[inline]
+    pub(crate) fn sending(&mut self, protocol: &P, addr: impl FnOnce() -> SocketAddr, bytes: &[u8]) {
         if let Some(write_line) = self.voice.sending
             && self.allows(Line::Sending)
         {
-            write_line(protocol, addr, bytes);
+            write_line(protocol, addr(), bytes);
         }
     }
 
-    pub(crate) fn received(&mut self, protocol: &P, addr: SocketAddr, bytes: &[u8]) {
+    /// Writes the line about received bytes.
+    #[inline]
+    pub(crate) fn received(&mut self, protocol: &P, addr: impl FnOnce() -> SocketAddr, bytes: &[u8]) {
         if let Some(write_line) = self.voice.received
             && self.allows(Line::Received)
         {
-            write_line(protocol, addr, bytes);
+            write_line(protocol, addr(), bytes);
         }
     }
 
@@ -254,10 +258,10 @@ mod tests {
         at_level(LevelFilter::Info, || {
             let mut narrator = Narrator::new(Voice { verb: "Sending", sending: Some(line), received: Some(line) });
             for _ in 0..1000 {
-                narrator.sending(&[0; 64], "127.0.0.1:1".parse().unwrap(), b"abc");
+                narrator.sending(&[0; 64], || "127.0.0.1:1".parse().unwrap(), b"abc");
             }
             assert_eq!(TOLD.get(), LINES_A_WINDOW);
-            narrator.received(&[0; 64], "127.0.0.1:1".parse().unwrap(), b"abc");
+            narrator.received(&[0; 64], || "127.0.0.1:1".parse().unwrap(), b"abc");
             assert_eq!(TOLD.get(), LINES_A_WINDOW + 1);
         });
     }

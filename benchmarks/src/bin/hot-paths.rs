@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use multiconn::connection::{Connection, Outcome, Readiness, SERVICE_BUDGET, Transport, Turn};
+use multiconn::connection::{Connection, Outcome, Readiness, SERVICE_BUDGET, Transport, Turn, Unacknowledged};
 use multiconn::moment::Moment;
 use multiconn::narrator::{Narrator, Voice};
 use multiconn::protocol::Protocol;
@@ -49,6 +49,10 @@ impl Write for Peer {
 }
 
 impl Transport for Peer {
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -79,6 +83,10 @@ impl Write for Mirror {
 }
 
 impl Transport for Mirror {
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
