@@ -88,11 +88,56 @@ fn every_kind_of_fault_is_named_with_its_place() {
 
     let truncated = fault(|bytes| bytes[..33_333].to_vec());
     assert_eq!((&truncated["kind"], &truncated["offset"]), (&"truncated".into(), &33_333.into()));
+    assert_eq!((&truncated["sent"], &truncated["returned"]), (&40_000.into(), &33_333.into()));
     let extra = fault(|bytes| [bytes, b"and more".to_vec()].concat());
     assert_eq!(
         (&extra["kind"], &extra["offset"], &extra["got"]),
         (&"extra".into(), &40_000.into(), &"616e64206d6f7265".into())
     );
+}
+
+/// A run at 500 messages a second that `end` ends for the server: its report.
+#[track_caller]
+fn ended_early(end: Signal) -> Value {
+    let server = Server::start(&[]);
+    let mut command = Command::new(CLIENT);
+    let port = server.addr.port().to_string();
+    command.args(["127.0.0.1", &port, "10", "--json", "--rate", "500", "--duration", "2s"]).stdout(Stdio::piped());
+    let mut program = Program::start(command);
+    server.until_table_has("established");
+    std::thread::sleep(Duration::from_millis(500)); // Into the middle of the run.
+    server.program.signal(end);
+    program.ends_with(1);
+    let mut text = String::new();
+    program.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_peer_that_ends_in_order_with_nothing_missing_truncates_nothing() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let report = ended_early(signal);
+        let faults = report["faults"].as_array().unwrap();
+        assert_eq!(faults.len(), 10, "{report}");
+        let mut missing = 0;
+        for fault in faults {
+            let (sent, returned) = (fault["sent"].as_u64().unwrap(), fault["returned"].as_u64().unwrap());
+            missing += sent - returned;
+            // A message that crossed the end may be answered with a reset, and is missing then.
+            let fits = match fault["kind"].as_str().unwrap() {
+                "closed_early" => sent == returned,
+                "truncated" | "reset" => sent > returned,
+                _ => false,
+            };
+            assert!(fits, "{fault}");
+            let counts = format!("; {returned} of {sent} bytes sent are back");
+            assert!(fault["detail"].as_str().unwrap().ends_with(&counts), "{fault}");
+        }
+        let bytes = &report["bytes"];
+        assert_eq!(bytes["sent"].as_u64().unwrap() - bytes["echoed"].as_u64().unwrap(), missing, "{report}");
+        // Two milliseconds lie between messages, and an echo takes a fraction of one: few can have crossed the end.
+        assert!(report["faults_by_kind"]["closed_early"].as_u64().unwrap() > 5, "{signal:?}: {report}");
+    }
 }
 
 #[test]
@@ -124,7 +169,9 @@ fn a_fault_without_a_place_has_none() {
     let (code, report) = json(closed, 3, &["--size", "10"]);
     assert_eq!(code, Some(1));
     assert_eq!(report["faults_by_kind"]["refused"], 3, "{report}");
-    assert_eq!(report["faults"][2]["offset"], Value::Null);
+    for name in ["offset", "sent", "returned"] {
+        assert_eq!(report["faults"][2][name], Value::Null, "{report}");
+    }
     assert_eq!(report["latency_us"]["service"], Value::Null);
 }
 

@@ -175,6 +175,11 @@ pub struct ReportedFault {
     /// What came.
     #[serde(serialize_with = "hex")]
     pub got: Vec<u8>,
+    /// The bytes that were handed to the system, if the connection ever stood. What waited for a full socket is not among
+    /// them; some of them may not have left this host.
+    pub sent: Option<u64>,
+    /// How many of them came back right.
+    pub returned: Option<u64>,
     /// The peer's address.
     pub peer: SocketAddr,
     /// What exactly, for people.
@@ -207,7 +212,7 @@ pub enum Kind {
     ConnectTimeout,
     /// The connect failed in some other way: no route, no free port, no descriptor.
     ConnectFailed,
-    /// Other bytes came back than were sent.
+    /// Bytes came that were not sent there: other bytes than were sent, or bytes before anything was sent.
     Corrupted,
     /// Bytes are missing.
     Lost,
@@ -215,15 +220,17 @@ pub enum Kind {
     Duplicated,
     /// Another connection's bytes came.
     Foreign,
-    /// The peer finished before everything was back.
+    /// The peer finished, and bytes that were sent are missing.
     Truncated,
-    /// More came back than was sent.
+    /// The peer finished before the work was done, and everything that was sent was back.
+    ClosedEarly,
+    /// Bytes came behind the last byte of the last message.
     Extra,
     /// The peer reset the connection.
     Reset,
     /// Nothing moved for too long.
     NoProgress,
-    /// Everything came back, but the peer never finished.
+    /// The work was done and everything was back, but the peer did not finish.
     Unclosed,
     /// Anything else that the system said.
     Failed,
@@ -240,6 +247,7 @@ impl fmt::Display for Kind {
             Kind::Duplicated => "duplicated",
             Kind::Foreign => "foreign",
             Kind::Truncated => "truncated",
+            Kind::ClosedEarly => "closed early",
             Kind::Extra => "extra",
             Kind::Reset => "reset",
             Kind::NoProgress => "no progress",
