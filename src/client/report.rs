@@ -65,7 +65,8 @@ pub struct Connections {
     pub requested: u32,
     /// Established.
     pub established: u32,
-    /// On which every byte came back, and nothing else, and which both ends finished.
+    /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
+    /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
     pub intact: u32,
     /// With a fault.
     pub failed: u32,
