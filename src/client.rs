@@ -458,6 +458,7 @@ impl Client {
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             seconds,
             messages_per_second: rate,
+            elapsed_seconds: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)).as_secs_f64(),
             megabytes_per_second: if seconds > 0.0 { ratio(figures.bytes_echoed, seconds) / 1e6 } else { 0.0 },
             latency_us: Latency::of(&figures.service, &figures.scheduled),
             connect_us: Times::of(&figures.connect),

@@ -558,6 +558,29 @@ fn an_open_loop_notices_that_nothing_comes_back() {
 }
 
 #[test]
+fn the_elapsed_time_is_that_of_the_whole_run() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let run = client(server.addr, 3, &["-q", "--hold", "400ms", "--duration", "300ms"]);
+    let took = begun.elapsed().as_secs_f64();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let line = run.stdout.lines().find_map(|line| line.strip_prefix("elapsed      ")).unwrap();
+    let (whole, rest) = line.split_once(" s, ").expect(line);
+    let (measured, _) = rest.split_once(" s of it measured; client CPU ").expect(line);
+    let (whole, measured): (f64, f64) = (whole.parse().unwrap(), measured.parse().unwrap());
+    assert!(measured >= 0.3 && whole - measured > 0.399 && whole < took + 0.001, "{took}: {line}");
+
+    let (_, report) = json(server.addr, 3, &["--hold", "400ms", "--duration", "300ms"]);
+    let (whole, measured) = (&report["elapsed_seconds"], &report["seconds"]);
+    assert!(whole.as_f64().unwrap() >= measured.as_f64().unwrap() + 0.4, "{report}");
+
+    // Nothing was measured: there is no part to tell.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = client(closed, 3, &["-q", "--duration", "300ms"]);
+    assert!(!run.stdout.contains("of it measured"), "{run:?}");
+}
+
+#[test]
 fn a_run_that_failed_early_lasted_no_longer_than_it_did() {
     // It echoes one message and closes: both connections are over at once, and the minute with them.
     let addr = server(1000, |_, bytes| bytes);
