@@ -3,6 +3,7 @@
 //! Owns the plan (how many connections, from where, how fast, in which phases) and the account of what became of each.
 //! The bytes and their times are the [`Exchange`]'s, their transport is the connection's.
 
+mod distribution;
 pub mod expect;
 pub mod hdr_log;
 pub mod measure;

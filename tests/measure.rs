@@ -558,6 +558,34 @@ fn an_open_loop_notices_that_nothing_comes_back() {
 }
 
 #[test]
+fn every_row_of_the_histogram_has_its_bar() {
+    // Most echoes come at once, and every hundredth after 20 ms: two bulks, far from each other.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut message = [0; 100];
+        for count in 1.. {
+            if stream.read_exact(&mut message).is_err() {
+                break;
+            }
+            if count % 100 == 0 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            stream.write_all(&message).unwrap();
+        }
+    });
+    let run = client(addr, 1, &["-q", "--size", "100", "--messages", "2000"]);
+    let rows: Vec<&str> = run.stdout.lines().filter(|line| line.ends_with(" %")).collect();
+    assert!((2..=12).contains(&rows.len()), "{run:?}");
+    assert!(rows.iter().all(|row| row.contains(" #")), "{run:?}");
+    let shares = rows.iter().map(|row| row.trim_end_matches(" %").rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    assert!((98.0..102.0).contains(&shares.sum::<f64>()), "{run:?}");
+    assert!(!run.stdout.contains("more "), "{run:?}");
+}
+
+#[test]
 fn the_elapsed_time_is_that_of_the_whole_run() {
     let server = Server::start(&[]);
     let begun = Instant::now();

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
+use super::distribution::{self, Row};
 use super::expect::Outcome;
 use crate::signals::Signal;
 
@@ -104,7 +105,7 @@ pub struct Latency {
     /// From the scheduled time to the last byte back, in an open loop.
     pub scheduled: Option<Times>,
     #[serde(skip)]
-    distribution: Vec<(u64, u64)>,
+    distribution: Vec<Row>,
 }
 
 /// A histogram's most telling figures, in microseconds.
@@ -155,10 +156,7 @@ impl Latency {
         Latency {
             service: Times::of(service),
             scheduled: Times::of(scheduled),
-            distribution: shown
-                .iter_log(1, 2.0)
-                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
-                .collect(),
+            distribution: distribution::rows(shown),
         }
     }
 }
@@ -350,24 +348,22 @@ impl Report {
         writeln!(f)
     }
 
-    /// A line for each doubling of the time.
+    /// A line for each row that holds something, with its bar.
     fn write_distribution(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const WIDTH: u64 = 40;
-        const LINES: usize = 12;
-        let steps = &self.latency_us.distribution;
-        let total: u64 = steps.iter().map(|(_, count)| count).sum();
-        let first = steps.iter().position(|&(_, count)| count > 0).unwrap_or_default();
-        let most = steps.iter().map(|&(_, count)| count).max().unwrap_or_default();
+        let rows = &self.latency_us.distribution;
+        let total: u64 = rows.iter().map(|row| row.count).sum();
+        let most = rows.iter().map(|row| row.count).max().unwrap_or_default();
         if total < 100 {
             return Ok(()); // The table says it all.
         }
-        for &(up_to, count) in steps[first..].iter().take(LINES) {
-            let bar = "#".repeat(usize::try_from((count * WIDTH).div_ceil(most)).unwrap_or_default());
-            writeln!(f, "{:>10} µs {bar:<40} {:>5.1} %", format!("< {}", up_to + 1), percent(count, total))?;
-        }
-        let beyond: u64 = steps[first..].iter().skip(LINES).map(|(_, count)| count).sum();
-        if beyond > 0 {
-            writeln!(f, "{:>13} {:<40} {:>5.1} %", "more", "", percent(beyond, total))?;
+        for row in rows {
+            let bar = "#".repeat(usize::try_from((row.count * WIDTH).div_ceil(most)).unwrap_or_default());
+            let share = match percent(row.count, total) {
+                tiny if tiny < 0.1 => "< 0.1".to_owned(),
+                share => format!("{share:.1}"),
+            };
+            writeln!(f, "{:>15} {bar:<40} {share:>5} %", row.label())?;
         }
         writeln!(f)
     }
