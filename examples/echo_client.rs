@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let advice = net::connect_advice(&error);
+            let advice = net::connect_advice(&error, false);
             cli::fail(&anyhow::anyhow!("cannot get an echo from {host:?} port {port}: {error}; {advice}"))
         }
     }

@@ -3,6 +3,7 @@
 //! Owns the plan (how many connections, from where, how fast, in which phases) and the account of what became of each.
 //! The bytes and their times are the [`Exchange`]'s, their transport is the connection's.
 
+mod distribution;
 pub mod expect;
 pub mod hdr_log;
 pub mod measure;
@@ -10,6 +11,7 @@ mod progress;
 pub mod report;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -387,6 +389,7 @@ impl Client {
         exchange: &Exchange,
         addr: SocketAddr,
         end: &End,
+        sent: u64,
         event_loop: &mut EventLoop<P>,
     ) {
         let number = exchange.number();
@@ -401,7 +404,7 @@ impl Client {
             }
         }
         self.open -= 1;
-        match fault(exchange, addr, end) {
+        match fault(exchange, addr, end, sent, self.connections.established > 0) {
             None => {
                 self.connections.intact += 1;
                 if event_loop.narrator().allows(Line::Closing) {
@@ -456,6 +459,7 @@ impl Client {
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             seconds,
             messages_per_second: rate,
+            elapsed_seconds: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)).as_secs_f64(),
             megabytes_per_second: if seconds > 0.0 { ratio(figures.bytes_echoed, seconds) / 1e6 } else { 0.0 },
             latency_us: Latency::of(&figures.service, &figures.scheduled),
             connect_us: Times::of(&figures.connect),
@@ -572,9 +576,9 @@ impl<P: CarriesExchange> Role<P> for Client {
                 self.connections.established += 1;
                 self.figured.connected(after);
             }
-            Event::Closed { addr, protocol, end, .. } => {
+            Event::Closed { addr, protocol, end, sent, .. } => {
                 if let Some(exchange) = protocol.exchange() {
-                    self.settle(exchange, addr, &end, event_loop);
+                    self.settle(exchange, addr, &end, sent, event_loop);
                 }
             }
             Event::Signal(Signal::Status) => status::write_table(event_loop),
@@ -621,21 +625,24 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }
 
-/// What was wrong with a connection that is over, if anything was. What the exchange saw first counts: a FIN that came
-/// too early stays that, whatever reset may have followed.
-fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFault> {
-    let number = exchange.number();
-    let plain = |kind, detail| {
-        Some(ReportedFault {
-            connection: number,
-            kind,
-            offset: None,
-            expected: Vec::new(),
-            got: Vec::new(),
-            peer: addr,
-            detail,
-        })
+/// What was wrong with a connection that is over, if anything was: one that handed `sent` bytes to the system. What the
+/// exchange saw first counts, whatever reset may have followed. `others_stand`: there are connections that did not fail to
+/// connect.
+fn fault(exchange: &Exchange, addr: SocketAddr, end: &End, sent: u64, others_stand: bool) -> Option<ReportedFault> {
+    let returned = exchange.bytes_echoed();
+    let stood = !matches!(end, End::ConnectFailed(_) | End::TimedOut(Timeout::Connect));
+    let plain = |kind, detail| ReportedFault {
+        connection: exchange.number(),
+        kind,
+        offset: None,
+        expected: Vec::new(),
+        got: Vec::new(),
+        sent: stood.then_some(sent),
+        returned: stood.then_some(returned),
+        peer: addr,
+        detail,
     };
+    let counted = |what: &dyn fmt::Display| format!("{what}; {returned} of {sent} bytes sent are back");
     if let Some(fault) = exchange.fault() {
         let kind = match fault.kind {
             FaultKind::Corrupted => Kind::Corrupted,
@@ -643,14 +650,18 @@ fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFau
             FaultKind::Duplicated(_) => Kind::Duplicated,
             FaultKind::Foreign(_) => Kind::Foreign,
             FaultKind::Truncated => Kind::Truncated,
+            FaultKind::ClosedEarly => Kind::ClosedEarly,
             FaultKind::Extra => Kind::Extra,
         };
+        let detail = match kind {
+            Kind::Truncated | Kind::ClosedEarly => counted(fault),
+            _ => fault.to_string(),
+        };
         let (expected, got) = (fault.expected.clone(), fault.got.clone());
-        let (offset, detail) = (Some(fault.offset), fault.to_string());
-        return Some(ReportedFault { connection: number, kind, offset, expected, got, peer: addr, detail });
+        return Some(ReportedFault { offset: Some(fault.offset), expected, got, ..plain(kind, detail) });
     }
-    match end {
-        End::Finished => None,
+    Some(match end {
+        End::Finished => return None,
         End::ConnectFailed(error) => {
             let kind = match error.kind() {
                 ErrorKind::ConnectionRefused => Kind::Refused,
@@ -658,21 +669,17 @@ fn fault(exchange: &Exchange, addr: SocketAddr, end: &End) -> Option<ReportedFau
                 _ if is_reset(error) => Kind::Reset,
                 _ => Kind::ConnectFailed,
             };
-            plain(kind, format!("{error}; {}", net::connect_advice(error)))
+            plain(kind, format!("{error}; {}", net::connect_advice(error, others_stand)))
         }
         End::TimedOut(Timeout::Connect) => {
             let error = io::Error::from(ErrorKind::TimedOut);
-            plain(Kind::ConnectTimeout, format!("no answer; {}", net::connect_advice(&error)))
+            plain(Kind::ConnectTimeout, format!("no answer; {}", net::connect_advice(&error, others_stand)))
         }
-        End::TimedOut(_) if exchange.is_finished() => {
-            plain(Kind::Unclosed, "everything is back, but the peer does not finish".to_owned())
-        }
-        End::TimedOut(_) => plain(Kind::NoProgress, format!("nothing moves after {} bytes", exchange.bytes_echoed())),
-        End::Failed(error) if is_reset(error) => {
-            plain(Kind::Reset, format!("{error} after {} bytes", exchange.bytes_echoed()))
-        }
+        End::TimedOut(_) if exchange.is_finished() => plain(Kind::Unclosed, counted(&"the peer does not finish")),
+        End::TimedOut(_) => plain(Kind::NoProgress, counted(&"nothing moves")),
+        End::Failed(error) if is_reset(error) => plain(Kind::Reset, counted(error)),
         end => plain(Kind::Failed, end.to_string()),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -690,8 +697,12 @@ mod tests {
         exchange
     }
 
+    fn told(exchange: &Exchange, end: &End, sent: u64, others_stand: bool) -> Option<ReportedFault> {
+        fault(exchange, "127.0.0.1:7".parse().unwrap(), end, sent, others_stand)
+    }
+
     fn kind(exchange: &Exchange, end: &End) -> Option<Kind> {
-        fault(exchange, "127.0.0.1:7".parse().unwrap(), end).map(|fault| fault.kind)
+        told(exchange, end, 5, false).map(|fault| fault.kind)
     }
 
     #[test]
@@ -723,5 +734,48 @@ mod tests {
         exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
         let reset = End::Failed(ErrorKind::ConnectionReset.into());
         assert_eq!(kind(&exchange, &reset), Some(Kind::Truncated));
+    }
+
+    #[test]
+    fn faults_say_how_many_bytes_were_sent_and_how_many_of_them_are_back() {
+        let mut exchange = exchange();
+        exchange.receive(b"hel", &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        for (end, detail) in [
+            (End::Failed(ErrorKind::ConnectionReset.into()), "connection reset; 3 of 4 bytes sent are back"),
+            (End::TimedOut(Timeout::Idle), "nothing moves; 3 of 4 bytes sent are back"),
+        ] {
+            // A byte of the five still waits in our own queue.
+            let fault = told(&exchange, &end, 4, false).unwrap();
+            assert_eq!((fault.sent, fault.returned, &*fault.detail), (Some(4), Some(3), detail));
+        }
+        let refused = End::ConnectFailed(ErrorKind::ConnectionRefused.into());
+        let fault = told(&exchange, &refused, 0, false).unwrap();
+        assert_eq!((fault.sent, fault.returned), (None, None), "it never stood");
+
+        exchange.receive(b"lo", &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        exchange.produce(&mut [0; 16], &Moment::START);
+        let fault = told(&exchange, &End::TimedOut(Timeout::Idle), 5, false).unwrap();
+        assert_eq!(fault.detail, "the peer does not finish; 5 of 5 bytes sent are back");
+    }
+
+    #[test]
+    fn a_reset_with_nothing_missing_says_so() {
+        let work = Work::texts(&[b"hello".to_vec(), b"again".to_vec()], 1, Box::new(NoMeter));
+        work.begin(Moment::START, 1);
+        let mut exchange = Exchange::new(1, Rc::new(work));
+        exchange.produce(&mut [0; 16], &Moment::START);
+        exchange.receive(b"hello", &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        let fault = told(&exchange, &End::Failed(ErrorKind::ConnectionReset.into()), 5, false).unwrap();
+        assert_eq!((fault.kind, fault.sent, fault.returned), (Kind::Reset, Some(5), Some(5)));
+        assert_eq!(fault.detail, "connection reset; 5 of 5 bytes sent are back");
+    }
+
+    #[test]
+    fn a_connect_timeout_while_others_stand_is_a_full_queue_and_no_firewall() {
+        for end in [End::TimedOut(Timeout::Connect), End::ConnectFailed(ErrorKind::TimedOut.into())] {
+            let detail = |others_stand| told(&exchange(), &end, 0, others_stand).unwrap().detail;
+            assert!(detail(true).contains("accept queue") && !detail(true).contains("firewall"), "{}", detail(true));
+            assert!(detail(false).contains("firewall") && !detail(false).contains("queue"), "{}", detail(false));
+        }
     }
 }

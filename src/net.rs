@@ -242,10 +242,15 @@ impl AcceptError {
     }
 }
 
-/// What to check when a connect failed so.
+/// What to check when a connect failed so; `others_stand`: others to the same place succeeded.
 #[must_use]
-pub fn connect_advice(error: &io::Error) -> &'static str {
+pub fn connect_advice(error: &io::Error, others_stand: bool) -> &'static str {
     match error.kind() {
+        // Nothing on the way is shut then: a listener whose queue is full drops a SYN, and so does a limit.
+        ErrorKind::TimedOut if others_stand => {
+            "others stand: most likely the server's accept queue is full (its backlog is too small, or it accepts too \
+             slowly), or a limit on connections is reached"
+        }
         ErrorKind::ConnectionRefused => "is the server running, and is the port right? A firewall may refuse, too",
         ErrorKind::TimedOut => "is the host up, and does every firewall on the way let this TCP port through?",
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
@@ -356,6 +361,6 @@ mod tests {
         // On loopback the answer is there when connect(2) returns.
         let error = stream.finish_connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(connect_advice(&error).contains("server running"));
+        assert!(connect_advice(&error, false).contains("server running"));
     }
 }

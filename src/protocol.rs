@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod exchange;
+mod foreign_bytes;
 pub mod pattern;
 pub mod side;
 

@@ -113,3 +113,19 @@ fn help_and_version_succeed_on_standard_output() {
         assert!(version.stdout.trim_end().ends_with(env!("CARGO_PKG_VERSION")), "{version:?}");
     }
 }
+
+/// The one sentence stands where somebody may look for it.
+#[test]
+fn what_intact_means_is_the_same_wherever_it_is_said() {
+    const INTACT: &str = "A connection is intact if everything that it had to send was sent, every byte of it came back \
+                          and no other byte did, and the server then closed it in order (with a FIN, not a reset), \
+                          before the client or after it.";
+    let help = common::run(Command::new(CLIENT).arg("--help")).stdout;
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let file = |path: &str| std::fs::read_to_string(format!("{folder}/{path}")).unwrap();
+    let places = [help, file("README.md"), file("docs/report.md"), file("src/client/report.rs").replace("///", "")];
+    for place in places {
+        let words: Vec<&str> = place.split_whitespace().collect();
+        assert!(words.join(" ").contains(INTACT), "{place}");
+    }
+}

@@ -57,14 +57,14 @@ fn a_changed_byte_is_corrupted() {
 }
 
 #[test]
-fn an_early_fin_is_truncated() {
+fn a_fin_with_bytes_missing_is_truncated() {
     let serve = |mut stream: TcpStream| {
         read_all(&mut stream);
         stream.write_all(&SENT[..40]).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let _ = stream.read(&mut [0; 1]);
     };
-    fails(serve, "truncated", "the peer finished after 40 bytes, before everything was back");
+    fails(serve, "truncated", "the peer finished; 40 of 44 bytes sent are back");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn silence_is_no_progress() {
         read_all(&mut stream);
         let _ = stream.read(&mut [0; 1]);
     };
-    fails(serve, "no progress", "nothing moves after 0 bytes");
+    fails(serve, "no progress", "nothing moves; 0 of 44 bytes sent are back");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_server_that_never_finishes_is_unclosed() {
         stream.write_all(SENT).unwrap();
         std::mem::forget(stream); // Stays open as long as the test runs.
     };
-    fails(serve, "unclosed", "everything is back, but the peer does not finish");
+    fails(serve, "unclosed", "the peer does not finish; 44 of 44 bytes sent are back");
 }
 
 #[test]
@@ -137,6 +137,82 @@ fn an_unanswered_connect_times_out() {
     assert_eq!(run.code, Some(1));
     assert!(run.stdout.contains("faults       2 connect timeout\n"), "{run:?}");
     assert!(run.stderr.contains("no answer; is the host up"), "{run:?}");
+}
+
+#[test]
+fn a_connect_timeout_beside_connections_that_stand_is_not_the_firewalls() {
+    // A backlog of 0 holds one connection: it stands, and the SYNs of the others are dropped.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let run = client(addr, 3, &["--connect-timeout", "300ms", "--timeout", "300ms"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("3 asked for, 1 established"), "{run:?}");
+    assert!(run.stdout.contains("no answer; others stand: most likely the server's accept queue is full"), "{run:?}");
+    assert!(!run.stdout.contains("firewall"), "{run:?}");
+}
+
+#[test]
+fn a_server_that_echoes_everything_and_finishes_first_is_intact() {
+    let addr = faulty(|mut stream| {
+        read_all(&mut stream);
+        stream.write_all(SENT).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap(); // In the same breath as the echo.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    });
+    let run = client(addr, 1, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+/// Puts `header` in front of each echo, on a thread for each connection.
+fn with_header(header: &'static [u8]) -> SocketAddr {
+    faulty(move |mut stream| {
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            let _ = stream.write_all(header);
+            while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                let _ = stream.write_all(&bytes[..count]);
+            }
+        });
+    })
+}
+
+#[test]
+fn a_proxy_header_has_one_name_on_every_connection() {
+    let addr = with_header(b"PROXY TCP4 127.0.0.1 127.0.0.1 40000 65432\r\n");
+    for round in 0..50 {
+        let run = client(addr, 3, &["--size", "64"]);
+        assert_eq!(run.code, Some(1));
+        assert!(run.stdout.contains("\nfaults       3 corrupted\n"), "round {round}: {run:?}");
+        assert_eq!(run.stdout.matches("; this looks like a PROXY protocol v1 header\n").count(), 3, "{run:?}");
+    }
+}
+
+#[test]
+fn what_answers_for_an_echo_is_recognised() {
+    let cases: [(&[u8], &str); 4] = [
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c", "a PROXY protocol v2 header"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an HTTP/1.1 response"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "a TLS alert"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "an SSH banner"),
+    ];
+    for (bytes, name) in cases {
+        let run = client(with_header(bytes), 1, &[]);
+        assert_eq!(run.code, Some(1));
+        assert!(run.stdout.contains("\nfaults       1 corrupted\n"), "{run:?}");
+        assert!(run.stdout.contains(&format!("; this looks like {name}\n")), "{run:?}");
+    }
+    // A reply of two bytes, and the end.
+    let refuse = |mut stream: TcpStream| {
+        read_all(&mut stream);
+        stream.write_all(b"\x05\xff").unwrap();
+    };
+    fails(
+        refuse,
+        "corrupted",
+        r#"at byte 0 b"\x05\xff" came back where b"Message 1 from c" was sent; this looks like"#,
+    );
 }
 
 #[test]
@@ -224,7 +300,7 @@ fn a_server_killed_in_mid_run_is_reset_and_said_so() {
     program.line("Sending b\"Message 2 from client.\" to connection 3");
     server.program.child.kill().unwrap();
     program.ends_with(1);
-    program.line("reset: Connection reset by peer (os error 104) after 0 bytes");
+    program.line("reset: Connection reset by peer (os error 104); 0 of 44 bytes sent are back");
 }
 
 /// What the programs cannot be given on a command line.

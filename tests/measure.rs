@@ -88,11 +88,56 @@ fn every_kind_of_fault_is_named_with_its_place() {
 
     let truncated = fault(|bytes| bytes[..33_333].to_vec());
     assert_eq!((&truncated["kind"], &truncated["offset"]), (&"truncated".into(), &33_333.into()));
+    assert_eq!((&truncated["sent"], &truncated["returned"]), (&40_000.into(), &33_333.into()));
     let extra = fault(|bytes| [bytes, b"and more".to_vec()].concat());
     assert_eq!(
         (&extra["kind"], &extra["offset"], &extra["got"]),
         (&"extra".into(), &40_000.into(), &"616e64206d6f7265".into())
     );
+}
+
+/// A run at 500 messages a second that `end` ends for the server: its report.
+#[track_caller]
+fn ended_early(end: Signal) -> Value {
+    let server = Server::start(&[]);
+    let mut command = Command::new(CLIENT);
+    let port = server.addr.port().to_string();
+    command.args(["127.0.0.1", &port, "10", "--json", "--rate", "500", "--duration", "2s"]).stdout(Stdio::piped());
+    let mut program = Program::start(command);
+    server.until_table_has("established");
+    std::thread::sleep(Duration::from_millis(500)); // Into the middle of the run.
+    server.program.signal(end);
+    program.ends_with(1);
+    let mut text = String::new();
+    program.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_peer_that_ends_in_order_with_nothing_missing_truncates_nothing() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let report = ended_early(signal);
+        let faults = report["faults"].as_array().unwrap();
+        assert_eq!(faults.len(), 10, "{report}");
+        let mut missing = 0;
+        for fault in faults {
+            let (sent, returned) = (fault["sent"].as_u64().unwrap(), fault["returned"].as_u64().unwrap());
+            missing += sent - returned;
+            // A message that crossed the end may be answered with a reset, and is missing then.
+            let fits = match fault["kind"].as_str().unwrap() {
+                "closed_early" => sent == returned,
+                "truncated" | "reset" => sent > returned,
+                _ => false,
+            };
+            assert!(fits, "{fault}");
+            let counts = format!("; {returned} of {sent} bytes sent are back");
+            assert!(fault["detail"].as_str().unwrap().ends_with(&counts), "{fault}");
+        }
+        let bytes = &report["bytes"];
+        assert_eq!(bytes["sent"].as_u64().unwrap() - bytes["echoed"].as_u64().unwrap(), missing, "{report}");
+        // Two milliseconds lie between messages, and an echo takes a fraction of one: few can have crossed the end.
+        assert!(report["faults_by_kind"]["closed_early"].as_u64().unwrap() > 5, "{signal:?}: {report}");
+    }
 }
 
 #[test]
@@ -124,7 +169,9 @@ fn a_fault_without_a_place_has_none() {
     let (code, report) = json(closed, 3, &["--size", "10"]);
     assert_eq!(code, Some(1));
     assert_eq!(report["faults_by_kind"]["refused"], 3, "{report}");
-    assert_eq!(report["faults"][2]["offset"], Value::Null);
+    for name in ["offset", "sent", "returned"] {
+        assert_eq!(report["faults"][2][name], Value::Null, "{report}");
+    }
     assert_eq!(report["latency_us"]["service"], Value::Null);
 }
 
@@ -508,6 +555,57 @@ fn an_open_loop_notices_that_nothing_comes_back() {
         json(silent.local_addr().unwrap(), 4, &["--rate", "400", "--duration", "1m", "--timeout", "500ms"]);
     assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 4 })), "{report}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn every_row_of_the_histogram_has_its_bar() {
+    // Most echoes come at once, and every hundredth after 20 ms: two bulks, far from each other.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut message = [0; 100];
+        for count in 1.. {
+            if stream.read_exact(&mut message).is_err() {
+                break;
+            }
+            if count % 100 == 0 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            stream.write_all(&message).unwrap();
+        }
+    });
+    let run = client(addr, 1, &["-q", "--size", "100", "--messages", "2000"]);
+    let rows: Vec<&str> = run.stdout.lines().filter(|line| line.ends_with(" %")).collect();
+    assert!((2..=12).contains(&rows.len()), "{run:?}");
+    assert!(rows.iter().all(|row| row.contains(" #")), "{run:?}");
+    let shares = rows.iter().map(|row| row.trim_end_matches(" %").rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    assert!((98.0..102.0).contains(&shares.sum::<f64>()), "{run:?}");
+    assert!(!run.stdout.contains("more "), "{run:?}");
+}
+
+#[test]
+fn the_elapsed_time_is_that_of_the_whole_run() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let run = client(server.addr, 3, &["-q", "--hold", "400ms", "--duration", "300ms"]);
+    let took = begun.elapsed().as_secs_f64();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let line = run.stdout.lines().find_map(|line| line.strip_prefix("elapsed      ")).unwrap();
+    let (whole, rest) = line.split_once(" s, ").expect(line);
+    let (measured, _) = rest.split_once(" s of it measured; client CPU ").expect(line);
+    let (whole, measured): (f64, f64) = (whole.parse().unwrap(), measured.parse().unwrap());
+    assert!(measured >= 0.3 && whole - measured > 0.399 && whole < took + 0.001, "{took}: {line}");
+
+    let (_, report) = json(server.addr, 3, &["--hold", "400ms", "--duration", "300ms"]);
+    let (whole, measured) = (&report["elapsed_seconds"], &report["seconds"]);
+    assert!(whole.as_f64().unwrap() >= measured.as_f64().unwrap() + 0.4, "{report}");
+
+    // Nothing was measured: there is no part to tell.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = client(closed, 3, &["-q", "--duration", "300ms"]);
+    assert!(!run.stdout.contains("of it measured"), "{run:?}");
 }
 
 #[test]

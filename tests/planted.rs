@@ -83,6 +83,20 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
     Bug {
+        name: "what waits in our own queue passes for missing",
+        file: "src/protocol/exchange.rs",
+        right: "self.sending.bytes.saturating_sub(out.queue.len() as u64);",
+        wrong: "self.sending.bytes;",
+        tests: (&["--lib"], "our_own_queue"),
+    },
+    Bug {
+        name: "foreign bytes are called by the time they came",
+        file: "src/protocol/exchange.rs",
+        right: "if all_begun && self.sending.within == 0 {",
+        wrong: "if all_begun || self.sending.within == 0 {",
+        tests: (&["--lib"], "whatever_the_timing"),
+    },
+    Bug {
         name: "what is unread is reset by a bare close",
         file: "src/connection.rs",
         right: "            self.finish();\n            self.reading = Reading::Discarding;",

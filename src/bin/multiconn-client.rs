@@ -93,6 +93,9 @@ const EXAMPLES: &str = "\
 It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every
 expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
+A connection is intact if everything that it had to send was sent, every byte of it came back and no other byte did, and
+the server then closed it in order (with a FIN, not a reset), before the client or after it.
+
 Durations are written 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 Examples:

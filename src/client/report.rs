@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
+use super::distribution::{self, Row};
 use super::expect::Outcome;
 use crate::signals::Signal;
 
@@ -31,7 +32,9 @@ pub struct Report {
     pub messages: Messages,
     /// Measured bytes, one way each.
     pub bytes: Bytes,
-    /// From the first measured message to the last one's echo.
+    /// The whole run, from the first connect to the last connection's end.
+    pub elapsed_seconds: f64,
+    /// The measured part of it: from the first measured message to the last one's echo.
     pub seconds: f64,
     /// Echoed messages by seconds.
     pub messages_per_second: f64,
@@ -65,7 +68,8 @@ pub struct Connections {
     pub requested: u32,
     /// Established.
     pub established: u32,
-    /// On which every byte came back, and nothing else, and which both ends finished.
+    /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
+    /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
     pub intact: u32,
     /// With a fault.
     pub failed: u32,
@@ -101,7 +105,7 @@ pub struct Latency {
     /// From the scheduled time to the last byte back, in an open loop.
     pub scheduled: Option<Times>,
     #[serde(skip)]
-    distribution: Vec<(u64, u64)>,
+    distribution: Vec<Row>,
 }
 
 /// A histogram's most telling figures, in microseconds.
@@ -152,10 +156,7 @@ impl Latency {
         Latency {
             service: Times::of(service),
             scheduled: Times::of(scheduled),
-            distribution: shown
-                .iter_log(1, 2.0)
-                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()))
-                .collect(),
+            distribution: distribution::rows(shown),
         }
     }
 }
@@ -175,6 +176,11 @@ pub struct ReportedFault {
     /// What came.
     #[serde(serialize_with = "hex")]
     pub got: Vec<u8>,
+    /// The bytes that were handed to the system, if the connection ever stood. What waited for a full socket is not among
+    /// them; some of them may not have left this host.
+    pub sent: Option<u64>,
+    /// How many of them came back right.
+    pub returned: Option<u64>,
     /// The peer's address.
     pub peer: SocketAddr,
     /// What exactly, for people.
@@ -207,7 +213,7 @@ pub enum Kind {
     ConnectTimeout,
     /// The connect failed in some other way: no route, no free port, no descriptor.
     ConnectFailed,
-    /// Other bytes came back than were sent.
+    /// Bytes came that were not sent there: other bytes than were sent, or bytes before anything was sent.
     Corrupted,
     /// Bytes are missing.
     Lost,
@@ -215,15 +221,17 @@ pub enum Kind {
     Duplicated,
     /// Another connection's bytes came.
     Foreign,
-    /// The peer finished before everything was back.
+    /// The peer finished, and bytes that were sent are missing.
     Truncated,
-    /// More came back than was sent.
+    /// The peer finished before the work was done, and everything that was sent was back.
+    ClosedEarly,
+    /// Bytes came behind the last byte of the last message.
     Extra,
     /// The peer reset the connection.
     Reset,
     /// Nothing moved for too long.
     NoProgress,
-    /// Everything came back, but the peer never finished.
+    /// The work was done and everything was back, but the peer did not finish.
     Unclosed,
     /// Anything else that the system said.
     Failed,
@@ -240,6 +248,7 @@ impl fmt::Display for Kind {
             Kind::Duplicated => "duplicated",
             Kind::Foreign => "foreign",
             Kind::Truncated => "truncated",
+            Kind::ClosedEarly => "closed early",
             Kind::Extra => "extra",
             Kind::Reset => "reset",
             Kind::NoProgress => "no progress",
@@ -291,8 +300,15 @@ impl fmt::Display for Report {
         let (sent, echoed) = (self.bytes.sent, self.bytes.echoed);
         writeln!(f, "bytes        {sent} sent, {echoed} echoed; {:.1} MB/s", self.megabytes_per_second)?;
         // The tutorial's run is over in a tenth of a millisecond.
-        let digits = if self.seconds < 0.1 { 6 } else { 3 };
-        writeln!(f, "elapsed      {:.digits$} s; client CPU {:.digits$} s", self.seconds, self.client.cpu_seconds)?;
+        let digits = if self.elapsed_seconds < 0.1 { 6 } else { 3 };
+        let whole = format!("{:.digits$}", self.elapsed_seconds);
+        let measured = format!("{:.digits$}", self.seconds);
+        write!(f, "elapsed      {whole} s")?;
+        // A schedule gives its messages a time, which may be longer than what they took; then there is no part to tell.
+        if self.messages.echoed > 0 && self.seconds < self.elapsed_seconds && measured != whole {
+            write!(f, ", {measured} s of it measured")?;
+        }
+        writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
         self.write_times(f)?;
         self.write_distribution(f)?;
         self.write_faults(f)?;
@@ -332,24 +348,22 @@ impl Report {
         writeln!(f)
     }
 
-    /// A line for each doubling of the time.
+    /// A line for each row that holds something, with its bar.
     fn write_distribution(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const WIDTH: u64 = 40;
-        const LINES: usize = 12;
-        let steps = &self.latency_us.distribution;
-        let total: u64 = steps.iter().map(|(_, count)| count).sum();
-        let first = steps.iter().position(|&(_, count)| count > 0).unwrap_or_default();
-        let most = steps.iter().map(|&(_, count)| count).max().unwrap_or_default();
+        let rows = &self.latency_us.distribution;
+        let total: u64 = rows.iter().map(|row| row.count).sum();
+        let most = rows.iter().map(|row| row.count).max().unwrap_or_default();
         if total < 100 {
             return Ok(()); // The table says it all.
         }
-        for &(up_to, count) in steps[first..].iter().take(LINES) {
-            let bar = "#".repeat(usize::try_from((count * WIDTH).div_ceil(most)).unwrap_or_default());
-            writeln!(f, "{:>10} µs {bar:<40} {:>5.1} %", format!("< {}", up_to + 1), percent(count, total))?;
-        }
-        let beyond: u64 = steps[first..].iter().skip(LINES).map(|(_, count)| count).sum();
-        if beyond > 0 {
-            writeln!(f, "{:>13} {:<40} {:>5.1} %", "more", "", percent(beyond, total))?;
+        for row in rows {
+            let bar = "#".repeat(usize::try_from((row.count * WIDTH).div_ceil(most)).unwrap_or_default());
+            let share = match percent(row.count, total) {
+                tiny if tiny < 0.1 => "< 0.1".to_owned(),
+                share => format!("{share:.1}"),
+            };
+            writeln!(f, "{:>15} {bar:<40} {share:>5} %", row.label())?;
         }
         writeln!(f)
     }

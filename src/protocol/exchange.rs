@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::pattern::{self, Pattern};
-use super::{Expects, Outbox, Produced, Protocol};
+use super::{Expects, Outbox, Produced, Protocol, foreign_bytes};
 use crate::escape::Escaped;
 use crate::moment::{Clock, Moment};
 
@@ -276,7 +276,7 @@ pub struct Fault {
 /// The kinds of fault that the bytes themselves show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Other bytes came than were sent.
+    /// Bytes came that were not sent there: other bytes than were sent, or bytes before anything was sent.
     Corrupted,
     /// The stream goes on at a later position: so many bytes are missing.
     Lost(u64),
@@ -284,9 +284,12 @@ pub enum FaultKind {
     Duplicated(u64),
     /// These are the bytes of another connection, with this number.
     Foreign(u32),
-    /// The peer finished before everything was back.
+    /// The peer finished, and bytes that were sent are missing.
     Truncated,
-    /// More came than was sent.
+    /// The peer finished before the work was done, and everything that was sent was back.
+    ClosedEarly,
+    /// Bytes came behind the last byte of the last message. (Work that only time ends has no last message: there, they are
+    /// `Corrupted`.)
     Extra,
 }
 
@@ -294,18 +297,26 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (offset, expected, got) = (self.offset, Escaped(&self.expected), Escaped(&self.got));
         match self.kind {
-            FaultKind::Corrupted => write!(f, "at byte {offset} {got} came back where {expected} was sent"),
+            FaultKind::Corrupted if self.expected.is_empty() => {
+                write!(f, "at byte {offset} {got} came where nothing was sent")?;
+            }
+            FaultKind::Corrupted => write!(f, "at byte {offset} {got} came back where {expected} was sent")?,
             FaultKind::Lost(bytes) => {
-                write!(f, "{bytes} bytes are missing at byte {offset}: {got} came for {expected}")
+                write!(f, "{bytes} bytes are missing at byte {offset}: {got} came for {expected}")?;
             }
             FaultKind::Duplicated(from) => {
-                write!(f, "at byte {offset} the stream goes back to byte {from}: {got} came for {expected}")
+                write!(f, "at byte {offset} the stream goes back to byte {from}: {got} came for {expected}")?;
             }
             FaultKind::Foreign(number) => {
-                write!(f, "at byte {offset} come bytes of connection {number}: {got} for {expected}")
+                write!(f, "at byte {offset} come bytes of connection {number}: {got} for {expected}")?;
             }
-            FaultKind::Truncated => write!(f, "the peer finished after {offset} bytes, before everything was back"),
-            FaultKind::Extra => write!(f, "{got} came back beyond the {offset} bytes that were sent"),
+            FaultKind::Truncated => f.write_str("the peer finished")?,
+            FaultKind::ClosedEarly => f.write_str("the peer finished before the work was done")?,
+            FaultKind::Extra => write!(f, "{got} came back beyond the {offset} bytes that were sent")?,
+        }
+        match (self.kind, foreign_bytes::recognise(&self.got)) {
+            (FaultKind::Corrupted | FaultKind::Extra, Some(name)) => write!(f, "; this looks like {name}"),
+            _ => Ok(()),
         }
     }
 }
@@ -448,9 +459,9 @@ impl Exchange {
         while !input.is_empty() {
             let ahead = self.sending.bytes - self.checking.bytes;
             let (Some(length), true) = (self.work.message_len(self.checking.messages), ahead > 0) else {
-                // Too much; but if it tells where it belongs, that says more.
+                // Nothing was sent here; but if the bytes tell where they belong, that says more.
                 let kind = self.place(input).filter(|kind| !matches!(kind, FaultKind::Lost(_)));
-                return Err(self.fault_here(kind.unwrap_or(FaultKind::Extra), &[], input));
+                return Err(self.fault_here(kind.unwrap_or_else(|| self.unsent()), &[], input));
             };
             // Bytes that are right but not sent yet are no echo either, so compare with what was sent, no further.
             let most = (length - self.checking.within).min(ahead);
@@ -531,6 +542,17 @@ impl Exchange {
         }
     }
 
+    /// What fault it is if bytes come where nothing was sent.
+    ///
+    /// Before the end of the work they have the name of any other wrong bytes in their place: whether our next message
+    /// went out before they came or after must not decide it. Only behind the last message, which a count decides and no
+    /// clock, are they too many.
+    fn unsent(&self) -> FaultKind {
+        let all_begun = self.work.messages.is_some_and(|most| self.begun >= most)
+            || self.work.message_len(self.sending.messages).is_none();
+        if all_begun && self.sending.within == 0 { FaultKind::Extra } else { FaultKind::Corrupted }
+    }
+
     fn fault_here(&self, kind: FaultKind, expected: &[u8], got: &[u8]) -> Fault {
         let shown = |bytes: &[u8]| bytes[..bytes.len().min(pattern::EVIDENCE)].to_vec();
         Fault { kind, offset: self.checking.bytes, expected: shown(expected), got: shown(got) }
@@ -595,7 +617,13 @@ impl Protocol for Exchange {
 
     fn finish<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
         if self.fault.is_none() && !self.is_done(out.now()) {
-            self.fault = Some(self.fault_here(FaultKind::Truncated, &[], &[]));
+            // What still waits in our own queue was never sent, and is not missing.
+            let sent = self.sending.bytes.saturating_sub(out.queue.len() as u64);
+            let kind = if sent > self.checking.bytes { FaultKind::Truncated } else { FaultKind::ClosedEarly };
+            self.fault = Some(self.fault_here(kind, &[], &[]));
+        }
+        if self.fault.is_some() {
+            out.abort(); // Nothing more is to be found out, and what waits would be sent in vain.
         }
     }
 
@@ -688,8 +716,12 @@ mod tests {
         out.abort
     }
 
-    fn end(exchange: &mut Exchange) {
-        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100, &at(0)));
+    /// Tells it of the peer's end; whether it asked to abort.
+    fn end(exchange: &mut Exchange) -> bool {
+        let now = at(0);
+        let mut out = Outbox::new(SendBuffer::new(), 100, &now);
+        exchange.finish(&[], &mut out);
+        out.abort
     }
 
     fn kind(exchange: &Exchange) -> Option<FaultKind> {
@@ -750,23 +782,109 @@ mod tests {
         send(&mut exchange, 4, at(0));
         assert!(receive(&mut exchange, b"Message 1", at(0)));
         let fault = exchange.fault().unwrap();
-        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Extra, 4, &b"age 1"[..]));
+        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Corrupted, 4, &b"age 1"[..]));
+        assert_eq!(fault.to_string(), r#"at byte 4 b"age 1" came where nothing was sent"#);
     }
 
     #[test]
-    fn an_early_end_is_a_truncation() {
+    fn an_end_with_bytes_missing_is_a_truncation() {
         let mut exchange = texts();
         send_all(&mut exchange);
         receive(&mut exchange, b"Message 1Mess", at(0));
-        end(&mut exchange);
+        assert!(end(&mut exchange), "there is nothing more to find out");
         assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Truncated), 13));
+    }
 
-        // So is an end between two messages, when nothing is in flight but there is more to do.
+    #[test]
+    fn an_end_with_nothing_missing_is_closed_early() {
         let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(2));
         let sent = send(&mut exchange, 1000, at(0));
         receive(&mut exchange, &sent, at(0));
+        assert!(end(&mut exchange));
+        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::ClosedEarly), 8));
+
+        // So is an end before the first message.
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(2));
         end(&mut exchange);
-        assert_eq!(kind(&exchange), Some(FaultKind::Truncated));
+        assert_eq!(kind(&exchange), Some(FaultKind::ClosedEarly));
+    }
+
+    #[test]
+    fn bytes_that_wait_in_our_own_queue_are_not_missing() {
+        for (waiting, expected) in [(50, FaultKind::ClosedEarly), (49, FaultKind::Truncated)] {
+            let (mut exchange, _) = generated(100, Pacing::InFlight(1), |_| {});
+            let sent = send(&mut exchange, 100, at(0));
+            receive(&mut exchange, &sent[..50], at(0));
+            let mut queue = SendBuffer::new();
+            queue.push(&sent[100 - waiting..], 100);
+            exchange.finish(&[], &mut Outbox::new(queue, 100, &at(0)));
+            assert_eq!(kind(&exchange), Some(expected), "{waiting} of 100 bytes were never sent");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_finishes_first_once_everything_is_back_did_nothing_wrong() {
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(1));
+        let sent = send(&mut exchange, 1000, at(0));
+        receive(&mut exchange, &sent, at(0));
+        assert!(!end(&mut exchange));
+        assert_eq!(exchange.fault(), None);
+    }
+
+    /// What `bytes` in front of the echo are called: those that came before our first message, then behind it.
+    fn in_front(bytes: &[u8], change: impl Fn(&mut Work)) -> [FaultKind; 2] {
+        [false, true].map(|sends_first| {
+            let (mut exchange, _) = generated(64, Pacing::InFlight(1), &change);
+            let sent = if sends_first { send(&mut exchange, 64, at(0)) } else { Vec::new() };
+            receive(&mut exchange, &[bytes, &sent].concat(), at(0));
+            kind(&exchange).unwrap()
+        })
+    }
+
+    #[test]
+    fn foreign_bytes_have_one_name_whatever_the_timing() {
+        let openings: [&[u8]; 5] = [
+            b"PROXY TCP4 127.0.0.1 127.0.0.1 40000 7\r\n",
+            b"SSH-2.0-OpenSSH_9.2p1\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            b"\x05\xff",
+        ];
+        for bytes in openings {
+            assert_eq!(in_front(bytes, |_| {}), [FaultKind::Corrupted; 2]);
+            assert_eq!(in_front(bytes, |work| work.messages = Some(1)), [FaultKind::Corrupted; 2]);
+        }
+    }
+
+    #[test]
+    fn behind_the_last_message_bytes_are_extra_and_before_it_corrupted() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |work| work.messages = Some(2));
+        for _ in 0..2 {
+            // A message that is out in part is no last byte.
+            let mut sent = send(&mut exchange, 10, at(0));
+            assert_eq!(exchange.unsent(), FaultKind::Corrupted);
+            sent.extend(send(&mut exchange, 1000, at(0)));
+            receive(&mut exchange, &sent, at(0));
+        }
+        assert_eq!(exchange.unsent(), FaultKind::Extra);
+
+        // Where time alone ends the work, a byte would be extra or not by the time it came.
+        let (mut exchange, _) =
+            generated(64, Pacing::InFlight(1), |work| work.duration = Some(Duration::from_millis(10)));
+        let sent = send(&mut exchange, 1000, at(0));
+        receive(&mut exchange, &sent, at(9));
+        assert_eq!(exchange.unsent(), FaultKind::Corrupted);
+        send(&mut exchange, 1000, at(10));
+        assert!(exchange.is_finished());
+        assert_eq!(exchange.unsent(), FaultKind::Corrupted);
+    }
+
+    #[test]
+    fn what_foreign_bytes_look_like_is_said() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        receive(&mut exchange, b"SSH-2.0-OpenSSH_9.2p1\r\n", at(0));
+        let told = exchange.fault().unwrap().to_string();
+        assert_eq!(told, r#"at byte 0 b"SSH-2.0-OpenSSH_" came where nothing was sent; this looks like an SSH banner"#);
     }
 
     /// Sends 100 messages of 50 bytes and receives `echo` of them, which `change` made wrong.
@@ -979,6 +1097,6 @@ mod tests {
 
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         receive(&mut exchange, b"too much", at(0));
-        assert_eq!((kind(&exchange), exchange.expects()), (Some(FaultKind::Extra), Expects::Anything));
+        assert_eq!((kind(&exchange), exchange.expects()), (Some(FaultKind::Corrupted), Expects::Anything));
     }
 }

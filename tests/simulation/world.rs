@@ -42,6 +42,8 @@ struct Ended {
     id: Id,
     end: End,
     exchange: Exchange,
+    /// Bytes that the socket took.
+    sent: u64,
 }
 
 /// Opens the exchanges and keeps watch over the loop.
@@ -100,9 +102,9 @@ impl Role<Side, Simulated> for Tester {
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side, Simulated>) {
         match event {
-            Event::Closed { protocol: Side::Client(exchange), end, .. } => {
+            Event::Closed { protocol: Side::Client(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
-                self.ended.push(Ended { id, end, exchange });
+                self.ended.push(Ended { id, end, exchange, sent });
             }
             Event::Closed { addr, end, .. } => {
                 self.served.insert(addr, end);
@@ -395,13 +397,13 @@ fn stop_again_and_again(network: &mut Network) {
 }
 
 /// An exchange that nothing happened to is whole; one that something happened to says what.
-fn judge_exchange(Ended { id, end, exchange }: &Ended, total: u64, tester: &Tester, world: &mut World) {
+fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester: &Tester, world: &mut World) {
     let network = tester.network.borrow();
     let served = tester.served.get(&network.addr(*id));
     let harm = network.harm_to(*id);
     let told = || {
         let (back, fault) = (exchange.bytes_echoed(), exchange.fault());
-        format!("{harm:?}: exchange {id}: {back} of {total} bytes, {end:?}, {fault:?}, server: {served:?}")
+        format!("{harm:?}: exchange {id}: {back} of {sent} of {total} bytes, {end:?}, {fault:?}, server: {served:?}")
     };
     let whole = matches!(end, End::Finished) && exchange.is_finished() && exchange.fault().is_none();
     let whole = whole && exchange.bytes_echoed() == total;
@@ -418,9 +420,12 @@ fn judge_exchange(Ended { id, end, exchange }: &Ended, total: u64, tester: &Test
         Harm::NotRegistered | Harm::Reset => {
             world.broken_exchanges += u64::from(!whole);
             // The server's end may have been closed for want of a registration before anything was sent: that is a FIN.
-            let truncated = exchange.fault().is_some_and(|fault| fault.kind == FaultKind::Truncated);
+            // Whether bytes are missing decides its name.
+            let missing = *sent > exchange.bytes_echoed();
+            let early = if missing { FaultKind::Truncated } else { FaultKind::ClosedEarly };
+            let ended_early = exchange.fault().is_some_and(|fault| fault.kind == early);
             let failed = matches!(end, End::Failed(_) | End::ConnectFailed(_));
-            assert!(whole || failed || truncated, "{}", told());
+            assert!(whole || ended_early || failed && exchange.fault().is_none(), "{}", told());
         }
         Harm::Tampered(Tampering { at, how }) => {
             let Some(fault) = exchange.fault() else {
