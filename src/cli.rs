@@ -208,6 +208,7 @@ pub fn sources(text: &str) -> Result<Sources, String> {
     let addr = |text: &str| {
         let bare = text.trim();
         bare.parse::<IpAddr>()
+            .map(|addr| addr.to_canonical())
             .map_err(|_| format!("{bare:?} is no address: write it like 127.0.0.1,127.0.0.2 or 10.0.0.1-10.0.0.9"))
     };
     let addrs = match text.split_once('-') {
@@ -339,6 +340,7 @@ mod tests {
         assert_eq!(addrs("127.0.0.1, 127.0.0.9"), Ok(2));
         assert_eq!(addrs("127.0.0.254-127.0.1.1"), Ok(4));
         assert_eq!(addrs("::1-::ff"), Ok(255));
+        assert_eq!(sources("::ffff:127.0.0.1"), sources("127.0.0.1"), "as the server's address is read");
         for bad in [
             "",
             "127.0.0.1-",

@@ -357,6 +357,25 @@ fn ipv6_and_both_families_on_one_socket() {
 }
 
 #[test]
+fn an_ipv4_address_mapped_into_ipv6_is_listened_on_and_connected_to() {
+    for host in ["::ffff:127.0.0.1", "[::ffff:127.0.0.1]", "::ffff:0.0.0.0"] {
+        let server = Server::start_on(host, &[]);
+        assert!(server.addr.is_ipv4(), "{host}: a mapped address prints as IPv4, not {}", server.addr);
+        let port = server.addr.port().to_string();
+        let run = common::run(Command::new(common::CLIENT).args([host, &port, "3"]));
+        assert_eq!(run.code, Some(0), "{host}: {run:?}");
+        assert!(run.stdout.starts_with(&format!("target       {}\n", server.addr)), "{host}: {run:?}");
+        server.program.line("Accepted connection from 127.0.0.1:");
+    }
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let source = ["::ffff:127.0.0.1", &port, "3", "--source", "::ffff:127.0.0.2"];
+    let run = common::run(Command::new(common::CLIENT).args(source));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    server.program.line("Accepted connection from 127.0.0.2:");
+}
+
+#[test]
 fn the_table_shows_what_the_kernel_cannot() {
     let server = Server::start(&["--connection-buffer", "64KiB"]);
     assert_eq!(server.table()[0], "0 connections");
