@@ -394,7 +394,7 @@ impl Client {
             self.connecting -= 1;
             let tried = self.addrs.iter().position(|&other| other == addr);
             if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
-                if event_loop.narrator().allows(Line::Failed) {
+                if event_loop.narrator().allows(Line::NextAddress) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);

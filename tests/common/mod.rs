@@ -81,7 +81,7 @@ impl Program {
         self.lines()
             .iter()
             .map(|line| match line.strip_suffix(&left_out) {
-                Some(count) => count.parse().unwrap(),
+                Some(count) => count.trim_start_matches("warning: ").parse().unwrap(),
                 None => usize::from(line.starts_with(opening)),
             })
             .sum()
