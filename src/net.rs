@@ -39,9 +39,8 @@ impl Default for ListenOptions {
 ///
 /// An unknown name is an error; the list is never empty. Blocks while the system resolves a name.
 pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let mut addrs: Vec<SocketAddr> = Vec::new();
-    for addr in (bare, port).to_socket_addrs()? {
+    for addr in (without_brackets(host).unwrap_or(host), port).to_socket_addrs()? {
         let addr = canonical(addr);
         if !addrs.contains(&addr) {
             addrs.push(addr);
@@ -51,6 +50,11 @@ pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
     }
     Ok(addrs)
+}
+
+/// What stands in the brackets, if `host` is in brackets.
+pub(crate) fn without_brackets(host: &str) -> Option<&str> {
+    host.strip_prefix('[')?.strip_suffix(']')
 }
 
 /// The IPv4 address that is mapped into an IPv6 one; any other address as it is.

@@ -20,7 +20,7 @@ use multiconn::protocol::pattern::MAX_CONNECTION;
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "multiconn-client", version, after_help = EXAMPLES)]
 struct Args {
     /// Address or name of the server
     #[arg(value_parser = host)]
@@ -93,7 +93,7 @@ const EXAMPLES: &str = "\
 It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every
 expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
-Durations are written 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
+Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 Examples:
   multiconn-client 127.0.0.1 65432 3                                the tutorial's run
@@ -113,7 +113,7 @@ fn host(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("an empty host means all interfaces and is for servers; name one to connect to".to_owned());
     }
-    Ok(text.to_owned())
+    cli::host(text)
 }
 
 fn message(text: &str) -> Result<String, String> {
