@@ -297,13 +297,19 @@ impl Client {
     }
 
     fn start<P: CarriesExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
-        if event_loop.narrator().allows(Line::Starting) {
+        if self.tells_of_each() && event_loop.narrator().allows(Line::Starting) {
             info!("Starting connection {number} to {addr}");
         }
         self.connecting += 1;
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
         event_loop.connect_from(source, addr, Exchange::new(number, Rc::clone(&self.work)).into());
+    }
+
+    /// Whether the beginning and the end of each connection are lines of the log. They belong to the tutorial's
+    /// transcript; in a run with generated messages they are details, and only failures are told.
+    fn tells_of_each(&self) -> bool {
+        matches!(self.plan.content, Content::Texts(_)) || log::max_level() >= log::Level::Debug
     }
 
     /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
@@ -394,7 +400,7 @@ impl Client {
             self.connecting -= 1;
             let tried = self.addrs.iter().position(|&other| other == addr);
             if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
-                if event_loop.narrator().allows(Line::NextAddress) {
+                if self.tells_of_each() && event_loop.narrator().allows(Line::NextAddress) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);
@@ -404,7 +410,7 @@ impl Client {
         match fault(exchange, addr, end) {
             None => {
                 self.connections.intact += 1;
-                if event_loop.narrator().allows(Line::Closing) {
+                if self.tells_of_each() && event_loop.narrator().allows(Line::Closing) {
                     info!("Closing connection {number}");
                 }
             }

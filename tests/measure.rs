@@ -168,7 +168,9 @@ fn a_server_that_stops_for_300_ms_shows_in_the_scheduled_times() {
     let server = Server::start(&[]);
     let mut command = Command::new(CLIENT);
     let port = server.addr.port().to_string();
-    command.args(["127.0.0.1", &port, "20", "--json", "--rate", "1000", "--duration", "3s"]).stdout(Stdio::piped());
+    command
+        .args(["127.0.0.1", &port, "20", "-v", "--json", "--rate", "1000", "--duration", "3s"])
+        .stdout(Stdio::piped());
     let mut program = Program::start(command);
     program.line("Starting connection 20");
     std::thread::sleep(Duration::from_secs(1)); // Into the middle of the run.

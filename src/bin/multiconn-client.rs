@@ -87,6 +87,9 @@ struct Args {
     busy_poll: Duration,
     #[command(flatten)]
     verbosity: Verbosity,
+    /// Draw no line of progress, where standard error is a terminal
+    #[arg(long)]
+    no_progress: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -165,7 +168,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         verify: !args.no_verify,
         busy_poll: args.busy_poll,
         expectations: args.expect.clone(),
-        progress: !args.verbosity.quiet,
+        progress: !args.no_progress,
         ..Plan::tutorial(args.num_conns)
     };
     if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {
