@@ -21,6 +21,9 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Something is drawn on the terminal's last line, which the next line of the log takes the place of.
 static DRAWN: AtomicBool = AtomicBool::new(false);
 
+/// The width that every terminal has.
+pub(crate) const USUAL_WIDTH: usize = 80;
+
 /// Writes each line whole, at once, or not at all.
 ///
 /// Before each write it asks poll(2) whether the descriptor takes bytes; on a pipe that means at least `PIPE_BUF` of

@@ -58,7 +58,7 @@ pub(crate) fn without_brackets(host: &str) -> Option<&str> {
 }
 
 /// The IPv4 address that is mapped into an IPv6 one; any other address as it is.
-fn canonical(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
         IpAddr::V6(_) => addr, // With its scope, which says on which link it is.
