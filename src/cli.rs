@@ -12,7 +12,7 @@ use anyhow::Context;
 use log::LevelFilter;
 
 use crate::event_loop::MINIMUM_BUFFER;
-use crate::lossy_stderr::LossyStderr;
+use crate::lossy_stderr::{LossyStderr, USUAL_WIDTH};
 use crate::signals::Signal;
 use crate::{descriptors, net};
 
@@ -21,6 +21,9 @@ pub const EXIT_FAILURE: u8 = 1;
 
 /// The command line alone shows that it is wrong.
 const EXIT_USAGE: u8 = 2;
+
+/// How wide `--help` is at the most, however wide the terminal.
+pub const HELP_WIDTH: usize = USUAL_WIDTH;
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]

@@ -430,9 +430,6 @@ impl Client {
     /// What came of it: counted to the end for connections that are over, so far for those still on `event_loop`.
     #[must_use]
     pub fn into_report<P: Protocol>(mut self, event_loop: &EventLoop<P>) -> Report {
-        if let Some(progress) = &self.progress {
-            progress.clear();
-        }
         let Connections { requested, intact, failed, .. } = self.connections;
         self.connections.unfinished = requested - intact - failed;
         let figures = self.figured.figures();
@@ -532,21 +529,21 @@ impl Client {
             Phase::Working => ("running", self.work.stop()),
             Phase::Closing => ("closing", None),
         };
-        let mut text =
-            vec![format!("{phase}: {} of {} connections", self.open - self.connecting, self.plan.connections)];
+        let mut text = vec![format!("{phase}: {} of {} connected", self.open - self.connecting, self.plan.connections)];
+        // What a narrow terminal has no room for comes last.
+        text.push(format!("{} faults", self.connections.failed));
+        text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
         if let Some(first) = measuring {
             let seconds = self.now.since(first).as_secs_f64().max(1e-3);
             let shown = if figures.scheduled.is_empty() { &figures.service } else { &figures.scheduled };
             text.push(format!(
-                "{:.0} messages/s, {:.1} MB/s, p50 {} µs, p99 {} µs",
+                "{:.0} messages/s, p99 {} µs, p50 {} µs, {:.1} MB/s",
                 ratio(figures.messages_echoed, seconds),
-                ratio(figures.bytes_echoed, seconds) / 1e6,
+                shown.value_at_percentile(99.0),
                 shown.value_at_percentile(50.0),
-                shown.value_at_percentile(99.0)
+                ratio(figures.bytes_echoed, seconds) / 1e6
             ));
         }
-        text.push(format!("{} faults", self.connections.failed));
-        text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
         text.join(", ")
     }
 }

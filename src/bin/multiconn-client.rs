@@ -20,7 +20,7 @@ use multiconn::protocol::pattern::MAX_CONNECTION;
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
-#[command(name = "multiconn-client", version, after_help = EXAMPLES)]
+#[command(name = "multiconn-client", version, after_help = EXAMPLES, max_term_width = cli::HELP_WIDTH)]
 struct Args {
     /// Address or name of the server
     #[arg(value_parser = host)]
@@ -93,18 +93,24 @@ struct Args {
 }
 
 const EXAMPLES: &str = "\
-It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every
+It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every \
 expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
 Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 Examples:
-  multiconn-client 127.0.0.1 65432 3                                the tutorial's run
-  multiconn-client ::1 65432 1 -m one -m two                        messages of your own
-  multiconn-client HOST 65432 50 --size 512 --duration 10s          closed loop: as fast as echoes come back
-  multiconn-client HOST 65432 1000 --rate 5000 --duration 30s       open loop: what do users at that rate see?
-  multiconn-client HOST 65432 4 --size 4MiB --messages 100          bulk
-  multiconn-client HOST 65432 10 --rate 100 --duration 1m --json --expect 'p99<5ms' --expect faults=0";
+  # The tutorial's run, and one with messages of your own
+  multiconn-client 127.0.0.1 65432 3
+  multiconn-client ::1 65432 1 -m one -m two
+  # Closed loop: as fast as echoes come back
+  multiconn-client HOST 65432 50 --size 512 --duration 10s
+  # Open loop: what do users at that rate see?
+  multiconn-client HOST 65432 1000 --rate 5000 --duration 30s
+  # Bulk
+  multiconn-client HOST 65432 4 --size 4MiB --messages 100
+  # For a script
+  multiconn-client HOST 65432 10 --rate 100 --duration 1m \\
+      --json --expect 'p99<5ms' --expect faults=0";
 
 /// The size of generated messages if none is given.
 const SIZE: usize = 64;
