@@ -30,8 +30,7 @@ fn three_connections_read_like_the_tutorial() {
     }
 
     server.program.signal(Signal::INT);
-    server.program.ends_with(0);
-    let lines = server.program.lines();
+    let lines = server.program.all_lines(0);
     assert_eq!(lines[0], format!("Listening on {addr}"));
     assert_eq!(lines.last().unwrap(), "Caught interrupt, exiting");
     for (opening, count) in [("Accepted connection from 127.0.0.1:", 3), ("Closing connection to 127.0.0.1:", 3)] {
