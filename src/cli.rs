@@ -3,7 +3,7 @@
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use anyhow::Context;
 use log::LevelFilter;
 
 use crate::event_loop::MINIMUM_BUFFER;
-use crate::lossy_stderr::LossyStderr;
+use crate::lossy_stderr::{LossyStderr, USUAL_WIDTH};
 use crate::signals::Signal;
 use crate::{descriptors, net};
 
@@ -21,6 +21,9 @@ pub const EXIT_FAILURE: u8 = 1;
 
 /// The command line alone shows that it is wrong.
 const EXIT_USAGE: u8 = 2;
+
+/// How wide `--help` is at the most, however wide the terminal.
+pub const HELP_WIDTH: usize = USUAL_WIDTH;
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -159,9 +162,27 @@ pub fn host_and_port() -> Result<(String, u16), ExitCode> {
     if args.len() > 2 || args.iter().any(|arg| arg.starts_with('-')) {
         return Err(misuse(USAGE));
     }
+    let wrong = |text: &str, error: &str| misuse(&format!("{text:?}: {error}; {USAGE}"));
+    let host_text = args.first().map_or("127.0.0.1", String::as_str);
+    let host = host(host_text).map_err(|error| wrong(host_text, &error))?;
     let port = args.get(1).map_or("65432", String::as_str);
-    let port = any_port(port).map_err(|error| misuse(&format!("{port:?}: {error}; {USAGE}")))?;
-    Ok((args.first().map_or("127.0.0.1", String::as_str).to_owned(), port))
+    Ok((host, any_port(port).map_err(|error| wrong(port, &error))?))
+}
+
+/// An address or a name, which is looked up later. `HOST:PORT`, as other programs have it, is answered by what to write
+/// instead: here they are two arguments.
+pub fn host(text: &str) -> Result<String, String> {
+    let pair = text.rsplit_once(':').filter(|_| text.parse::<Ipv6Addr>().is_err());
+    let pair = pair.and_then(|(host, port)| match net::without_brackets(host) {
+        Some(bare) => Some((bare, port)),
+        None if !host.contains(':') || host.parse::<Ipv6Addr>().is_ok() => Some((host, port)),
+        None => None, // An IPv6 address with the name of a link behind it, or nonsense that the resolver will name.
+    });
+    let Some((host, port)) = pair else { return Ok(text.to_owned()) };
+    let fit_to_print = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+    let host = if fit_to_print { host } else { "HOST" };
+    let port = if digits(port).is_ok() { port } else { "PORT" };
+    Err(format!("HOST and PORT are two arguments: write {host} {port}"))
 }
 
 /// A port from 0 to 65535, in digits alone.
@@ -178,21 +199,22 @@ pub fn port(text: &str) -> Result<u16, String> {
     }
 }
 
-/// A whole number from 1 on.
+/// A whole number from 1 on: `5000` or `5k`.
 pub fn count(text: &str) -> Result<u32, String> {
-    match digits(text)?.parse() {
-        Ok(0) => Err("at least 1 is needed".to_owned()),
-        Err(_) => Err(format!("more than {}", u32::MAX)),
-        Ok(count) => Ok(count),
-    }
+    u32::try_from(large_count(text)?.get()).map_err(|_| format!("more than {}", u32::MAX))
 }
 
-/// A whole number from 1 on, as large as it may be.
+/// A whole number from 1 on, as large as it may be: `5000` or `5k`.
 pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
-    match digits(text)?.parse().map(NonZeroU64::new) {
-        Ok(None) => Err("at least 1 is needed".to_owned()),
-        Err(_) => Err(format!("more than {}", u64::MAX)),
-        Ok(Some(count)) => Ok(count),
+    // As in sizes, where a k is 1,000 and a Ki 1,024. A small m is left to minutes.
+    const UNITS: [(char, u64); 4] = [('k', 1_000), ('K', 1_000), ('M', 1_000_000), ('G', 1_000_000_000)];
+    let in_units = UNITS.iter().find_map(|&(letter, unit)| Some((text.strip_suffix(letter)?, unit)));
+    let (number, unit) = in_units.unwrap_or((text, 1));
+    let number = digits(number).map_err(|_| "not a number: write it like 5000, 5k or 5M")?;
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(NonZeroU64::new) {
+        Some(Some(count)) => Ok(count),
+        Some(None) => Err("at least 1 is needed".to_owned()),
+        None => Err(format!("more than {}", u64::MAX)),
     }
 }
 
@@ -208,6 +230,7 @@ pub fn sources(text: &str) -> Result<Sources, String> {
     let addr = |text: &str| {
         let bare = text.trim();
         bare.parse::<IpAddr>()
+            .map(|addr| addr.to_canonical())
             .map_err(|_| format!("{bare:?} is no address: write it like 127.0.0.1,127.0.0.2 or 10.0.0.1-10.0.0.9"))
     };
     let addrs = match text.split_once('-') {
@@ -333,12 +356,47 @@ mod tests {
     }
 
     #[test]
+    fn thousands_are_written_as_people_write_them() {
+        assert_eq!(count("5k"), Ok(5_000));
+        assert_eq!(count("5K"), count("5k"));
+        assert_eq!(count("2M"), Ok(2_000_000));
+        assert_eq!(large_count("18446744073G").map(NonZeroU64::get), Ok(18_446_744_073_000_000_000));
+        assert_eq!(size("5k"), Ok(5_000), "a k is the same in sizes");
+        for bad in ["k", "0k", "1.5k", "5 k", "5kk", "5kB", "5m", "-5k", "18446744074G"] {
+            assert!(large_count(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(count("5G"), Err("more than 4294967295".to_owned()));
+        assert!(count("5kB").unwrap_err().contains("write it like 5000, 5k or 5M"));
+    }
+
+    #[test]
+    fn host_and_port_in_one_are_told_apart_from_hosts() {
+        for (text, instead) in [
+            ("127.0.0.1:65432", "127.0.0.1 65432"),
+            ("localhost:65432", "localhost 65432"),
+            ("[::1]:65432", "::1 65432"),
+            ("[fe80::1%eth0]:7", "fe80::1%eth0 7"),
+            ("::1:65432", "::1 65432"),
+            ("localhost:echo", "localhost PORT"),
+            ("localhost:", "localhost PORT"),
+            (":65432", "HOST 65432"),
+            ("\x1b[31mred:65432", "HOST 65432"),
+        ] {
+            assert_eq!(host(text), Err(format!("HOST and PORT are two arguments: write {instead}")));
+        }
+        for right in ["", "127.0.0.1", "localhost", "::1", "[::1]", "::", "::1:7", "fe80::1%eth0", "::ffff:127.0.0.1"] {
+            assert_eq!(host(right), Ok(right.to_owned()));
+        }
+    }
+
+    #[test]
     fn sources_are_a_list_or_a_range() {
         let addrs = |text: &str| sources(text).map(|sources| sources.0.len());
         assert_eq!(addrs("127.0.0.1"), Ok(1));
         assert_eq!(addrs("127.0.0.1, 127.0.0.9"), Ok(2));
         assert_eq!(addrs("127.0.0.254-127.0.1.1"), Ok(4));
         assert_eq!(addrs("::1-::ff"), Ok(255));
+        assert_eq!(sources("::ffff:127.0.0.1"), sources("127.0.0.1"), "as the server's address is read");
         for bad in [
             "",
             "127.0.0.1-",

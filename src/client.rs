@@ -299,13 +299,19 @@ impl Client {
     }
 
     fn start<P: CarriesExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
-        if event_loop.narrator().allows(Line::Starting) {
+        if self.tells_of_each() && event_loop.narrator().allows(Line::Starting) {
             info!("Starting connection {number} to {addr}");
         }
         self.connecting += 1;
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
         event_loop.connect_from(source, addr, Exchange::new(number, Rc::clone(&self.work)).into());
+    }
+
+    /// Whether the beginning and the end of each connection are lines of the log. They belong to the tutorial's
+    /// transcript; in a run with generated messages they are details, and only failures are told.
+    fn tells_of_each(&self) -> bool {
+        matches!(self.plan.content, Content::Texts(_)) || log::max_level() >= log::Level::Debug
     }
 
     /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
@@ -397,7 +403,7 @@ impl Client {
             self.connecting -= 1;
             let tried = self.addrs.iter().position(|&other| other == addr);
             if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
-                if event_loop.narrator().allows(Line::Failed) {
+                if self.tells_of_each() && event_loop.narrator().allows(Line::NextAddress) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);
@@ -407,7 +413,7 @@ impl Client {
         match fault(exchange, addr, end, sent, self.connections.established > 0) {
             None => {
                 self.connections.intact += 1;
-                if event_loop.narrator().allows(Line::Closing) {
+                if self.tells_of_each() && event_loop.narrator().allows(Line::Closing) {
                     info!("Closing connection {number}");
                 }
             }
@@ -427,9 +433,6 @@ impl Client {
     /// What came of it: counted to the end for connections that are over, so far for those still on `event_loop`.
     #[must_use]
     pub fn into_report<P: Protocol>(mut self, event_loop: &EventLoop<P>) -> Report {
-        if let Some(progress) = &self.progress {
-            progress.clear();
-        }
         let Connections { requested, intact, failed, .. } = self.connections;
         self.connections.unfinished = requested - intact - failed;
         let figures = self.figured.figures();
@@ -530,21 +533,21 @@ impl Client {
             Phase::Working => ("running", self.work.stop()),
             Phase::Closing => ("closing", None),
         };
-        let mut text =
-            vec![format!("{phase}: {} of {} connections", self.open - self.connecting, self.plan.connections)];
+        let mut text = vec![format!("{phase}: {} of {} connected", self.open - self.connecting, self.plan.connections)];
+        // What a narrow terminal has no room for comes last.
+        text.push(format!("{} faults", self.connections.failed));
+        text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
         if let Some(first) = measuring {
             let seconds = self.now.since(first).as_secs_f64().max(1e-3);
             let shown = if figures.scheduled.is_empty() { &figures.service } else { &figures.scheduled };
             text.push(format!(
-                "{:.0} messages/s, {:.1} MB/s, p50 {} µs, p99 {} µs",
+                "{:.0} messages/s, p99 {} µs, p50 {} µs, {:.1} MB/s",
                 ratio(figures.messages_echoed, seconds),
-                ratio(figures.bytes_echoed, seconds) / 1e6,
+                shown.value_at_percentile(99.0),
                 shown.value_at_percentile(50.0),
-                shown.value_at_percentile(99.0)
+                ratio(figures.bytes_echoed, seconds) / 1e6
             ));
         }
-        text.push(format!("{} faults", self.connections.failed));
-        text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
         text.join(", ")
     }
 }

@@ -42,7 +42,7 @@
 //! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange), [`pattern`](protocol::pattern) and [`side`](protocol::side) | `std`; no socket, no clock |
 //! | 1, bytes | [`narrator`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
 //! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`system`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
-//! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, indicatif, serde |
+//! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, serde |
 //! | 4, programs | `cli` (feature `cli`), `bin/`, `examples/` | clap, `env_logger`, ring 3 |
 //!
 //! # The turn

@@ -1,25 +1,47 @@
 //! Standard error that never blocks and never fails.
 //!
-//! Owns the decision to drop a line, and the count of those dropped. One thread serves every connection, so a log
-//! reader that is slow must not stop it, and one that is gone must not end it.
+//! Owns the decision to drop a line, the count of those dropped, and what stands on the terminal's last line, below the
+//! log. One thread serves every connection, so a log reader that is slow must not stop it, and one that is gone must
+//! not end it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::pipe::PIPE_BUF;
 use rustix::stdio::stderr;
-use rustix::termios::ttyname;
+use rustix::termios::{tcgetwinsize, ttyname};
 
 /// Lines that could not be written. Of the process, as the descriptor is.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Something is drawn on the terminal's last line, which the next line of the log takes the place of.
-static DRAWN: AtomicBool = AtomicBool::new(false);
+/// What is drawn below the log. Of the process, as the terminal is.
+static FOOT: Mutex<Foot> = Mutex::new(Foot { text: String::new(), on_screen: false });
+
+/// The terminal's last line, which moves down as the log grows.
+#[derive(Debug)]
+struct Foot {
+    /// What is to stand there; empty: nothing.
+    text: String,
+    /// Something may stand there that has to be erased.
+    on_screen: bool,
+}
+
+/// Erases the foot, which begins where the cursor is: the whole rest of the screen, as a terminal that became narrower
+/// may have broken the line in two.
+const ERASE: &[u8] = b"\r\x1b[J";
+
+/// What stands before the foot's text and behind it. Between them the terminal does not break a line that is too long
+/// for it: its width may have changed since it was asked. The cursor goes back to where the foot begins, which is where
+/// the next line goes, and stays there when the terminal is resized.
+const DRAW: (&[u8], &[u8]) = (b"\x1b[?7l", b"\x1b[?7h\r");
+
+/// The width that every terminal has, and one that was never given a size is taken to have.
+pub(crate) const USUAL_WIDTH: usize = 80;
 
 /// Writes each line whole, at once, or not at all.
 ///
@@ -32,34 +54,67 @@ static DRAWN: AtomicBool = AtomicBool::new(false);
 pub struct LossyStderr;
 
 impl LossyStderr {
-    /// Draws a line of progress, without a newline, on a terminal. Not counted if it is dropped: another follows.
+    /// Draws `text` on the terminal's last line, below the log, until the next call; an empty text takes it away. Not
+    /// counted if it is dropped: another follows. Not for anything but a terminal.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the client draws"))]
     pub(crate) fn draw(text: &str) {
-        write_now(text.as_bytes());
-        DRAWN.store(true, Ordering::Relaxed);
+        text.clone_into(&mut FOOT.lock().unwrap_or_else(PoisonError::into_inner).text);
+        write_above_foot(b"");
     }
 
     /// Writes `line`, with its newline, or counts it as dropped. What exceeds `PIPE_BUF` bytes is cut.
     fn write_line(line: &[u8]) {
-        if DRAWN.swap(false, Ordering::Relaxed) {
-            write_now(b"\r\x1b[2K");
-        }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
-        if dropped > 0 && !write_now(format!("{dropped} log lines were dropped: nobody read them\n").as_bytes()) {
+        let count = || format!("{dropped} log lines were dropped: nobody read them\n");
+        if dropped > 0 && !write_above_foot(count().as_bytes()) {
             DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
             return;
         }
         let written = if line.len() <= PIPE_BUF {
-            write_now(line)
+            write_above_foot(line)
         } else {
             let mut cut = line[..PIPE_BUF].to_vec();
             cut[PIPE_BUF - 1] = b'\n';
-            write_now(&cut)
+            write_above_foot(&cut)
         };
         if !written {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Writes `lines` where the foot stands and draws the foot below them, in one piece, so that neither is ever seen
+/// without the other. Returns whether the lines could be written.
+fn write_above_foot(lines: &[u8]) -> bool {
+    let mut foot = FOOT.lock().unwrap_or_else(PoisonError::into_inner);
+    if foot.text.is_empty() && !foot.on_screen {
+        return write_now(lines) == lines.len();
+    }
+    let mut bytes = [ERASE, lines].concat();
+    let needed = bytes.len();
+    if !foot.text.is_empty() {
+        bytes.extend([DRAW.0, fitting(&foot.text, width()).as_bytes(), DRAW.1].concat());
+    }
+    let written = write_now(&bytes);
+    // What was cut in the middle is erased the next time.
+    foot.on_screen = !foot.text.is_empty() || written < bytes.len();
+    written >= needed
+}
+
+/// How many columns the terminal has at this moment.
+fn width() -> usize {
+    match tcgetwinsize(stderr()).map_or(0, |size| size.ws_col) {
+        0 => USUAL_WIDTH,
+        width => width.into(),
+    }
+}
+
+/// The beginning of `text` that fits into `width` columns, cut before a comma or colon: half a number would be another
+/// number.
+fn fitting(text: &str, width: usize) -> &str {
+    let Some((end, _)) = text.char_indices().nth(width) else { return text };
+    let cuts = text.match_indices([',', ':']).map(|(at, _)| at);
+    &text[..cuts.take_while(|&at| at <= end).last().unwrap_or(end)]
 }
 
 /// Standard error, or a non-blocking open file of our own for the terminal that it is.
@@ -72,23 +127,24 @@ fn descriptor() -> BorrowedFd<'static> {
     terminal.as_ref().map_or(stderr(), OwnedFd::as_fd)
 }
 
-/// Whether all of `bytes` could be written without waiting.
-fn write_now(mut bytes: &[u8]) -> bool {
+/// How many of `bytes` could be written without waiting.
+fn write_now(bytes: &[u8]) -> usize {
     let descriptor = descriptor();
-    while !bytes.is_empty() {
+    let mut written = 0;
+    while written < bytes.len() {
         match poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], Some(&Timespec::default())) {
-            Ok(0) => return false,
+            Ok(0) => break,
             Ok(_) => {}
             Err(Errno::INTR) => continue,
-            Err(_) => return false,
+            Err(_) => break,
         }
-        match rustix::io::write(descriptor, bytes) {
-            Ok(written) => bytes = &bytes[written..],
+        match rustix::io::write(descriptor, &bytes[written..]) {
+            Ok(count) => written += count,
             Err(Errno::INTR) => {}
-            Err(_) => return false, // Full, closed, no space on disk: there is nowhere to tell it.
+            Err(_) => break, // Full, closed, no space on disk: there is nowhere to tell it.
         }
     }
-    true
+    written
 }
 
 impl Write for LossyStderr {
@@ -100,5 +156,22 @@ impl Write for LossyStderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_left_out_in_whole_parts() {
+        let text = "running: 12 of 12 connected, 0 faults, p99 12345 µs";
+        assert_eq!(fitting(text, 51), text);
+        assert_eq!(fitting(text, 50), "running: 12 of 12 connected, 0 faults");
+        assert_eq!(fitting(text, 37), "running: 12 of 12 connected, 0 faults");
+        assert_eq!(fitting(text, 36), "running: 12 of 12 connected");
+        assert_eq!(fitting(text, 26), "running");
+        assert_eq!(fitting(text, 3), "run");
+        assert_eq!(fitting("µµ", 1), "µ");
     }
 }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::info;
+use log::{Level, log};
 
 use crate::moment::Moment;
 
@@ -31,6 +31,8 @@ pub enum Line {
     Received,
     /// `Closing connection to …`, `Closing connection 1`
     Closing,
+    /// An address that did not answer, where the name has another: `Connection 1 to …; trying the next address`
+    NextAddress,
     /// A connection that failed, and why.
     Failed,
     /// Accepting has to pause: one line a second, as the state lasts while the loop tries again and again.
@@ -38,15 +40,24 @@ pub enum Line {
 }
 
 impl Line {
-    const ALL: [Line; 7] = [
+    const ALL: [Line; 8] = [
         Line::Accepted,
         Line::Starting,
         Line::Sending,
         Line::Received,
         Line::Closing,
+        Line::NextAddress,
         Line::Failed,
         Line::CannotAccept,
     ];
+
+    /// The level that its lines have, and the count of those left out with them: who sees the ones sees the other.
+    fn level(self) -> Level {
+        match self {
+            Line::Failed | Line::CannotAccept => Level::Warn,
+            _ => Level::Info,
+        }
+    }
 
     fn budget(self) -> u32 {
         match self {
@@ -99,7 +110,7 @@ impl<P> Narrator<P> {
     /// Whoever wants the `debug` level wants all of them.
     pub fn allows(&mut self, line: Line) -> bool {
         let kind = line as usize;
-        let unlimited = log::max_level() >= log::Level::Debug && line != Line::CannotAccept;
+        let unlimited = log::max_level() >= Level::Debug && line != Line::CannotAccept;
         if unlimited {
             true
         } else if self.left[kind] > 0 {
@@ -134,7 +145,8 @@ impl<P> Narrator<P> {
 
     /// When the loop should call [`refill`](Narrator::refill) even if nothing else happens: there is something to say.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        let to_say = log::max_level() >= log::Level::Info && self.left_out.iter().any(|&count| count > 0);
+        let to_say =
+            Line::ALL.into_iter().zip(self.left_out).any(|(line, count)| count > 0 && line.level() <= log::max_level());
         to_say.then_some(self.window_ends)
     }
 
@@ -152,7 +164,7 @@ impl<P> Narrator<P> {
         for (line, count) in Line::ALL.into_iter().zip(&mut self.left_out) {
             match std::mem::take(count) {
                 0 => {}
-                count => info!("{count} more lines \"{} …\" left out", self.voice.opening(line)),
+                count => log!(line.level(), "{count} more lines \"{} …\" left out", self.voice.opening(line)),
             }
         }
     }
@@ -167,6 +179,7 @@ impl<P> Voice<P> {
             Line::Sending => self.verb,
             Line::Received => "Received",
             Line::Closing => "Closing connection",
+            Line::NextAddress => "Connection",
             Line::Failed => "warning: connection",
             Line::CannotAccept => "Cannot accept",
         }
@@ -207,7 +220,7 @@ mod tests {
             assert!(!narrator.allows(Line::Accepted), "the window is not over yet");
             narrator.refill(at(1));
             assert!(narrator.allows(Line::Accepted));
-            assert_eq!(narrator.left_out, [0; 7], "told when the window ended");
+            assert_eq!(narrator.left_out, [0; 8], "told when the window ended");
         });
     }
 
@@ -218,7 +231,7 @@ mod tests {
                 let mut narrator = Narrator::<()>::new(Voice::SILENT);
                 assert!(narrator.allows(Line::CannotAccept));
                 assert!(!narrator.allows(Line::CannotAccept));
-                assert_eq!(narrator.left_out, [0; 7]);
+                assert_eq!(narrator.left_out, [0; 8]);
             });
         }
     }
@@ -246,6 +259,22 @@ mod tests {
             assert_eq!(narrator.deadline(), None);
         });
         at_level(LevelFilter::Off, || assert_eq!(leaving_out().deadline(), None, "nobody would hear it"));
+    }
+
+    #[test]
+    fn the_count_has_the_level_of_the_lines_that_it_counts() {
+        let leaving_out = |line: Line| {
+            let mut narrator = Narrator::<()>::new(Voice::SILENT);
+            while narrator.allows(line) {}
+            narrator.deadline()
+        };
+        at_level(LevelFilter::Warn, || {
+            assert_eq!(leaving_out(Line::Failed), Some(at(1)), "a warning that nobody counts is lost");
+            for unheard in [Line::Accepted, Line::Closing, Line::NextAddress] {
+                assert_eq!(leaving_out(unheard), None, "{unheard:?}");
+            }
+        });
+        at_level(LevelFilter::Error, || assert_eq!(leaving_out(Line::Failed), None));
     }
 
     #[test]
@@ -278,6 +307,7 @@ mod tests {
                 "Echoing",
                 "Received",
                 "Closing connection",
+                "Connection",
                 "warning: connection",
                 "Cannot accept"
             ]

@@ -34,11 +34,14 @@ impl Default for ListenOptions {
 
 /// All addresses of `host`: an IPv4 address, an IPv6 address with or without brackets, or a name.
 ///
+/// An IPv4 address that is mapped into IPv6 (`::ffff:127.0.0.1`) is the IPv4 address: it names the same host, and an
+/// IPv6 socket takes it only if it is not for IPv6 alone.
+///
 /// An unknown name is an error; the list is never empty. Blocks while the system resolves a name.
 pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let mut addrs: Vec<SocketAddr> = Vec::new();
-    for addr in (bare, port).to_socket_addrs()? {
+    for addr in (without_brackets(host).unwrap_or(host), port).to_socket_addrs()? {
+        let addr = canonical(addr);
         if !addrs.contains(&addr) {
             addrs.push(addr);
         }
@@ -47,6 +50,19 @@ pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
     }
     Ok(addrs)
+}
+
+/// What stands in the brackets, if `host` is in brackets.
+pub(crate) fn without_brackets(host: &str) -> Option<&str> {
+    host.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// The IPv4 address that is mapped into an IPv6 one; any other address as it is.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+        IpAddr::V6(_) => addr, // With its scope, which says on which link it is.
+    }
 }
 
 /// Listens on `host` and `port`, non-blocking; port 0 takes a free one.
@@ -150,7 +166,7 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         set_stream_options(&SockRef::from(&stream)).map_err(|_| io::Error::from(Errno::CONNABORTED))?;
     }
-    Ok((stream, SocketAddr::new(addr.ip().to_canonical(), addr.port())))
+    Ok((stream, canonical(addr)))
 }
 
 impl Transport for TcpStream {
@@ -288,6 +304,13 @@ mod tests {
     #[test]
     fn brackets_around_an_ipv6_address_are_accepted() {
         assert_eq!(resolve("[::1]", 7).unwrap(), resolve("::1", 7).unwrap());
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        assert_eq!(resolve("::ffff:127.0.0.1", 7).unwrap(), resolve("127.0.0.1", 7).unwrap());
+        assert_eq!(resolve("[::ffff:0.0.0.0]", 7).unwrap(), resolve("0.0.0.0", 7).unwrap());
+        assert_eq!(resolve("fe80::1%1", 7).unwrap()[0].to_string(), "[fe80::1%1]:7", "a scope is kept");
     }
 
     #[test]

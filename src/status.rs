@@ -5,21 +5,25 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::iter;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 
 use crate::connection::Connection;
 use crate::event_loop::EventLoop;
-use crate::lossy_stderr::LossyStderr;
+use crate::lossy_stderr::{LossyStderr, USUAL_WIDTH};
 use crate::moment::Moment;
+use crate::net;
 use crate::protocol::Protocol;
 
 /// How many connections are shown, those with the most bytes waiting first. It fits a screen, and 50 lines are written
 /// in well under a millisecond; the totals above them count all.
 const ROWS: usize = 50;
 
-/// The first columns are text, the others numbers.
-const TEXT_COLUMNS: usize = 3;
+/// The columns in front of the addresses. The first is text, the others numbers.
+const COLUMNS: [&str; 7] = ["state", "inbound", "outbound", "received", "sent", "age", "idle"];
 
 /// Writes the table to standard error, whatever the log level, a line at a time: as with the log, lines that nobody
 /// reads are dropped.
@@ -44,76 +48,126 @@ fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
         sent += connection.sent();
     }
     let states: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
-
-    let mut lines = vec![
-        format!(
-            "{} connection{}{}{}",
-            connections.len(),
-            if connections.len() == 1 { "" } else { "s" },
-            if states.is_empty() { "" } else { ": " },
-            states.join(", ")
-        ),
-        format!(
-            "bytes waiting: {inbound} inbound, {outbound} outbound; received {received}, sent {sent}; memory for buffers \
-             {}; turns {}",
-            event_loop.memory(),
-            event_loop.turns()
-        ),
-    ];
-    let rows: Vec<[String; 9]> = std::iter::once(
-        ["local", "foreign", "state", "inbound", "outbound", "received", "sent", "age", "idle"].map(String::from),
-    )
-    .chain(connections.iter().take(ROWS).map(|connection| row(connection, now)))
-    .collect();
-    if rows.len() > 1 {
-        let widths: [usize; 9] =
-            std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-        lines.extend(rows.iter().map(|row| aligned(row, widths)));
-    }
-    if connections.len() > ROWS {
-        lines.push(format!("and {} more", connections.len() - ROWS));
+    let mut lines = wrapped(&format!(
+        "{} connection{}{}{}",
+        connections.len(),
+        if connections.len() == 1 { "" } else { "s" },
+        if states.is_empty() { "" } else { ": " },
+        states.join(", ")
+    ));
+    lines.extend(wrapped(&format!(
+        "bytes waiting: {inbound} inbound, {outbound} outbound; memory for buffers {}",
+        event_loop.memory()
+    )));
+    lines.extend(wrapped(&format!("received {received}, sent {sent}; turns {}", event_loop.turns())));
+    let left_out = connections.len().saturating_sub(ROWS);
+    connections.truncate(ROWS);
+    lines.extend(rows(&connections, now));
+    if left_out > 0 {
+        lines.push(format!("and {left_out} more"));
     }
     lines
 }
 
-fn row<P>(connection: &Connection<TcpStream, P>, now: Moment) -> [String; 9] {
+/// A row for each connection, below their heads. Of the two addresses, the one that all rows share is said once, above
+/// them: a server's own, a client's target.
+fn rows<P>(connections: &[&Connection<TcpStream, P>], now: Moment) -> Vec<String> {
     // A connection that was reset has no local address any more.
-    let local = connection.transport().local_addr().map_or_else(|_| "-".to_owned(), |addr| addr.to_string());
-    let seconds = |since: Moment| format!("{:.1}s", now.since(since).as_secs_f64());
+    let local = |connection: &Connection<TcpStream, P>| connection.transport().local_addr().ok().map(net::canonical);
+    let one_local = all_the_same(connections.iter().filter_map(|connection| local(connection)));
+    let one_foreign = all_the_same(connections.iter().map(|connection| connection.addr()));
+    let (shared, shows_foreign, shows_local) = match (one_local, one_foreign) {
+        (Some(local), _) => (Some(format!("local {local} in every row")), true, false),
+        (None, Some(foreign)) => (Some(format!("foreign {foreign} in every row")), false, true),
+        (None, None) => (None, true, true),
+    };
+    let addresses = |foreign: String, local: String| {
+        let foreign = shows_foreign.then_some(foreign);
+        foreign.into_iter().chain(shows_local.then_some(local))
+    };
+
+    let cells: Vec<[String; COLUMNS.len()]> = connections.iter().map(|connection| row(connection, now)).collect();
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| {
+        cells.iter().map(|row| row[column].len()).chain([COLUMNS[column].len()]).max().unwrap_or(0)
+    });
+    let mut lines: Vec<String> = shared.into_iter().collect();
+    let heads = aligned(&COLUMNS.map(String::from), widths);
+    lines.extend(filled(iter::once(heads).chain(addresses("foreign".to_owned(), "local".to_owned())), "  "));
+    for (connection, row) in connections.iter().zip(&cells) {
+        let local = local(connection).map_or_else(|| "-".to_owned(), |addr| addr.to_string());
+        let addresses = addresses(connection.addr().to_string(), local);
+        lines.extend(filled(iter::once(aligned(row, widths)).chain(addresses), "  "));
+    }
+    if connections.is_empty() { Vec::new() } else { lines }
+}
+
+fn all_the_same(mut addrs: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
+    let first = addrs.next()?;
+    addrs.all(|addr| addr == first).then_some(first)
+}
+
+fn row<P>(connection: &Connection<TcpStream, P>, now: Moment) -> [String; COLUMNS.len()] {
     [
-        local,
-        connection.addr().to_string(),
         connection.state().to_string(),
-        connection.inbound_len().to_string(),
-        connection.outbound_len().to_string(),
-        connection.received().to_string(),
-        connection.sent().to_string(),
-        seconds(connection.opened()),
-        seconds(connection.last_active()),
+        amount(connection.inbound_len() as u64),
+        amount(connection.outbound_len() as u64),
+        amount(connection.received()),
+        amount(connection.sent()),
+        age(now.since(connection.opened())),
+        age(now.since(connection.last_active())),
     ]
 }
 
 /// Text to the left, numbers to the right.
-fn aligned(row: &[String; 9], widths: [usize; 9]) -> String {
-    let mut line = String::new();
-    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-        if column > 0 {
-            line.push_str("  ");
-        }
-        let padding = " ".repeat(width - cell.len());
-        let (before, behind) = if column < TEXT_COLUMNS { ("", &*padding) } else { (&*padding, "") };
-        line.extend([before, cell, behind]);
+fn aligned(row: &[String; COLUMNS.len()], widths: [usize; COLUMNS.len()]) -> String {
+    let text = format!("{:<1$}", row[0], widths[0]);
+    let numbers = row.iter().zip(widths).skip(1).map(|(cell, width)| format!("{cell:>width$}"));
+    iter::once(text).chain(numbers).collect::<Vec<_>>().join(" ")
+}
+
+/// A number of bytes in at most seven characters: exact below ten million, else in thousands, millions and so on, cut.
+fn amount(bytes: u64) -> String {
+    let values = iter::successors(Some(bytes), |value| Some(value / 1000));
+    let mut texts = values.zip(["", "k", "M", "G", "T", "P"]).map(|(value, unit)| format!("{value}{unit}"));
+    texts.find(|text| text.len() <= 7).unwrap_or_default() // The most that there can be is 18446P.
+}
+
+/// A time in at most four characters (for three years): `1.5s`, `60s`, `20m`, `30h`, `50d`, cut.
+fn age(time: Duration) -> String {
+    if time < Duration::from_secs(10) {
+        return format!("{}.{}s", time.as_secs(), time.subsec_millis() / 100);
     }
-    line
+    let units = [(1, 's'), (60, 'm'), (3600, 'h'), (86_400, 'd')];
+    let unit = units.into_iter().find(|(seconds, _)| time.as_secs() / seconds < 1000);
+    let (seconds, letter) = unit.unwrap_or(units[3]);
+    format!("{}{letter}", time.as_secs() / seconds)
+}
+
+/// Text in lines that fit every terminal, broken behind a comma or semicolon.
+fn wrapped(text: &str) -> Vec<String> {
+    filled(text.split_inclusive([',', ';']).map(|part| part.trim_start().to_owned()), " ")
+}
+
+/// Parts in lines that fit every terminal, with `gap` between them. What does not fit goes to the next line, indented.
+fn filled(parts: impl Iterator<Item = String>, gap: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            None => lines.push(part),
+            Some(line) if line.len() + gap.len() + part.len() <= USUAL_WIDTH => line.extend([gap, &part]),
+            Some(_) => lines.push(format!("  {part}")),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Timeouts;
+    use crate::connection::{State, Timeouts};
     use crate::event_loop::Limits;
     use crate::narrator::Voice;
-    use crate::net::{self, ListenOptions};
+    use crate::net::ListenOptions;
     use crate::protocol::echo::Echo;
 
     #[test]
@@ -127,9 +181,47 @@ mod tests {
         }
         let lines = table(&event_loop);
         assert_eq!(lines[0], "57 connections: 57 connecting");
-        assert!(lines[1].starts_with("bytes waiting: 0 inbound, 0 outbound; received 0, sent 0;"), "{}", lines[1]);
-        assert!(lines[2].starts_with("local ") && lines[2].ends_with("idle"), "{}", lines[2]);
-        assert_eq!(lines.len(), 2 + 1 + ROWS + 1);
+        assert_eq!(lines[1], "bytes waiting: 0 inbound, 0 outbound; memory for buffers 0");
+        assert_eq!(lines[2], "received 0, sent 0; turns 0");
+        assert_eq!(lines[3], format!("foreign {addr} in every row"));
+        assert_eq!(lines[4], "state      inbound outbound received sent  age idle  local");
+        assert_eq!(lines.len(), 3 + 2 + ROWS + 1);
         assert_eq!(lines.last().unwrap(), "and 7 more");
+    }
+
+    #[test]
+    fn the_widest_row_that_there_can_be_fits_80_columns() {
+        let most: [String; COLUMNS.len()] = [
+            State::PeerFinished.to_string(),
+            amount(9_999_999),
+            amount(u64::from(u32::MAX)),
+            amount(u64::MAX),
+            amount(9_999_999),
+            age(Duration::from_secs(999 * 86_400)),
+            age(Duration::from_millis(9_999)),
+        ];
+        let widths = std::array::from_fn(|column| most[column].len().max(COLUMNS[column].len()));
+        let row = aligned(&most, widths);
+        assert_eq!(row, "peer finished 9999999    4294M   18446P 9999999 999d 9.9s");
+        let fill = |addr: &str| filled([row.clone(), addr.to_owned()].into_iter(), "  ");
+        assert_eq!(fill("255.255.255.255:65535"), [format!("{row}  255.255.255.255:65535")]);
+        let long = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535";
+        assert_eq!(fill(long), [row.clone(), format!("  {long}")], "an IPv6 address may need a line of its own");
+
+        let states = "1048576 connections: 100000 connecting, 100000 established, 100000 finishing, 100000 peer \
+                      finished, 648576 stalled";
+        let lines = wrapped(states);
+        assert_eq!(lines.iter().map(|line| line.trim_start()).collect::<Vec<_>>().join(" "), states);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
+    }
+
+    #[test]
+    fn amounts_and_ages_are_short_and_never_rounded_up() {
+        let amounts = [0, 9_999_999, 10_000_000, 999_999_999, 1_000_000_000].map(amount);
+        assert_eq!(amounts, ["0", "9999999", "10000k", "999999k", "1000M"]);
+        let ages = [0, 9, 10, 999, 1000, 59_999, 60_000, 3_600_000, 86_400_000, 86_400_001].map(Duration::from_secs);
+        let texts = ages.map(age);
+        assert_eq!(texts, ["0.0s", "9.0s", "10s", "999s", "16m", "999m", "16h", "41d", "1000d", "1000d"]);
+        assert_eq!(age(Duration::from_millis(9_990)), "9.9s");
     }
 }

@@ -47,6 +47,22 @@ fn hosts() {
 }
 
 #[test]
+fn host_and_port_as_one_argument_get_an_answer_that_says_what_to_write() {
+    for (pair, instead) in [
+        ("127.0.0.1:65432", "write 127.0.0.1 65432"),
+        ("[::1]:65432", "write ::1 65432"),
+        ("localhost:65432", "write localhost 65432"),
+    ] {
+        // One argument seems to be missing, or none, or all the others.
+        for (program, args) in
+            [(SERVER, &[pair][..]), (CLIENT, &[pair, "3"][..]), (CLIENT, &[pair, "65432", "3"]), (CLIENT, &[pair])]
+        {
+            refused(program, args, 2, &[pair, "<HOST>", "HOST and PORT are two arguments", instead]);
+        }
+    }
+}
+
+#[test]
 fn numbers_of_connections() {
     for count in ["0", "-1", "+1", "1.5", "x", "", "18446744073709551616", "4294967296"] {
         refused(CLIENT, &["127.0.0.1", "7", count], 2, &["NUM_CONNS"]);
@@ -54,6 +70,17 @@ fn numbers_of_connections() {
     let run = refused(CLIENT, &["127.0.0.1", "7", "1000000000"], 1, &["1000000000 connections need more descriptors"]);
     assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
     assert!(run.stderr.contains("ulimit"), "{run:?}");
+}
+
+#[test]
+fn a_k_behind_a_number_is_a_thousand_wherever_there_are_numbers() {
+    refused(CLIENT, &["127.0.0.1", "7", "1000000k"], 1, &["1000000000 connections need more descriptors"]);
+    let messages = ["127.0.0.1", "7", "1", "--size", "9223372036G", "--messages", "2k"];
+    refused(CLIENT, &messages, 2, &["18446744072000000000000 bytes, which is more than 2^63"]);
+    for option in ["--messages", "--pipeline", "--connect-window"] {
+        refused(CLIENT, &["127.0.0.1", "7", "1", option, "5kB"], 2, &[option, "write it like 5000, 5k or 5M"]);
+    }
+    refused(SERVER, &["127.0.0.1", "0", "--backlog", "5 k"], 2, &["--backlog", "write it like 5000, 5k or 5M"]);
 }
 
 #[test]
@@ -104,13 +131,13 @@ fn a_port_below_1024_without_the_right_to_it() {
 
 #[test]
 fn help_and_version_succeed_on_standard_output() {
-    for program in [SERVER, CLIENT] {
+    for (program, name) in [(SERVER, "multiconn-server"), (CLIENT, "multiconn-client")] {
         let help = common::run(Command::new(program).arg("--help"));
         assert_eq!((help.code, &*help.stderr), (Some(0), ""));
         assert!(help.stdout.contains("Usage:") && help.stdout.contains("Examples:"), "{help:?}");
         let version = common::run(Command::new(program).arg("--version"));
         assert_eq!(version.code, Some(0));
-        assert!(version.stdout.trim_end().ends_with(env!("CARGO_PKG_VERSION")), "{version:?}");
+        assert_eq!(version.stdout, format!("{name} {}\n", env!("CARGO_PKG_VERSION")), "a program names itself");
     }
 }
 

@@ -41,7 +41,7 @@ fn read_slowly(server: &Server, lasting: Duration) -> usize {
     let mut stream = connect_with_a_small_receive_buffer(server);
     let mut writer = stream.try_clone().unwrap();
     thread::spawn(move || while writer.write_all(&BLOCK).is_ok() {});
-    server.until_table_has(" stalled ");
+    server.until_table_has("1 stalled");
     let (begun, mut got) = (Instant::now(), 0);
     while begun.elapsed() < lasting {
         match stream.read(&mut [0; 4096]) {
@@ -101,7 +101,7 @@ fn a_peer_that_stops_reading_is_ended_within_the_time_and_a_quarter() {
     let mut stream = connect_with_a_small_receive_buffer(&server);
     let mut writer = stream.try_clone().unwrap();
     thread::spawn(move || while writer.write_all(&BLOCK).is_ok() {});
-    server.until_table_has(" stalled ");
+    server.until_table_has("1 stalled");
     let begun = Instant::now();
     server.program.line("the peer reads nothing");
     let took = begun.elapsed();

@@ -153,7 +153,7 @@ fn a_peer_that_never_reads_is_bounded_and_costs_no_cpu() {
     let server = Server::start(&["--stall-timeout", "2s"]);
     let stream = server.connect();
     flood(&stream);
-    let table = server.until_table_has(" stalled ");
+    let table = server.until_table_has("1 stalled");
     assert!(server.total("memory for buffers") <= 256 * 1024 + 1024, "{table:#?}");
 
     let mut other = server.connect();

@@ -215,7 +215,9 @@ fn a_server_that_stops_for_300_ms_shows_in_the_scheduled_times() {
     let server = Server::start(&[]);
     let mut command = Command::new(CLIENT);
     let port = server.addr.port().to_string();
-    command.args(["127.0.0.1", &port, "20", "--json", "--rate", "1000", "--duration", "3s"]).stdout(Stdio::piped());
+    command
+        .args(["127.0.0.1", &port, "20", "-v", "--json", "--rate", "1000", "--duration", "3s"])
+        .stdout(Stdio::piped());
     let mut program = Program::start(command);
     program.line("Starting connection 20");
     std::thread::sleep(Duration::from_secs(1)); // Into the middle of the run.
@@ -507,43 +509,6 @@ fn a_source_that_is_not_ours_is_refused_beforehand() {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("not of the same family"), "{run:?}");
     assert_eq!(server.program.count("Accepted"), 0);
-}
-
-#[test]
-fn progress_is_shown_on_a_terminal_only() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let server = Server::start(&[]);
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let on_terminal = |args: &[&str]| {
-        let slave = std::fs::File::options().write(true).open(&name).unwrap();
-        let port = server.addr.port().to_string();
-        let status = Command::new(CLIENT)
-            .args(["127.0.0.1", &port, "5"])
-            .args(args)
-            .env("RUST_LOG", "off")
-            .env("TERM", "xterm")
-            .stderr(slave)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
-    };
-    let mut keep_open = std::fs::File::options().read(true).write(true).open(&name).unwrap();
-    on_terminal(&["--duration", "1s", "--warmup", "300ms"]);
-    on_terminal(&["--duration", "300ms", "-q"]);
-    keep_open.write_all(b"the end").unwrap(); // So that there is something to read in any case.
-    let mut shown = vec![0; 65536];
-    let count = rustix::io::read(&terminal, &mut shown).unwrap();
-    let text = String::from_utf8_lossy(&shown[..count]).into_owned();
-    assert!(text.contains("warming up: 5 of 5 connections"), "{text:?}");
-    assert!(text.contains("running: 5 of 5 connections, ") && text.contains(" messages/s, "), "{text:?}");
-    assert!(text.contains("0 faults, "), "{text:?}");
-
-    let run = client(server.addr, 5, &["--duration", "300ms"]);
-    assert!(!run.stderr.contains("messages/s"), "{run:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use common::proc::listening_addr;
-use common::{CLIENT, SERVER, Server, client, ping};
+use common::{CLIENT, Program, SERVER, Server, client, ping};
 
 /// A server by shell command, as only a shell closes a standard stream.
 fn server_by_shell(redirection: &str, stderr: Stdio) -> (Child, SocketAddr) {
@@ -148,4 +148,23 @@ fn rust_log_rules_and_a_bad_one_is_named() {
     assert!(run("info", &["-q"]).contains("Starting connection 1"));
     let text = run("multiconn=nonsense", &[]);
     assert!(text.starts_with("warning: RUST_LOG is ignored: ") && text.contains("Starting connection 1"), "{text}");
+}
+
+#[test]
+fn warnings_that_are_left_out_are_counted_wherever_warnings_are_logged() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = closed.port().to_string();
+    for filter in ["warn", "info"] {
+        let mut command = Command::new(CLIENT);
+        command.args(["127.0.0.1", &port, "1000", "-m", "x"]).env("RUST_LOG", filter).stdout(Stdio::null());
+        let mut client = Program::start(command);
+        let lines = client.all_lines(1);
+        assert_eq!(client.accounted_for("warning: connection"), 1000, "{filter}: {lines:#?}");
+        let counts = client.count("more lines \"warning: connection …\" left out");
+        let printed = lines.iter().filter(|line| line.starts_with("warning: connection ")).count();
+        assert!(
+            counts >= 1 && (200..=200 * (counts + 1)).contains(&printed),
+            "{filter}: {printed} and {counts} of {lines:#?}"
+        );
+    }
 }

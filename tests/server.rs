@@ -357,6 +357,25 @@ fn ipv6_and_both_families_on_one_socket() {
 }
 
 #[test]
+fn an_ipv4_address_mapped_into_ipv6_is_listened_on_and_connected_to() {
+    for host in ["::ffff:127.0.0.1", "[::ffff:127.0.0.1]", "::ffff:0.0.0.0"] {
+        let server = Server::start_on(host, &[]);
+        assert!(server.addr.is_ipv4(), "{host}: a mapped address prints as IPv4, not {}", server.addr);
+        let port = server.addr.port().to_string();
+        let run = common::run(Command::new(common::CLIENT).args([host, &port, "3"]));
+        assert_eq!(run.code, Some(0), "{host}: {run:?}");
+        assert!(run.stdout.starts_with(&format!("target       {}\n", server.addr)), "{host}: {run:?}");
+        server.program.line("Accepted connection from 127.0.0.1:");
+    }
+    let server = Server::start(&[]);
+    let port = server.addr.port().to_string();
+    let source = ["::ffff:127.0.0.1", &port, "3", "--source", "::ffff:127.0.0.2"];
+    let run = common::run(Command::new(common::CLIENT).args(source));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    server.program.line("Accepted connection from 127.0.0.2:");
+}
+
+#[test]
 fn the_table_shows_what_the_kernel_cannot() {
     let server = Server::start(&["--connection-buffer", "64KiB"]);
     assert_eq!(server.table()[0], "0 connections");
@@ -366,16 +385,45 @@ fn the_table_shows_what_the_kernel_cannot() {
     flood(&stuck);
     let table = server.until_table_has("1 established, 1 stalled");
     assert_eq!(table[0], "2 connections: 1 established, 1 stalled");
-    assert!(table[2].starts_with("local"), "{table:#?}");
+    assert!(table.contains(&format!("local {} in every row", server.addr)), "{table:#?}");
+    assert!(table.iter().all(|line| line.len() <= 80), "{table:#?}");
     // Those with most waiting come first.
-    let local = stuck.local_addr().unwrap().to_string();
-    let row: Vec<&str> = table[3].split_whitespace().collect();
-    assert_eq!((row[0], row[1], row[2]), (&*server.addr.to_string(), &*local, "stalled"));
-    let outbound: u64 = row[4].parse().unwrap();
+    let foreign = stuck.local_addr().unwrap().to_string();
+    let row: Vec<&str> = Server::rows(&table)[0].split_whitespace().collect();
+    assert_eq!((row[0], row[7]), ("stalled", &*foreign));
+    let outbound: u64 = row[2].parse().unwrap();
     assert!(outbound > 0 && outbound <= 64 * 1024, "{table:#?}");
-    let row: Vec<&str> = table[4].split_whitespace().collect();
-    assert_eq!(&row[2..7], ["established", "0", "0", "5", "5"]);
-    assert!(row[7].ends_with('s') && row[8].ends_with('s'));
+    let row: Vec<&str> = Server::rows(&table)[1].split_whitespace().collect();
+    assert_eq!(&row[..5], ["established", "0", "0", "5", "5"]);
+    assert!(row[5].ends_with('s') && row[6].ends_with('s'));
+}
+
+#[test]
+fn the_table_fits_80_columns_with_ipv6_and_with_both_addresses_in_each_row() {
+    let server = Server::start_on("::1", &[]);
+    let mut quiet = server.connect();
+    ping(&mut quiet, b"hello");
+    let table = server.until_table_has("1 established");
+    let foreign = quiet.local_addr().unwrap().to_string();
+    assert!(Server::rows(&table)[0].ends_with(&foreign), "a short address stands in its row: {table:#?}");
+
+    // Neither end is the same for all.
+    let server = Server::start_on("::", &[]);
+    let port = server.addr.port();
+    let mut streams: Vec<TcpStream> =
+        ["127.0.0.1", "127.0.0.2", "::1"].iter().map(|host| TcpStream::connect((*host, port)).unwrap()).collect();
+    for stream in &mut streams {
+        ping(stream, b"hello");
+    }
+    let table = server.until_table_has("3 established");
+    assert!(table.iter().all(|line| line.len() <= 80), "{table:#?}");
+    assert!(table.iter().any(|line| line.ends_with("idle  foreign  local")), "{table:#?}");
+    for stream in &streams {
+        let ends = [stream.local_addr().unwrap(), stream.peer_addr().unwrap()].map(|addr| addr.to_string());
+        for end in ends {
+            server.until_table_has(&end);
+        }
+    }
 }
 
 #[test]

@@ -30,8 +30,7 @@ fn three_connections_read_like_the_tutorial() {
     }
 
     server.program.signal(Signal::INT);
-    server.program.ends_with(0);
-    let lines = server.program.lines();
+    let lines = server.program.all_lines(0);
     assert_eq!(lines[0], format!("Listening on {addr}"));
     assert_eq!(lines.last().unwrap(), "Caught interrupt, exiting");
     for (opening, count) in [("Accepted connection from 127.0.0.1:", 3), ("Closing connection to 127.0.0.1:", 3)] {
@@ -82,6 +81,23 @@ fn a_flood_of_lines_is_cut_and_counted() {
 
     let verbose = client(server.addr, 600, &["-v"]);
     assert_eq!(verbose.stderr.lines().filter(|line| line.starts_with("Starting")).count(), 600);
+}
+
+#[test]
+fn a_run_with_generated_messages_has_no_line_for_each_connection() {
+    let server = Server::start(&[]);
+    let quiet = client(server.addr, 200, &["--messages", "2"]);
+    assert_eq!((quiet.code, &*quiet.stderr), (Some(0), ""), "{quiet:?}");
+    let verbose = client(server.addr, 200, &["--messages", "2", "-v"]);
+    for opening in ["Starting connection ", "Closing connection "] {
+        let printed = verbose.stderr.lines().filter(|line| line.starts_with(opening)).count();
+        assert_eq!(printed, 200, "{opening}: {verbose:?}");
+    }
+    // What failed is told in any case.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let failing = client(closed, 3, &["--messages", "2"]);
+    assert_eq!((failing.code, failing.stderr.lines().count()), (Some(1), 3), "{failing:?}");
+    assert!(failing.stderr.lines().all(|line| line.starts_with("warning: connection ")), "{failing:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #![no_main]
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
@@ -20,6 +21,7 @@ const MOST_SOURCES: usize = 65_536;
 // No argument holds a NUL, so one input holds several, with a NUL between them.
 fuzz_target!(|texts: &str| {
     for text in texts.split('\0') {
+        hosts(text);
         numbers(text);
         times(text);
         sizes(text);
@@ -33,16 +35,37 @@ fn told<T: Debug>(parsed: Result<T, String>) -> Option<T> {
     parsed.inspect_err(|error| assert!(is_harmless_line(error) && !error.is_empty(), "{error:?}")).ok()
 }
 
+fn hosts(text: &str) {
+    match told(cli::host(text)) {
+        Some(host) => assert_eq!(host, text),
+        None => assert!(text.contains(':') && text.parse::<IpAddr>().is_err(), "what is no pair is a host"),
+    }
+}
+
 fn numbers(text: &str) {
-    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    // So many digits fit, and are more than any number here has.
-    let digits = text.trim_start_matches('0');
-    let number = (is_digits && digits.len() < 39).then(|| digits.parse::<u128>().unwrap_or(0));
-    let within = |least: u128, most: u128| number.filter(|number| (least..=most).contains(number));
-    assert_eq!(told(cli::any_port(text)).map(u128::from), within(0, 65_535));
-    assert_eq!(told(cli::port(text)).map(u128::from), within(1, 65_535));
-    assert_eq!(told(cli::count(text)).map(u128::from), within(1, u32::MAX.into()));
-    assert_eq!(told(cli::large_count(text)).map(|count| count.get().into()), within(1, u64::MAX.into()));
+    let number = |text: &str| {
+        let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // So many digits fit, with nine more for a unit, and are more than any number here has.
+        let digits = text.trim_start_matches('0');
+        (is_digits && digits.len() < 29).then(|| digits.parse::<u128>().unwrap_or(0))
+    };
+    let within =
+        |number: Option<u128>, least: u128, most: u128| number.filter(|number| (least..=most).contains(number));
+    assert_eq!(told(cli::any_port(text)).map(u128::from), within(number(text), 0, 65_535));
+    assert_eq!(told(cli::port(text)).map(u128::from), within(number(text), 1, 65_535));
+    let mut digits = text.to_owned();
+    let zeros = match digits.pop() {
+        Some('k' | 'K') => 3,
+        Some('M') => 6,
+        Some('G') => 9,
+        last => {
+            digits.extend(last);
+            0
+        }
+    };
+    let count = number(&digits).map(|number| number * 10_u128.pow(zeros));
+    assert_eq!(told(cli::count(text)).map(u128::from), within(count, 1, u32::MAX.into()));
+    assert_eq!(told(cli::large_count(text)).map(|count| count.get().into()), within(count, 1, u64::MAX.into()));
 }
 
 fn times(text: &str) {

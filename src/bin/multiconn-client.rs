@@ -20,7 +20,7 @@ use multiconn::protocol::pattern::MAX_CONNECTION;
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "multiconn-client", version, after_help = EXAMPLES, max_term_width = cli::HELP_WIDTH)]
 struct Args {
     /// Address or name of the server
     #[arg(value_parser = host)]
@@ -87,24 +87,33 @@ struct Args {
     busy_poll: Duration,
     #[command(flatten)]
     verbosity: Verbosity,
+    /// Draw no line of progress, where standard error is a terminal
+    #[arg(long)]
+    no_progress: bool,
 }
 
 const EXAMPLES: &str = "\
-It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every
+It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every \
 expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
-A connection is intact if everything that it had to send was sent, every byte of it came back and no other byte did, and
-the server then closed it in order (with a FIN, not a reset), before the client or after it.
+A connection is intact if everything that it had to send was sent, every byte of it came back and no other byte did, \
+and the server then closed it in order (with a FIN, not a reset), before the client or after it.
 
-Durations are written 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
+Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 Examples:
-  multiconn-client 127.0.0.1 65432 3                                the tutorial's run
-  multiconn-client ::1 65432 1 -m one -m two                        messages of your own
-  multiconn-client HOST 65432 50 --size 512 --duration 10s          closed loop: as fast as echoes come back
-  multiconn-client HOST 65432 1000 --rate 5000 --duration 30s       open loop: what do users at that rate see?
-  multiconn-client HOST 65432 4 --size 4MiB --messages 100          bulk
-  multiconn-client HOST 65432 10 --rate 100 --duration 1m --json --expect 'p99<5ms' --expect faults=0";
+  # The tutorial's run, and one with messages of your own
+  multiconn-client 127.0.0.1 65432 3
+  multiconn-client ::1 65432 1 -m one -m two
+  # Closed loop: as fast as echoes come back
+  multiconn-client HOST 65432 50 --size 512 --duration 10s
+  # Open loop: what do users at that rate see?
+  multiconn-client HOST 65432 1000 --rate 5000 --duration 30s
+  # Bulk
+  multiconn-client HOST 65432 4 --size 4MiB --messages 100
+  # For a script
+  multiconn-client HOST 65432 10 --rate 100 --duration 1m \\
+      --json --expect 'p99<5ms' --expect faults=0";
 
 /// The size of generated messages if none is given.
 const SIZE: usize = 64;
@@ -116,7 +125,7 @@ fn host(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("an empty host means all interfaces and is for servers; name one to connect to".to_owned());
     }
-    Ok(text.to_owned())
+    cli::host(text)
 }
 
 fn message(text: &str) -> Result<String, String> {
@@ -168,7 +177,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         verify: !args.no_verify,
         busy_poll: args.busy_poll,
         expectations: args.expect.clone(),
-        progress: !args.verbosity.quiet,
+        progress: !args.no_progress,
         ..Plan::tutorial(args.num_conns)
     };
     if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {

@@ -12,9 +12,10 @@ use multiconn::server::{self, Config, Ending, Server};
 
 /// Echo every byte of every TCP connection, on one thread
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "multiconn-server", version, after_help = EXAMPLES, max_term_width = cli::HELP_WIDTH)]
 struct Args {
     /// Address or name to listen on; "" for all interfaces
+    #[arg(value_parser = cli::host)]
     host: String,
     /// Port to listen on; 0 for any free one
     #[arg(value_parser = cli::any_port, allow_negative_numbers = true)]
@@ -51,15 +52,18 @@ struct Args {
 }
 
 const EXAMPLES: &str = "\
-It logs to standard error. Ctrl-C and SIGTERM make it finish its connections and exit; a second signal ends it at
+It logs to standard error. Ctrl-C and SIGTERM make it finish its connections and exit; a second signal ends it at \
 once. `kill -USR1 PID` makes it print a table of its connections.
 
-Durations are written 500ms, 2s, 1m; sizes 4096, 64KiB, 1MB.
+Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 4096, 64KiB, 1MB.
 
 Examples:
-  multiconn-server 127.0.0.1 65432              this host only
-  multiconn-server \"\" 65432                     all interfaces, IPv6 and IPv4
-  multiconn-server :: 0 --idle-timeout 5m       a free port, idle peers ended";
+  # This host only
+  multiconn-server 127.0.0.1 65432
+  # All interfaces, IPv6 and IPv4
+  multiconn-server \"\" 65432
+  # A free port, idle peers ended
+  multiconn-server :: 0 --idle-timeout 5m";
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Args>() {

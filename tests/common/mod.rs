@@ -81,7 +81,7 @@ impl Program {
         self.lines()
             .iter()
             .map(|line| match line.strip_suffix(&left_out) {
-                Some(count) => count.parse().unwrap(),
+                Some(count) => count.trim_start_matches("warning: ").parse().unwrap(),
                 None => usize::from(line.starts_with(opening)),
             })
             .sum()
@@ -184,24 +184,30 @@ impl Server {
     pub fn table(&self) -> Vec<String> {
         let before = self.program.lines().len();
         self.program.signal(Signal::USR1);
-        let (totals, _) = self.program.line_from(before, "bytes waiting:");
-        // The table is complete when its count of rows is there.
-        let connections: usize = self.program.lines()[totals - 1].split(' ').next().unwrap().parse().unwrap();
-        if connections > 0 {
-            let rows = connections.min(50);
-            let begun = Instant::now();
-            while self.program.lines().len() < totals + 2 + rows {
-                assert!(begun.elapsed() < PATIENCE, "{:#?}", self.program.lines());
-                std::thread::yield_now();
-            }
+        let (waiting, _) = self.program.line_from(before, "bytes waiting:");
+        let (end, _) = self.program.line_from(waiting, "turns ");
+        let lines = self.program.lines();
+        let first = lines[..waiting].iter().rposition(|line| !line.starts_with(' ')).unwrap();
+        let connections: usize = lines[first].split(' ').next().unwrap().parse().unwrap();
+        // The table is complete when its count of rows is there, but for a second line that the last one may have.
+        let begun = Instant::now();
+        while Server::rows(&self.program.lines()[end..]).len() < connections.min(50) {
+            assert!(begun.elapsed() < PATIENCE, "{:#?}", self.program.lines());
+            std::thread::yield_now();
         }
-        self.program.lines()[totals - 1..].to_vec()
+        self.program.lines()[first..].to_vec()
+    }
+
+    /// The rows of a table, those with most waiting first; what has no room in a row's line is left out.
+    pub fn rows(table: &[String]) -> Vec<&String> {
+        let below = table.iter().skip_while(|line| !line.starts_with("state ")).skip(1);
+        below.filter(|line| !line.starts_with(' ')).collect()
     }
 
     /// The number behind `name` in the table's totals.
     #[track_caller]
     pub fn total(&self, name: &str) -> u64 {
-        let totals = self.table()[1].clone();
+        let totals = self.table().join(" ");
         let rest = &totals[totals.find(name).expect(name) + name.len()..];
         let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap()
