@@ -53,10 +53,6 @@ pub struct Unacknowledged {
 /// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
 /// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent notes, a byte each; what excludes each other is an enum"
-)]
 pub struct Connection<T, P> {
     transport: T,
     /// An IPv4 address is kept mapped into IPv6: four bytes less than a `SocketAddr`.
@@ -88,8 +84,6 @@ pub struct Connection<T, P> {
     notified: bool,
     /// The role woke it: what the protocol has not consumed is shown to it again.
     woken: bool,
-    /// It stands in the loop's run queue. Kept here as there is a byte to spare, which in the slab there is not.
-    queued: bool,
 }
 
 /// What the poller said, kept until a `WouldBlock` takes it back: an edge-triggered poller says it once.
@@ -321,7 +315,6 @@ impl<T, P> Connection<T, P> {
             looks: 0,
             notified: false,
             woken: false,
-            queued: false,
         }
     }
 
@@ -416,21 +409,6 @@ impl<T, P> Connection<T, P> {
         self.ready.writable |= event.writable;
         self.ready.read_closed |= event.read_closed;
         self.ready.urgent |= event.urgent;
-    }
-
-    /// Notes that it stands in the run queue; whether it did not before.
-    pub fn enter_queue(&mut self) -> bool {
-        !mem::replace(&mut self.queued, true)
-    }
-
-    /// Notes that it stands in the run queue no more.
-    pub fn leave_queue(&mut self) {
-        self.queued = false;
-    }
-
-    /// Whether it stands in the run queue.
-    pub fn is_queued(&self) -> bool {
-        self.queued
     }
 
     /// Whether the protocol asked for the role's attention since this was last called.
@@ -1780,17 +1758,6 @@ mod tests {
         bench.waits();
         assert!(bench.connection.take_notified(), "what was said later did not take it back");
         assert!(!bench.connection.take_notified());
-    }
-
-    #[test]
-    fn who_stands_in_the_queue_is_known_to() {
-        let mut bench = Bench::new(Echo, []);
-        assert!(!bench.connection.is_queued());
-        assert!(bench.connection.enter_queue());
-        assert!(bench.connection.is_queued());
-        assert!(!bench.connection.enter_queue());
-        bench.connection.leave_queue();
-        assert!(!bench.connection.is_queued());
     }
 
     #[test]

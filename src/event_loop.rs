@@ -5,7 +5,7 @@
 //! connection's error means: that is the connection's. What happened that is not about bytes is handed to the [`Role`]
 //! as an [`Event`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,38 +15,28 @@ use log::{debug, warn};
 pub use mio::Token;
 use slab::Slab;
 
+use crate::accepting::{ACCEPT_BUDGET, Accepting};
 use crate::connection::{Connection, End, Outcome, SendError, State, Timeout, Timeouts, Turn};
+use crate::deadlines::{Deadlines, Due};
+use crate::memory::Memory;
+pub use crate::memory::{Limits, MINIMUM_BUFFER};
 use crate::moment::Moment;
 use crate::narrator::{Line, Narrator, Voice};
 use crate::net::AcceptError;
 use crate::protocol::Protocol;
-use crate::signals::Signal;
+pub use crate::role::{Event, Role};
+use crate::run_queue::RunQueue;
+use crate::silence::{Silence, Wait};
 pub use crate::system::LISTENER;
 use crate::system::{Mio, SIGNALS, System, TIMER};
-
-/// Never registered: these stand for the loop's own times in the set of deadlines, the time to drain and half of it.
-const DRAIN: Token = Token(usize::MAX - 3);
-const STOP_ANSWERING: Token = Token(usize::MAX - 4);
 
 /// How many bytes all connections together may move before the loop looks at the poller again: some 2 ms of copying,
 /// so that signals and new events are never far off, however many connections are busy.
 const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 
-/// How many connections are accepted in a row: a burst should be taken quickly, but not at the others' expense. One
-/// costs some 10 µs.
-const ACCEPT_BUDGET: u32 = 64;
-
 /// How long accepting rests when descriptors or memory have run out. It is also tried whenever a connection closes; the
 /// timer is for when other processes hold what is missing.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// A loop that got no CPU for that long was stopped (SIGSTOP, Ctrl-Z, a frozen machine) or starved: a turn takes some
-/// milliseconds.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// For how long nobody is judged by a deadline after such a pause. The peers may have been stopped as well, for instance
-/// by the same Ctrl-Z, and need a moment to answer.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// What may be ready beside the connections: the listener, the signals and the timer.
 const OTHER_SOURCES: usize = 3;
@@ -55,83 +45,6 @@ const OTHER_SOURCES: usize = 3;
 /// larger ones fall out of the second-level cache.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
-/// What a connection may buffer however little memory is free. With none at all it could never move again.
-pub const MINIMUM_BUFFER: usize = 4 * 1024;
-
-/// How much the loop may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at once; more wait in the backlog. Those the loop opened itself count, but are never refused.
-    pub connections: usize,
-    /// Bytes buffered for one connection that its peer does not read. A protocol that leaves input unconsumed may have
-    /// as many buffered for that.
-    pub connection_buffer: usize,
-    /// Bytes buffered for all of them. As it fills up, each gets less, down to 4 KiB.
-    pub total_buffer: usize,
-}
-
-impl Default for Limits {
-    /// Any number of connections, 256 KiB each, 64 MiB in all.
-    fn default() -> Limits {
-        Limits { connections: usize::MAX, connection_buffer: 256 * 1024, total_buffer: 64 * 1024 * 1024 }
-    }
-}
-
-/// What happened to a connection, for the role.
-#[derive(Debug)]
-pub enum Event<P> {
-    /// A connection was accepted.
-    Accepted {
-        /// Its token.
-        token: Token,
-        /// The peer's address.
-        addr: SocketAddr,
-    },
-    /// A connect succeeded.
-    Connected {
-        /// Its token.
-        token: Token,
-        /// How long it took.
-        after: Duration,
-    },
-    /// A protocol called [`Outbox::notify`](crate::protocol::Outbox::notify), and its connection is not over. If it
-    /// is, `Closed` carries the protocol with all that it has to tell.
-    Notified {
-        /// Its connection's token.
-        token: Token,
-    },
-    /// A connection is over, or a connect failed.
-    Closed {
-        /// Its token, if it ever had one. It may already belong to another.
-        token: Option<Token>,
-        /// The peer's address.
-        addr: SocketAddr,
-        /// Its protocol, with whatever it has to tell.
-        protocol: P,
-        /// Why it is over.
-        end: End,
-        /// Bytes received.
-        received: u64,
-        /// Bytes sent.
-        sent: u64,
-    },
-    /// A signal arrived.
-    Signal(Signal),
-}
-
-/// What a program does with its loop: a server, a client, or both on one loop.
-pub trait Role<P: Protocol, S: System = Mio> {
-    /// Opens what there is to open now. Returns whether there is still more to open later; a loop without listener and
-    /// connections ends if not.
-    fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
-        let _ = event_loop;
-        false
-    }
-
-    /// Something happened. Called between turns, so everything about the loop may be changed.
-    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P, S>);
-}
-
 /// One poller and everything that is registered with it.
 ///
 /// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
@@ -139,68 +52,29 @@ pub trait Role<P: Protocol, S: System = Mio> {
 /// meant for.
 pub struct EventLoop<P, S: System = Mio> {
     system: S,
-    connections: Slab<Slot<S::Stream, P>>,
-    listener: Option<Listener<S::Listener, P>>,
-    /// What the timer is set to; none if it went off.
-    wake_at: Option<Moment>,
-    /// Whoever can do something now, the listener included, each once.
-    run_queue: VecDeque<Token>,
-    deadlines: BTreeSet<(Moment, Token)>,
+    connections: Slab<Connection<S::Stream, P>>,
+    accepting: Option<Accepting<S::Listener, P>>,
+    run_queue: RunQueue,
+    deadlines: Deadlines,
+    silence: Silence,
+    memory: Memory,
     /// What happened and was not handed to the role yet.
     happened: VecDeque<Event<P>>,
     scratch: Box<[u8]>,
-    limits: Limits,
     timeouts: Timeouts,
     narrator: Narrator<P>,
-    /// Bytes of memory that all connections' buffers hold.
-    memory: usize,
+    /// What the timer is set to; none if it went off.
+    wake_at: Option<Moment>,
     now: Moment,
     turns: u64,
-    /// The round of waits that is not complete.
-    round: Option<Round>,
-    /// No deadline is judged before this.
-    judged_from: Moment,
     draining: bool,
     stopped: bool,
-}
-
-/// A look at everything that was ready at one moment. It takes several waits if more is ready than one of them returns.
-#[derive(Clone, Copy)]
-struct Round {
-    /// When the first wait began.
-    began: Moment,
-    /// How many sources may have been ready then and were not returned yet.
-    left: usize,
-}
-
-struct Slot<T, P> {
-    connection: Connection<T, P>,
-    /// It stands in the set of deadlines, under this time or an earlier one that no longer applies.
-    armed: Option<Moment>,
-}
-
-struct Listener<L, P> {
-    socket: L,
-    protocol_for: Box<dyn FnMut(SocketAddr) -> P>,
-    /// Somebody may be waiting. As sticky as a connection's flags: only an accept that finds nobody clears it.
-    ready: bool,
-    accepting: Accepting,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Accepting {
-    /// Nothing to do before the next edge, or, at the limit of connections, before one of them ends.
-    Waiting,
-    /// It stands in the run queue.
-    Queued,
-    /// Out of descriptors or memory: until this time, or until a connection ends.
-    Resting(Moment),
 }
 
 impl<P, S: System> fmt::Debug for EventLoop<P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventLoop")
-            .field("listening", &self.listener.is_some())
+            .field("listening", &self.accepting.is_some())
             .field("connections", &self.connections.len())
             .field("memory", &self.memory)
             .field("turns", &self.turns)
@@ -221,20 +95,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         EventLoop {
             system,
             connections: Slab::new(),
-            listener: None,
-            run_queue: VecDeque::new(),
-            deadlines: BTreeSet::new(),
+            accepting: None,
+            run_queue: RunQueue::default(),
+            deadlines: Deadlines::default(),
+            silence: Silence::new(),
+            memory: Memory::new(limits),
             happened: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            limits,
             timeouts,
             narrator: Narrator::new(voice),
-            memory: 0,
-            now: Moment::START,
             wake_at: None,
+            now: Moment::START,
             turns: 0,
-            round: None,
-            judged_from: Moment::START,
             draining: false,
             stopped: false,
         }
@@ -253,18 +125,14 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
     ) -> io::Result<()> {
         self.system.register_listener(&mut socket)?;
-        self.listener = Some(Listener {
-            socket,
-            protocol_for: Box::new(protocol_for),
-            ready: false,
-            accepting: Accepting::Waiting,
-        });
+        self.accepting = Some(Accepting::new(socket, protocol_for));
         Ok(())
     }
 
-    /// Closes the listener. Whoever waits in its backlog is reset.
+    /// Closes the listener. Connections that wait in its backlog are reset.
     pub fn stop_listening(&mut self) {
-        self.listener = None;
+        self.accepting = None;
+        self.deadlines.cancel(Due::Accept);
     }
 
     /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
@@ -285,14 +153,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             Ok(stream) => {
                 self.insert(Connection::connecting(stream, addr, protocol, opened));
             }
-            Err(error) => self.happened.push_back(Event::Closed {
-                token: None,
-                addr,
-                protocol,
-                end: End::ConnectFailed(error),
-                received: 0,
-                sent: 0,
-            }),
+            Err(error) => self.never_opened(addr, protocol, End::ConnectFailed(error)),
         }
     }
 
@@ -300,28 +161,27 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// whole if the connection's buffer is full, or if it is finishing or gone.
     pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
         let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
-        let allowed = self.allowance(before);
-        let connection = &mut self.connections[token.0].connection;
-        connection.send(bytes, allowed, self.now)?;
-        self.memory = self.memory - before + connection.memory();
-        self.enqueue(token);
+        let connection = &mut self.connections[token.0];
+        connection.send(bytes, self.memory.room_now(before), self.now)?;
+        self.memory.changed(before, connection.memory());
+        self.run_queue.push(token);
         Ok(())
     }
 
     /// Ends a connection in the next turn, if it is not gone already; what waits to be sent is lost.
     pub fn close(&mut self, token: Token) {
-        if let Some(slot) = self.connections.get_mut(token.0) {
-            slot.connection.close();
-            self.enqueue(token);
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.close();
+            self.run_queue.push(token);
         }
     }
 
     /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce, or can consume
     /// what it could not before.
     pub fn wake(&mut self, token: Token) {
-        if let Some(slot) = self.connections.get_mut(token.0) {
-            slot.connection.wake();
-            self.enqueue(token);
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.wake();
+            self.run_queue.push(token);
         }
     }
 
@@ -337,17 +197,17 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// The connection with this token, if there is one.
     pub fn connection(&self, token: Token) -> Option<&Connection<S::Stream, P>> {
-        self.connections.get(token.0).map(|slot| &slot.connection)
+        self.connections.get(token.0)
     }
 
     /// The protocol of the connection with this token, if there is one.
     pub fn protocol_mut(&mut self, token: Token) -> Option<&mut P> {
-        self.connections.get_mut(token.0).map(|slot| slot.connection.protocol_mut())
+        self.connections.get_mut(token.0).map(Connection::protocol_mut)
     }
 
     /// All connections, in no particular order. One may be among them whose `Accepted` the role has yet to be handed.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
-        self.connections.iter().map(|(key, slot)| (Token(key), &slot.connection))
+        self.connections.iter().map(|(key, connection)| (Token(key), connection))
     }
 
     /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
@@ -357,13 +217,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// no way back: connections that the role opens or accepts from now on are drained as well.
     pub fn drain(&mut self, timeout: Duration) {
         self.draining = true;
-        self.deadlines.insert((self.now.plus(timeout / 2), STOP_ANSWERING));
-        self.deadlines.insert((self.now.plus(timeout), DRAIN));
-        if let Some(listener) = &mut self.listener {
-            listener.ready = true;
+        self.deadlines.set(Due::StopAnswering, self.now.plus(timeout / 2));
+        self.deadlines.set(Due::CutOff, self.now.plus(timeout));
+        if let Some(accepting) = &mut self.accepting {
+            accepting.ready = true;
         }
         self.resume_accepting();
-        self.enqueue_all(|connection, _, _| connection.drain());
+        self.change_all(|connection, _, _| connection.drain());
     }
 
     /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left. It will not run again.
@@ -373,7 +233,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Whether there is neither listener nor connection: the tutorial's `not sel.get_map()`.
     pub fn is_idle(&self) -> bool {
-        self.listener.is_none() && self.connections.is_empty()
+        self.accepting.is_none() && self.connections.is_empty()
     }
 
     /// The time of the current turn.
@@ -393,7 +253,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Bytes of memory that the connections' buffers hold.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.memory.held()
     }
 
     /// The budgets of log lines, for the role's own.
@@ -431,77 +291,44 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         let known_until = self.wait()?;
         self.note()?;
         self.act();
-        if self.retry_accepting_at().is_some_and(|when| when <= self.now) {
-            self.resume_accepting();
-        }
-        if let Some(known_until) = known_until {
-            self.expire(known_until);
-        }
+        self.expire(known_until);
         Ok(())
     }
 
-    /// Sleeps until the poller has events or a deadline passes; not at all if anything can run.
-    ///
-    /// Returns a time until which everything that happened is known. Deadlines are judged by that and not by the clock:
-    /// a connection must not be called idle while its bytes wait in its socket, as they may for all of them when a
-    /// process was stopped and goes on, all deadlines over. Only a wait that began after a deadline, and returned all
-    /// that was ready, proves that nothing came.
+    /// Sleeps until the poller has events or something is due; not at all if anything can run. Returns until when
+    /// everything that happened is known ([`Silence`]).
     fn wait(&mut self) -> io::Result<Option<Moment>> {
-        let deadline = self.deadlines.first().map(|&(when, _)| when.max(self.judged_from));
-        let earliest = [deadline, self.retry_accepting_at(), self.narrator.deadline()].into_iter().flatten().min();
+        let due = self.deadlines.next(self.silence.judged_from());
+        let earliest = [due, self.narrator.deadline()].into_iter().flatten().min();
         let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
             Some(Duration::ZERO)
         };
-        let interrupted = match self.system.wait(timeout) {
+        let returned = match self.system.wait(timeout) {
             // A signal, or only SIGSTOP and SIGCONT: there are no events, but there may be some the next time.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
             result => {
                 result?;
-                false
+                Some(self.system.events().count())
             }
         };
         self.turns += 1;
-        let last_turn = self.now;
+        let last_ended = self.now;
         self.now = self.system.now();
         self.narrator.refill(self.now);
-        let Some(began) = began else {
-            self.round = None;
-            return Ok(None);
-        };
-        if timeout.is_some_and(|timeout| self.now.since(last_turn) > timeout + PAUSE) {
-            self.judged_from = self.now.plus(GRACE);
-        }
-        let known_until = if interrupted {
-            self.round = None;
-            None
-        } else {
-            self.all_seen_since(began)
-        };
-        Ok(known_until.filter(|_| self.now >= self.judged_from))
-    }
-
-    /// Until when everything that happened is known, after a wait that began at `began`.
-    ///
-    /// A wait that is not full has returned all that was ready when it began. A full one may have left some behind. But
-    /// epoll returns what became ready first, first: waits that together return as many events as there are sources have
-    /// returned all that was ready when the first of them began, and nothing is known of what came later. So deadlines
-    /// are judged even where every wait is full.
-    fn all_seen_since(&mut self, began: Moment) -> Option<Moment> {
-        let returned = self.system.events().count();
-        let round = self.round.take();
-        if returned < self.system.most_events() {
-            return Some(began);
-        }
-        let Round { began, left } = round.unwrap_or(Round { began, left: self.connections.len() + OTHER_SOURCES });
-        let left = left.saturating_sub(returned);
-        if left == 0 {
-            return Some(began);
-        }
-        self.round = Some(Round { began, left });
-        None
+        Ok(began.and_then(|began| {
+            self.silence.after(&Wait {
+                began,
+                ended: self.now,
+                last_ended,
+                timeout,
+                returned,
+                most: self.system.most_events(),
+                sources: self.connections.len() + OTHER_SOURCES,
+            })
+        }))
     }
 
     /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
@@ -512,21 +339,14 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 SIGNALS => signalled = true,
                 TIMER => timed = true, // The turn is all that was asked for.
                 LISTENER => {
-                    if let Some(listener) = &mut self.listener {
-                        listener.ready = true;
-                        // While accepting rests, an edge is remembered but wakes nobody up.
-                        if listener.accepting == Accepting::Waiting {
-                            listener.accepting = Accepting::Queued;
-                            self.run_queue.push_back(LISTENER);
-                        }
+                    if self.accepting.as_mut().is_some_and(Accepting::note) {
+                        self.run_queue.push(LISTENER);
                     }
                 }
                 token => {
-                    if let Some(slot) = self.connections.get_mut(token.0) {
-                        slot.connection.note(readiness);
-                        if slot.connection.enter_queue() {
-                            self.run_queue.push_back(token);
-                        }
+                    if let Some(connection) = self.connections.get_mut(token.0) {
+                        connection.note(readiness);
+                        self.run_queue.push(token);
                     }
                 }
             }
@@ -546,7 +366,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     fn act(&mut self) {
         let mut moved = 0;
         for _ in 0..self.run_queue.len() {
-            match self.run_queue.pop_front() {
+            match self.run_queue.pop() {
                 Some(LISTENER) => self.accept(),
                 Some(token) => moved += self.service_connection(token),
                 None => break,
@@ -560,10 +380,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// Serves one connection. Returns how many bytes it moved.
     fn service_connection(&mut self, token: Token) -> u64 {
         // A slot is freed in here only, and its token is queued once: each one in the queue is that of its connection.
-        let memory_before = self.connections[token.0].connection.memory();
-        let allowed = self.allowance(memory_before);
-        let connection = &mut self.connections[token.0].connection;
-        connection.leave_queue();
+        let connection = &mut self.connections[token.0];
+        let memory_before = connection.memory();
         let connecting = connection.state() == State::Connecting;
         let connected_after = connecting.then(|| self.system.now().since(connection.opened()));
         let moved_before = connection.received() + connection.sent();
@@ -571,13 +389,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             now: self.now,
             clock: &self.system,
             scratch: &mut self.scratch,
-            allowed,
-            limit: self.limits.connection_buffer,
+            allowed: self.memory.room_now(memory_before),
+            limit: self.memory.limits().connection_buffer,
             short_read_is_last: S::SHORT_READ_IS_LAST,
             narrator: &mut self.narrator,
         });
         let moved = connection.received() + connection.sent() - moved_before;
-        self.memory = self.memory - memory_before + connection.memory();
+        self.memory.changed(memory_before, connection.memory());
         if let Some(after) = connected_after
             && connection.state() != State::Connecting
         {
@@ -585,42 +403,38 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
         let notified = connection.take_notified();
         if let Outcome::Ended(end) = outcome {
-            self.remove(token, Some(token), end); // The event carries the protocol, and so whatever it notified of.
+            self.remove(token, end); // The event carries the protocol, and so whatever it notified of.
             return moved;
         }
         if notified {
             self.happened.push_back(Event::Notified { token });
         }
         if matches!(outcome, Outcome::Runnable) {
-            self.enqueue(token);
+            self.run_queue.push(token);
         }
         self.arm(token);
         moved
     }
 
-    /// Accepts whoever waits, up to a budget.
+    /// Accepts the connections that wait, up to a budget.
     fn accept(&mut self) {
-        match &mut self.listener {
-            Some(listener) if listener.accepting == Accepting::Queued => listener.accepting = Accepting::Waiting,
-            _ => return, // It was closed, or sent to rest, while it stood in the queue.
-        }
         let mut accepted = false;
         for _ in 0..ACCEPT_BUDGET {
-            let Some(listener) = &mut self.listener else { return };
-            if !listener.ready || self.connections.len() >= self.limits.connections {
-                return; // The next edge, or the next connection that ends, resumes.
+            let Some(accepting) = &mut self.accepting else { return };
+            if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {
+                return; // The end of the rest, the next edge or the next connection that ends resumes.
             }
-            match self.system.accept(&listener.socket) {
+            match self.system.accept(&accepting.socket) {
                 Ok((stream, addr)) => {
                     accepted = true;
-                    let protocol = (listener.protocol_for)(addr);
+                    let protocol = (accepting.protocol_for)(addr);
                     self.admit(stream, addr, protocol);
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
-                        listener.ready = false;
+                        accepting.ready = false;
                         if self.draining {
-                            self.listener = None;
+                            self.stop_listening();
                         }
                         return;
                     }
@@ -645,40 +459,39 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if let Some(token) = self.insert(connection) {
             self.happened.push_back(Event::Accepted { token, addr });
             if self.draining {
-                self.enqueue(token);
+                self.run_queue.push(token);
             }
         }
     }
 
-    /// Registers a connection. One that cannot be registered ends at once.
-    fn insert(&mut self, connection: Connection<S::Stream, P>) -> Option<Token> {
-        let entry = self.connections.vacant_entry();
-        let token = Token(entry.key());
-        let slot = entry.insert(Slot { connection, armed: None });
-        match self.system.register(slot.connection.transport_mut(), token) {
-            Ok(()) => {
-                self.arm(token);
-                Some(token)
-            }
-            Err(error) => {
-                let connecting = slot.connection.state() == State::Connecting;
-                let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
-                self.remove(token, None, end); // Nobody has heard of its token yet.
-                None
-            }
+    /// Registers a connection and gives it a slot. One that cannot be registered ends at once.
+    fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
+        let token = Token(self.connections.vacant_key());
+        if let Err(error) = self.system.register(connection.transport_mut(), token) {
+            let connecting = connection.state() == State::Connecting;
+            let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
+            self.never_opened(connection.addr(), connection.into_protocol(), end);
+            return None;
         }
+        self.connections.insert(connection);
+        self.arm(token);
+        Some(token)
+    }
+
+    /// A connection ended before it had a slot.
+    fn never_opened(&mut self, addr: SocketAddr, protocol: P, end: End) {
+        self.happened.push_back(Event::Closed { token: None, addr, protocol, end, received: 0, sent: 0 });
+        self.resume_accepting(); // Its descriptor is free again.
     }
 
     /// Frees a connection's slot. Closing the socket takes it out of the poller, as no descriptor is ever duplicated.
-    fn remove(&mut self, key: Token, token: Option<Token>, end: End) {
-        let Slot { connection, armed } = self.connections.remove(key.0);
-        if let Some(when) = armed {
-            self.deadlines.remove(&(when, key));
-        }
-        self.memory -= connection.memory();
+    fn remove(&mut self, token: Token, end: End) {
+        let connection = self.connections.remove(token.0);
+        self.deadlines.disarm(token);
+        self.memory.changed(connection.memory(), 0);
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
         let protocol = connection.into_protocol();
-        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent });
+        self.happened.push_back(Event::Closed { token: Some(token), addr, protocol, end, received, sent });
         self.resume_accepting();
     }
 
@@ -686,86 +499,56 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     fn rest_from_accepting(&mut self, error: &io::Error) {
         if self.narrator.allows(Line::CannotAccept) {
             warn!(
-                "cannot accept with {} connections open: {error}; whoever comes now waits (ulimit -n shows the limit)",
+                "cannot accept with {} connections open: {error}; new connections wait (ulimit -n shows the limit)",
                 self.connections.len()
             );
         }
-        if let Some(listener) = &mut self.listener {
-            let retry_at = self.now.plus(ACCEPT_RETRY);
-            listener.accepting = Accepting::Resting(retry_at);
+        if let Some(accepting) = &mut self.accepting {
+            accepting.resting = true;
+            self.deadlines.set(Due::Accept, self.now.plus(ACCEPT_RETRY));
         }
     }
 
-    /// When accepting is tried again that had to rest.
-    fn retry_accepting_at(&self) -> Option<Moment> {
-        match self.listener.as_ref()?.accepting {
-            Accepting::Resting(retry_at) => Some(retry_at),
-            Accepting::Waiting | Accepting::Queued => None,
-        }
-    }
-
-    /// There may be room for another connection: look, if somebody waits.
+    /// There may be room for another connection: look, if one waits.
     fn resume_accepting(&mut self) {
-        if let Some(listener) = &mut self.listener
-            && listener.ready
-            && listener.accepting != Accepting::Queued
-        {
-            listener.accepting = Accepting::Queued;
-            self.run_queue.push_back(LISTENER);
+        if self.accepting.as_mut().is_some_and(Accepting::resume) {
+            self.deadlines.cancel(Due::Accept);
+            self.run_queue.push(LISTENER);
         }
     }
 
-    /// Puts a connection on the run queue, once.
-    fn enqueue(&mut self, token: Token) {
-        if self.connections[token.0].connection.enter_queue() {
-            self.run_queue.push_back(token);
-        }
-    }
-
-    /// Sees to it that the loop wakes up for a connection's next deadline. One that has moved further off is left where
-    /// it stands, and looked at again when that time comes: bytes that move cost nothing here.
+    /// Sees to it that the loop wakes up for a connection's next deadline.
     fn arm(&mut self, token: Token) {
-        let slot = &mut self.connections[token.0];
-        let Some((when, _)) = slot.connection.deadline(&self.timeouts) else { return };
-        match slot.armed {
-            Some(armed) if armed <= when => return,
-            Some(armed) => {
-                self.deadlines.remove(&(armed, token));
-            }
-            None => {}
+        if let Some((when, _)) = self.connections[token.0].deadline(&self.timeouts) {
+            self.deadlines.arm(token, when);
         }
-        slot.armed = Some(when);
-        self.deadlines.insert((when, token));
     }
 
-    /// Sees to the deadlines until `known_until`. Connections are only marked and queued: they end in `act`.
-    fn expire(&mut self, known_until: Moment) {
-        while let Some(&(when, token)) = self.deadlines.first()
-            && when <= known_until
-        {
-            self.deadlines.pop_first();
-            match token {
-                STOP_ANSWERING => self.enqueue_all(|connection, _, _| connection.stop_answering()),
-                DRAIN => {
-                    self.listener = None;
-                    self.enqueue_all(|connection, timeouts, now| {
+    /// Sees to what is due. Connections are only marked and queued: they end in `act`.
+    fn expire(&mut self, known_until: Option<Moment>) {
+        while let Some(due) = self.deadlines.pop(self.now, known_until) {
+            match due {
+                Due::Accept => self.resume_accepting(),
+                Due::StopAnswering => self.change_all(|connection, _, _| connection.stop_answering()),
+                Due::CutOff => {
+                    self.stop_listening();
+                    self.change_all(|connection, timeouts, now| {
                         connection.expire(Timeout::Drain, timeouts, now);
                     });
                 }
-                _ => self.expire_connection(token, known_until),
+                Due::Connection(token) => self.expire_connection(token, known_until),
             }
         }
     }
 
-    fn expire_connection(&mut self, token: Token, known_until: Moment) {
-        let slot = &mut self.connections[token.0];
-        slot.armed = None;
-        match slot.connection.deadline(&self.timeouts) {
+    fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
+        let connection = &mut self.connections[token.0];
+        match connection.deadline(&self.timeouts) {
             // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
-            Some((_, Timeout::Idle | Timeout::Stall)) if slot.connection.is_queued() => {}
-            Some((when, timeout)) if when <= known_until => {
-                if slot.connection.expire(timeout, &self.timeouts, self.now) {
-                    self.enqueue(token);
+            Some((_, Timeout::Idle | Timeout::Stall)) if self.run_queue.contains(token) => {}
+            Some((when, timeout)) if known_until.is_some_and(|known_until| when <= known_until) => {
+                if connection.expire(timeout, &self.timeouts, self.now) {
+                    self.run_queue.push(token);
                 } else {
                     self.arm(token);
                 }
@@ -775,22 +558,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     /// Does something to every connection, and sees to it that all are served for it.
-    fn enqueue_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
-        for (key, slot) in &mut self.connections {
-            change(&mut slot.connection, &self.timeouts, self.now);
-            if slot.connection.enter_queue() {
-                self.run_queue.push_back(Token(key));
-            }
+    fn change_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
+        for (key, connection) in &mut self.connections {
+            change(connection, &self.timeouts, self.now);
+            self.run_queue.push(Token(key));
         }
-    }
-
-    /// How many bytes a connection may buffer that holds `own` bytes already: its limit while memory is plenty; as it
-    /// gets scarce, no more on top than a quarter of what is free, so that some is left for whoever comes next; and
-    /// always enough to go on. All together thus hold at most the total limit and 4 KiB a connection, unless a protocol
-    /// keeps its input and answers it at length.
-    fn allowance(&self, own: usize) -> usize {
-        let free = self.limits.total_buffer.saturating_sub(self.memory);
-        (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)
     }
 }
 
@@ -804,7 +576,7 @@ mod tests {
     fn an_idle_connection_is_small() {
         // mio's TcpStream carries a registration check in debug builds and on its poll(2) backend.
         let extra = size_of::<TcpStream>() - size_of::<std::os::fd::RawFd>();
-        let bytes = size_of::<Slot<TcpStream, Echo>>();
-        assert!(bytes - extra.next_multiple_of(8) <= 128, "{bytes} bytes, {extra} of them mio's");
+        let bytes = size_of::<Connection<TcpStream, Echo>>();
+        assert!(bytes - extra.next_multiple_of(8) <= 120, "{bytes} bytes, {extra} of them mio's");
     }
 }

@@ -86,22 +86,28 @@
 #[cfg(not(unix))]
 compile_error!("multiconn is for Unix systems: readiness, signals and descriptors are not Windows' notions");
 
+mod accepting;
 pub mod buffer;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod client;
 pub mod connection;
+mod deadlines;
 pub mod descriptors;
 pub mod escape;
 pub mod event_loop;
 pub mod lossy_stderr;
+mod memory;
 pub mod moment;
 pub mod narrator;
 pub mod net;
 pub mod protocol;
+mod role;
+mod run_queue;
 pub mod server;
 pub mod signals;
+mod silence;
 mod status;
 pub mod system;
 mod timer;
