@@ -14,7 +14,7 @@ use log::info;
 use multiconn::cli::{self, Verbosity};
 use multiconn::event_loop::{Event, EventLoop, Token};
 use multiconn::protocol::{Outbox, Protocol};
-use multiconn::server::{self, Config, Server};
+use multiconn::server::{Config, Server};
 
 /// How much of one member's talk is taken at a time. Each line becomes longer by its speaker's name, and all of it has to
 /// fit into the others' buffers; what is left waits in the member's own inbound buffer.
@@ -91,8 +91,8 @@ fn main() -> ExitCode {
 
 fn serve(host: &str, port: u16) -> anyhow::Result<()> {
     let member = |addr| Member { addr, said: Vec::new() };
-    let mut server = Server::bind(host, port, &Config::default(), server::sending(), member)
-        .map_err(|error| cli::cannot_listen(host, port, &error))?;
+    let mut server =
+        Server::bind(host, port, &Config::default(), member).map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
     server.run_with(on_event)?;
     Ok(())

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use multiconn::cli::{self, Verbosity};
 use multiconn::protocol::{Outbox, Protocol};
-use multiconn::server::{self, Config, Server};
+use multiconn::server::{Config, Server};
 
 /// One connection's state.
 #[derive(Default)]
@@ -33,7 +33,7 @@ impl Protocol for UpperCase {
         whole
     }
 
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         out.copy(&rest.to_ascii_uppercase()); // A last line without its newline.
     }
 }
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(host: &str, port: u16) -> anyhow::Result<()> {
-    let mut server = Server::bind(host, port, &Config::default(), server::sending(), |_| UpperCase::default())
+    let mut server = Server::bind(host, port, &Config::default(), |_| UpperCase::default())
         .map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
     server.run()?;

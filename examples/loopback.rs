@@ -12,7 +12,6 @@ use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
 use multiconn::client::{Client, Plan};
 use multiconn::event_loop::{Event, EventLoop, Limits, Role};
-use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::side::Side;
@@ -59,7 +58,7 @@ fn run(connections: u32) -> anyhow::Result<bool> {
         "each connection takes two descriptors here: open {fit} at the most, or raise the limit (ulimit -Hn)"
     );
     let plan = Plan::tutorial(connections);
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::SILENT)?;
+    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts())?;
     event_loop.catch_signals()?;
 
     let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).context("cannot listen on 127.0.0.1")?;

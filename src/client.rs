@@ -29,10 +29,9 @@ use self::report::{
     Bytes, ClientState, Connections, DESCRIBED_FAULTS, Kind, Latency, Messages, Report, ReportedFault, Times,
 };
 use crate::connection::{End, Timeout, Timeouts};
-use crate::escape::Escaped;
 use crate::event_loop::{Event, EventLoop, Limits, Role};
+use crate::log_budget::Line;
 use crate::moment::Moment;
-use crate::narrator::{Line, Voice};
 use crate::net;
 use crate::protocol::Protocol;
 use crate::protocol::exchange::{Content, Exchange, FaultKind, Pacing, Work};
@@ -51,6 +50,11 @@ const BUSY: f64 = 0.9;
 /// A client whose 99th percentile sends later than this has fallen behind its schedule. Waking up takes some tens of
 /// microseconds, and up to a few hundred on a busy machine.
 const LATE_US: u64 = 1000;
+
+static STARTING: Line = Line::info("Starting connection");
+static NEXT_ADDRESS: Line = Line::info("Connection");
+static CLOSING: Line = Line::info("Closing connection");
+static FAILED: Line = Line::warn("warning: connection");
 
 /// What to do, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,22 +174,6 @@ impl<S: Protocol> CarriesExchange for Side<S> {
     }
 }
 
-/// The voice of the tutorial's client: `Sending b"…" to connection 1`, `Received b"…" from connection 1`. Generated
-/// bytes are nothing to read and are not told.
-#[must_use]
-pub fn voice(content: &Content) -> Voice<Exchange> {
-    match content {
-        Content::Generated { .. } => Voice::SILENT,
-        Content::Texts(_) => Voice {
-            verb: "Sending",
-            sending: Some(|exchange, _, bytes| info!("Sending {} to connection {}", Escaped(bytes), exchange.number())),
-            received: Some(|exchange, _, bytes| {
-                info!("Received {} from connection {}", Escaped(bytes), exchange.number());
-            }),
-        },
-    }
-}
-
 /// Carries out `plan` against the first of `addrs` that answers, connection by connection. Returns the report and the
 /// figures that it is made of.
 ///
@@ -196,7 +184,7 @@ pub fn voice(content: &Content) -> Voice<Exchange> {
 /// If `addrs` is empty, or the plan has nothing to send.
 pub fn run(addrs: Vec<SocketAddr>, plan: &Plan) -> io::Result<(Report, Figured)> {
     let system = Mio::new()?.with_busy_poll(plan.busy_poll);
-    let mut event_loop = EventLoop::on(system, Limits::default(), plan.timeouts(), voice(&plan.content));
+    let mut event_loop = EventLoop::<Exchange>::on(system, Limits::default(), plan.timeouts());
     event_loop.catch_signals()?;
     let mut client = Client::new(addrs, plan);
     event_loop.run(&mut client)?;
@@ -299,7 +287,7 @@ impl Client {
     }
 
     fn start<P: CarriesExchange>(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<P>) {
-        if self.tells_of_each() && event_loop.narrator().allows(Line::Starting) {
+        if self.tells_of_each() && event_loop.log_budget().allows(&STARTING) {
             info!("Starting connection {number} to {addr}");
         }
         self.connecting += 1;
@@ -403,7 +391,7 @@ impl Client {
             self.connecting -= 1;
             let tried = self.addrs.iter().position(|&other| other == addr);
             if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
-                if self.tells_of_each() && event_loop.narrator().allows(Line::NextAddress) {
+                if self.tells_of_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);
@@ -413,12 +401,12 @@ impl Client {
         match fault(exchange, addr, end, sent, self.connections.established > 0) {
             None => {
                 self.connections.intact += 1;
-                if self.tells_of_each() && event_loop.narrator().allows(Line::Closing) {
+                if self.tells_of_each() && event_loop.log_budget().allows(&CLOSING) {
                     info!("Closing connection {number}");
                 }
             }
             Some(fault) => {
-                if event_loop.narrator().allows(Line::Failed) {
+                if event_loop.log_budget().allows(&FAILED) {
                     warn!("{fault}");
                 }
                 self.connections.failed += 1;
@@ -734,7 +722,7 @@ mod tests {
     #[test]
     fn a_truncation_stays_one_whatever_reset_follows() {
         let mut exchange = exchange();
-        exchange.finish(&[], &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        exchange.end_of_input(&[], &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
         let reset = End::Failed(ErrorKind::ConnectionReset.into());
         assert_eq!(kind(&exchange, &reset), Some(Kind::Truncated));
     }

@@ -1,20 +1,26 @@
-//! One connection: its buffers, its two directions and everything that can happen to a byte on the way.
+//! One connection: what becomes of its bytes, how each of its two directions stands, and how it ends.
 //!
-//! Owns the transport, both buffers, the sticky readiness flags, the half-close state and all policy about errors of
-//! reading and writing. Never waits, never reads a clock, never touches the poller or another connection: the loop says
-//! what became ready and when to act, and is told what came of it. Generic over its [`Transport`], so that short
-//! writes, lost edges and resets are tested without a socket.
+//! Owns the wire, both buffers, the protocol and the state of both directions. Never waits, never reads a clock, never
+//! touches the poller or another connection: the loop says what became ready and when to act, and is handed the outcome.
+//! Generic over its [`Transport`], so that short writes, lost edges and resets are tested without a socket.
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io;
 use std::mem;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::buffer::{self, SendBuffer};
+use crate::log_budget::LogBudget;
 use crate::moment::{Clock, Moment};
-use crate::narrator::Narrator;
+use crate::peer_addr::PeerAddr;
+use crate::progress::Progress;
 use crate::protocol::{Expects, Outbox, Produced, Protocol};
+use crate::wire::{Input, Wire};
+pub use crate::wire::{Readiness, Transport, Unacknowledged};
 
 /// How many bytes one connection may move before the others have their turn.
 ///
@@ -22,88 +28,29 @@ use crate::protocol::{Expects, Outbox, Produced, Protocol};
 /// back within a millisecond or so; and it is one full read of the loop's buffer, so a bulk transfer loses nothing.
 pub const SERVICE_BUDGET: usize = 256 * 1024;
 
-/// How often the kernel's queue is looked at within a time limit while bytes wait for the peer. A peer that stopped
-/// reading is found out within the limit and one part of it: the last acknowledgement that it was still owed for room in
-/// its own buffers may have come in the first part.
-const LOOKS: u8 = 4;
-
-/// What a connection needs of its socket: bytes in, bytes out without blocking, a FIN, and what became of the bytes.
-pub trait Transport: Read + Write {
-    /// Ends our direction: the peer reads end of stream behind what was written (shutdown(2) with `SHUT_WR`).
-    fn shutdown_write(&mut self) -> io::Result<()>;
-
-    /// Whether a connect that was begun has succeeded; `false`: not decided yet. An error is that of the connect.
-    fn finish_connect(&mut self) -> io::Result<bool>;
-
-    /// What the kernel still holds for the peer; `None` if the system cannot tell.
-    fn unacknowledged(&self) -> Option<Unacknowledged>;
-}
-
-/// Bytes that the kernel has taken and the peer's kernel has not acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unacknowledged {
-    /// How many: what `ss` shows as Send-Q.
-    pub bytes: u32,
-    /// How long ago the peer's last acknowledgement came, be it of bytes or only an answer to a window probe.
-    pub last_acknowledgement: Duration,
-}
-
 /// One peer, its bytes on their way in and out, and what is known of its socket.
 ///
 /// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
 /// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
 #[derive(Debug)]
 pub struct Connection<T, P> {
-    transport: T,
-    /// An IPv4 address is kept mapped into IPv6: four bytes less than a `SocketAddr`.
-    addr: SocketAddrV6,
-    /// Bytes of `sent` that the peer's kernel had acknowledged at the last look, modulo 2³².
-    acknowledged: u32,
+    wire: Wire<T>,
+    addr: PeerAddr,
     /// Bytes that the protocol has seen and not consumed: an unfinished line, say.
     inbound: Vec<u8>,
     /// Bytes that the socket has not taken.
     outbound: SendBuffer,
     protocol: P,
-    received: u64,
-    sent: u64,
     opened: Moment,
-    last_read: Moment,
-    /// When the peer last took something: when the socket took a byte, one that had waited if the peer owes an answer,
-    /// or when the last look found that more was acknowledged. Or when bytes began to wait for it; of a lingering
-    /// connection, when it began to.
-    last_write: Moment,
-    ready: Readiness,
+    /// When a byte last moved, in either direction. Of a peer that owes an answer, a byte that the socket takes at once
+    /// does not count.
+    last_active: Moment,
+    progress: Progress,
     reading: Reading,
     writing: Writing,
     ending: Ending,
-    /// The kernel held bytes for the peer at the last look.
-    kernel_holds: bool,
-    /// Looks in a row that found nothing more acknowledged, fewer than [`LOOKS`].
-    looks: u8,
-    /// The protocol has something for the role.
-    notified: bool,
     /// The role woke it: what the protocol has not consumed is shown to it again.
     woken: bool,
-}
-
-/// What the poller said, kept until a `WouldBlock` takes it back: an edge-triggered poller says it once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent flags of one event, not a state")]
-pub struct Readiness {
-    /// A read may find something: bytes, the end, or an error.
-    pub readable: bool,
-    /// A write may find room, or an error.
-    pub writable: bool,
-    /// The peer's FIN or an error is there, so a short read is not the end: read on to 0.
-    pub read_closed: bool,
-    /// Urgent data is or was in the stream. A read stops at its mark with bytes left behind it, so a short read says
-    /// nothing from now on.
-    pub urgent: bool,
-}
-
-impl Readiness {
-    /// Every direction is worth a try.
-    pub const ALL: Readiness = Readiness { readable: true, writable: true, read_closed: true, urgent: true };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +100,6 @@ impl Ending {
             Ending::Closed => Some(End::Closed),
         }
     }
-
-    fn is_due(self) -> bool {
-        self.due().is_some()
-    }
 }
 
 /// Which time ran out.
@@ -190,7 +133,7 @@ pub struct Timeouts {
 }
 
 /// What the loop lends to a connection for one service.
-pub struct Turn<'a, P> {
+pub struct Context<'a> {
     /// The time of this turn.
     pub now: Moment,
     /// The time to the microsecond, for protocols that measure.
@@ -198,14 +141,16 @@ pub struct Turn<'a, P> {
     /// The loop's one read buffer; its content means nothing between services.
     pub scratch: &'a mut [u8],
     /// How many bytes this connection may hold in a buffer, as memory stands now.
-    pub allowed: usize,
+    pub room_now: usize,
     /// How many it could hold if memory were plenty: a message longer than that is too long.
-    pub limit: usize,
+    pub room_most: usize,
     /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
     /// other pollers report a socket again only after a `WouldBlock`.
     pub short_read_is_last: bool,
-    /// Writes the lines about traffic.
-    pub narrator: &'a mut Narrator<P>,
+    /// The budget for lines about traffic.
+    pub log: &'a mut LogBudget,
+    /// Set where the protocol asks for the role's attention ([`Outbox::notify`]).
+    pub notified: bool,
 }
 
 /// What came of one service.
@@ -293,27 +238,17 @@ impl<T, P> Connection<T, P> {
     /// A connection that stands already: accepted, most likely.
     pub fn open(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
         Connection {
-            transport,
-            addr: match addr {
-                SocketAddr::V4(addr) => SocketAddrV6::new(addr.ip().to_ipv6_mapped(), addr.port(), 0, 0),
-                SocketAddr::V6(addr) => addr,
-            },
-            acknowledged: 0,
+            wire: Wire::new(transport),
+            addr: addr.into(),
             inbound: Vec::new(),
             outbound: SendBuffer::new(),
             protocol,
-            received: 0,
-            sent: 0,
             opened: now,
-            last_read: now,
-            last_write: now,
-            ready: Readiness::default(),
+            last_active: now,
+            progress: Progress::new(now),
             reading: Reading::Open,
             writing: Writing::Open,
             ending: Ending::ByItself,
-            kernel_holds: false,
-            looks: 0,
-            notified: false,
             woken: false,
         }
     }
@@ -324,22 +259,18 @@ impl<T, P> Connection<T, P> {
     }
 
     /// The peer's address; one that is mapped into IPv6 as the IPv4 address that it means.
-    #[inline(never)] // It is asked for where a line is logged, which must cost nothing where none is.
     pub fn addr(&self) -> SocketAddr {
-        match self.addr.ip().to_ipv4_mapped() {
-            Some(ip) => SocketAddr::from((ip, self.addr.port())),
-            None => SocketAddr::V6(self.addr),
-        }
+        self.addr.get()
     }
 
     /// The socket.
     pub fn transport(&self) -> &T {
-        &self.transport
+        &self.wire.transport
     }
 
     /// The socket, to register it.
     pub fn transport_mut(&mut self) -> &mut T {
-        &mut self.transport
+        &mut self.wire.transport
     }
 
     /// The protocol.
@@ -359,12 +290,12 @@ impl<T, P> Connection<T, P> {
 
     /// Bytes received so far.
     pub fn received(&self) -> u64 {
-        self.received
+        self.wire.received
     }
 
     /// Bytes sent so far.
     pub fn sent(&self) -> u64 {
-        self.sent
+        self.wire.sent
     }
 
     /// Bytes that the protocol has not consumed yet.
@@ -389,14 +320,19 @@ impl<T, P> Connection<T, P> {
 
     /// When the last byte moved, in either direction.
     pub fn last_active(&self) -> Moment {
-        self.last_read.max(self.last_write)
+        self.last_active
     }
 
-    /// What it is doing.
+    /// Whether its connect is under way.
+    pub fn is_connecting(&self) -> bool {
+        self.writing == Writing::Connecting
+    }
+
+    /// What it is doing, for people: nothing is decided by this.
     pub fn state(&self) -> State {
         match (self.writing, self.reading) {
             (Writing::Connecting, _) => State::Connecting,
-            _ if !self.outbound.is_empty() && !self.ready.writable => State::Stalled,
+            _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
             (_, Reading::AtEnd | Reading::Finished) => State::PeerFinished,
             (Writing::Finishing | Writing::Finished, _) => State::Finishing,
             (Writing::Open, _) => State::Established,
@@ -405,28 +341,20 @@ impl<T, P> Connection<T, P> {
 
     /// Notes what the poller said. Flags are only ever added here; touching no socket, this is safe at any time.
     pub fn note(&mut self, event: Readiness) {
-        self.ready.readable |= event.readable;
-        self.ready.writable |= event.writable;
-        self.ready.read_closed |= event.read_closed;
-        self.ready.urgent |= event.urgent;
-    }
-
-    /// Whether the protocol asked for the role's attention since this was last called.
-    pub fn take_notified(&mut self) -> bool {
-        mem::take(&mut self.notified)
+        self.wire.note(event);
     }
 
     /// Queues bytes from outside of the protocol; the next service sends them. Refused, with nothing queued, if the
-    /// connection would then hold more than `allowed` bytes, or if it is finishing.
-    pub fn send(&mut self, bytes: &[u8], allowed: usize, now: Moment) -> Result<(), SendError> {
-        if self.writing != Writing::Open || self.ending.is_due() {
+    /// connection would then hold more than `room_now` bytes, or if it is finishing.
+    pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<(), SendError> {
+        if self.writing != Writing::Open || self.ending.due().is_some() {
             return Err(SendError::Finishing);
         }
-        if self.outbound.len() + self.inbound.len() + bytes.len() > allowed {
+        if self.outbound.len() + self.inbound.len() + bytes.len() > room_now {
             return Err(SendError::Full);
         }
         let nothing_waited = self.outbound.is_empty();
-        self.outbound.push(bytes, allowed);
+        self.outbound.push(bytes, room_now);
         self.time_the_wait(nothing_waited, now);
         Ok(())
     }
@@ -437,7 +365,7 @@ impl<T, P> Connection<T, P> {
         if self.ending == Ending::ByItself {
             self.ending = Ending::Draining;
         }
-        self.ready.readable = true; // A connection accepted just now has had no event yet.
+        self.wire.ready.readable = true; // A connection accepted just now has had no event yet.
     }
 
     /// Finishes behind what waits to be sent; what still arrives is read and thrown away.
@@ -455,7 +383,7 @@ impl<T, P> Connection<T, P> {
 
     /// Ends the connection at its next service.
     pub fn close(&mut self) {
-        if !self.ending.is_due() {
+        if self.ending.due().is_none() {
             self.ending = Ending::Closed;
         }
     }
@@ -470,15 +398,18 @@ impl<T, P> Connection<T, P> {
     /// The time to stall begins when bytes begin to wait, not when the last answer was sent.
     fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
         if nothing_waited && !self.outbound.is_empty() {
-            self.wrote(now);
-            self.looks = 0;
+            self.last_active = now;
+            if self.reading != Reading::Discarding {
+                self.progress.begin_to_wait(now);
+            }
         }
     }
 
-    /// Our direction has moved. A lingering connection's time is counted from its beginning, whatever moves.
-    fn wrote(&mut self, now: Moment) {
+    /// The peer has taken something. A lingering connection's time is counted from its beginning, whatever moves.
+    fn peer_took_bytes(&mut self, since: Moment) {
+        self.last_active = self.last_active.max(since);
         if self.reading != Reading::Discarding {
-            self.last_write = now;
+            self.progress.waiting_since = self.progress.waiting_since.max(since);
         }
     }
 }
@@ -510,25 +441,25 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
         }
         let linger = |since: Moment| timeouts.linger.map(|limit| (since.plus(limit), Timeout::Linger));
+        let waiting_since = self.progress.waiting_since;
         if self.reading == Reading::Discarding {
-            return if self.ending == Ending::Draining { None } else { linger(self.last_write) };
+            return if self.ending == Ending::Draining { None } else { linger(waiting_since) };
         }
-        let bytes_wait = self.kernel_holds || !self.outbound.is_empty();
-        // While bytes wait, the kernel's queue is looked at several times within the limit.
-        let next_look =
-            |since: Moment, limit: Duration| since.plus(limit / u32::from(LOOKS) * u32::from(self.looks + 1));
-        let stall =
-            timeouts.stall.filter(|_| bytes_wait).map(|limit| (next_look(self.last_write, limit), Timeout::Stall));
+        let bytes_wait = self.progress.kernel_holds || !self.outbound.is_empty();
+        let stall = timeouts
+            .stall
+            .filter(|_| bytes_wait)
+            .map(|limit| (self.progress.next_look(waiting_since, limit), Timeout::Stall));
         let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
             // A peer for which bytes wait is not idle. Whether it still takes them is judged by the time to stall.
             Expects::Anything if stall.is_some() => None,
-            Expects::Anything => Some(self.last_active().plus(limit)),
-            Expects::AnswerSince(owed) if self.outbound.is_empty() => Some(self.last_active().max(owed).plus(limit)),
-            Expects::AnswerSince(owed) => Some(next_look(self.last_active().max(owed), limit)),
+            Expects::Anything => Some(self.last_active.plus(limit)),
+            Expects::AnswerSince(owed) if self.outbound.is_empty() => Some(self.last_active.max(owed).plus(limit)),
+            Expects::AnswerSince(owed) => Some(self.progress.next_look(self.last_active.max(owed), limit)),
             Expects::Nothing => None,
         });
         let idle = idle.map(|when| (when, Timeout::Idle));
-        let finished = if self.writing == Writing::Finished { linger(self.last_active()) } else { None };
+        let finished = if self.writing == Writing::Finished { linger(self.last_active) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
     }
 
@@ -536,16 +467,16 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     /// it has a new deadline. Returns whether there is something to do, at its next service. An idle connection ends
     /// gently if `timeouts` give it the time.
     pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
-        if self.ending.is_due() {
+        if self.ending.due().is_some() {
             return true;
         }
-        if self.peer_takes_bytes(timeout, timeouts, now) {
+        if self.may_go_on(timeout, timeouts, now) {
             return false;
         }
         let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
         if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
             self.stop_answering();
-            self.last_write = now;
+            self.progress.waiting_since = now;
             if self.ending == Ending::ByItself {
                 self.ending = Ending::Idle;
             }
@@ -556,11 +487,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         true
     }
 
-    /// Looks at the kernel's queue. Returns whether the connection may go on in spite of the time that ran out.
-    ///
-    /// The socket says nothing while the peer reads slowly: Linux reports room only when a third of its buffer, which
-    /// may have grown to megabytes, is free. The queue shrinks with each acknowledgement.
-    fn peer_takes_bytes(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
+    /// Looks at the kernel's queue, if that can tell anything, before a connection is ended for want of progress. Returns
+    /// whether it may go on in spite of the time that ran out.
+    fn may_go_on(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
         let owes_an_answer = matches!(self.protocol.expects(), Expects::AnswerSince(_));
         let worth_a_look = match timeout {
             Timeout::Stall => true,
@@ -573,109 +502,102 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if !worth_a_look {
             return false;
         }
-        if let Some(Unacknowledged { bytes, last_acknowledgement }) = self.transport.unacknowledged() {
-            self.kernel_holds = bytes > 0;
-            #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32, to see a difference")]
-            let acknowledged = (self.sent as u32).wrapping_sub(bytes);
-            if acknowledged != self.acknowledged {
-                self.acknowledged = acknowledged;
-                self.looks = 0;
-                // When it was acknowledged is not known, but not later than the last acknowledgement.
-                self.last_write = self.last_write.max(now.minus(last_acknowledgement));
-                return true;
-            }
+        if let Some(found) = self.wire.transport.unacknowledged()
+            && let Some(since) = self.progress.look(self.wire.sent, found, now)
+        {
+            self.peer_took_bytes(since);
+            return true;
         }
         match timeout {
-            // Without a time to stall, nobody judges whether the peer takes what waits for it.
             Timeout::Idle if !owes_an_answer => {
-                if self.kernel_holds && timeouts.stall.is_none() {
-                    self.last_write = now;
+                if self.progress.kernel_holds && timeouts.stall.is_none() {
+                    self.last_active = now; // Nobody judges whether the peer takes what waits for it.
                 }
-                self.kernel_holds
+                self.progress.kernel_holds
             }
-            Timeout::Stall | Timeout::Idle if self.looks + 1 < LOOKS => {
-                self.looks += 1;
-                true
-            }
+            Timeout::Stall | Timeout::Idle => self.progress.look_again(),
             _ => false,
         }
     }
 
-    /// Does what can be done now, within [`SERVICE_BUDGET`]: sends what waits, lets the protocol produce, reads and
-    /// hands over. Returns an outcome and not a `Result`, so that one connection's error cannot end the loop.
-    pub fn service(&mut self, turn: &mut Turn<'_, P>) -> Outcome {
-        match self.advance(turn) {
+    /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
+    /// connection's error cannot end the loop.
+    pub fn service(&mut self, context: &mut Context<'_>) -> Outcome {
+        match self.advance(context) {
             Ok(true) => Outcome::Runnable,
             Ok(false) => Outcome::Waiting,
             Err(end) => Outcome::Ended(end),
         }
     }
 
-    /// As [`service`](Connection::service); whether there may be more to do at once.
-    fn advance(&mut self, turn: &mut Turn<'_, P>) -> Result<bool, End> {
-        // The first comparison is all that it costs where nothing was decided.
+    /// Every byte's way: what waits is flushed; then bytes are read and shown to the protocol, whose answer is written;
+    /// then the end of input is heard, what the protocol produces is written, and our FIN follows if all is done.
+    /// Returns whether there may be more to do at once.
+    fn advance(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        // The first comparison is all that it costs where no end was decided.
         if self.ending != Ending::ByItself
             && let Some(end) = self.ending.due()
         {
             return Err(end);
         }
-        if self.writing == Writing::Connecting && !self.connected(turn.now)? {
+        if self.writing == Writing::Connecting && !self.connected(context.now)? {
             return Ok(false);
         }
         if mem::take(&mut self.woken) {
-            self.digest(turn)?;
+            self.show(&[], context)?;
         }
         let mut moved = 0;
-        while moved < SERVICE_BUDGET {
-            self.flush(turn)?;
-            let read = self.read(turn)?;
-            self.hear_the_end(turn)?;
+        let runnable = loop {
+            self.flush(context)?;
+            let read = self.read(context)?;
+            self.hear_the_end(context)?;
             // Behind the read, which may have found out that there is nothing more to wait for.
-            let progress = read + self.produce(turn)?;
-            if progress == 0 {
-                break;
+            let produced = self.produce(context)?;
+            moved += read + produced;
+            // What is not readable and produces nothing would find nothing to do in another round either.
+            if produced == 0 && (read == 0 || !self.wire.ready.readable) {
+                break false;
             }
-            moved += progress;
-        }
-        self.shut_down_if_done(turn.now)?;
-        Ok(moved >= SERVICE_BUDGET)
+            if moved >= SERVICE_BUDGET {
+                break true;
+            }
+        };
+        self.shut_down_if_done(context.now)?;
+        Ok(runnable)
     }
 
-    /// Whether the connect is through. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then
-    /// ask for the peer's address.
+    /// Whether the connect is through.
     fn connected(&mut self, now: Moment) -> Result<bool, End> {
-        if self.ready.writable {
-            if self.transport.finish_connect().map_err(End::ConnectFailed)? {
-                // It may have been told to finish while it was under way, and nobody will say so again.
-                let told = self.reading == Reading::Discarding;
-                self.writing = if told { Writing::Finishing } else { Writing::Open };
-                (self.last_read, self.last_write) = (now, now); // The time to connect was not idleness.
-                return Ok(true);
-            }
-            self.ready.writable = false;
+        let through = self.wire.finish_connect().map_err(End::ConnectFailed)?;
+        if through {
+            // It may have been told to finish while it was under way, and nobody will say so again.
+            let told = self.reading == Reading::Discarding;
+            self.writing = if told { Writing::Finishing } else { Writing::Open };
+            self.last_active = now; // The time to connect was not idleness.
+            self.progress.waiting_since = now;
         }
-        Ok(false)
+        Ok(through)
     }
 
     /// Sends what waits; then there is room again for answers that had none.
-    fn flush(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
-        if !self.outbound.is_empty() && self.ready.writable {
-            self.send_queue(turn)?;
+    fn flush(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        if !self.outbound.is_empty() && self.wire.ready.writable {
+            self.send_queue(context)?;
             if self.outbound.is_empty() {
-                self.digest(turn)?;
+                self.show(&[], context)?;
             }
         }
         Ok(())
     }
 
     /// Writes the queue, as far as the socket takes it.
-    fn send_queue(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+    fn send_queue(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         let mut queue = mem::take(&mut self.outbound);
-        while self.ready.writable && !queue.is_empty() {
-            let sent = self.write(queue.front(), turn)?;
-            queue.consume(sent);
-            if sent > 0 {
-                self.wrote(turn.now); // The socket was full: the peer has taken something.
+        while self.wire.ready.writable && !queue.is_empty() {
+            let taken = self.write(queue.front(), context)?;
+            queue.consume(taken);
+            if taken > 0 {
+                self.peer_took_bytes(context.now); // The socket was full: the peer has taken something.
             }
         }
         self.outbound = queue;
@@ -683,47 +605,36 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Writes `bytes` until the socket takes no more. Returns how many it took.
-    ///
-    /// A short write is no reason to stop, as a short read is: something other than a full socket may have cut it, and
-    /// then no edge would follow. Only `WouldBlock` promises one.
-    fn write(&mut self, bytes: &[u8], turn: &mut Turn<'_, P>) -> Result<usize, End> {
-        let mut sent = 0;
-        while self.ready.writable && sent < bytes.len() {
-            match self.transport.write(&bytes[sent..]) {
-                Ok(0) => return Err(End::Failed(ErrorKind::WriteZero.into())),
-                Ok(count) => {
-                    turn.narrator.sending(&self.protocol, || self.addr(), &bytes[sent..sent + count]);
-                    sent += count;
-                    self.sent += count as u64;
-                    if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
-                        self.wrote(turn.now);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(End::Failed(error)),
+    #[expect(clippy::inline_always, reason = "on the way of every byte: counted, 25 instructions")]
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<usize, End> {
+        let taken = self.wire.write(bytes).map_err(End::Failed)?;
+        if taken > 0 {
+            self.protocol.log_sent(&bytes[..taken], &self.addr, context.log);
+            if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
+                self.last_active = context.now;
             }
         }
-        Ok(sent)
+        Ok(taken)
     }
 
-    /// Lets the protocol say something of its own accord. Returns how many bytes that was.
-    fn produce(&mut self, turn: &mut Turn<'_, P>) -> Result<usize, End> {
-        if self.writing != Writing::Open || !self.ready.writable || !self.outbound.is_empty() {
+    /// Lets the protocol say something by itself. Returns how many bytes that was.
+    fn produce(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+        if self.writing != Writing::Open || !self.wire.ready.writable || !self.outbound.is_empty() {
             return Ok(0);
         }
         // The peer has finished, and may have closed: writing on could bring a reset before its last words are read.
-        if self.ready.read_closed && self.ready.readable {
+        if self.wire.end_is_near() {
             return Ok(0);
         }
-        let space = turn.scratch.len().min(turn.allowed.saturating_sub(self.inbound.len()));
-        match self.protocol.produce(&mut turn.scratch[..space], turn.clock) {
+        let space = context.scratch.len().min(context.room_now.saturating_sub(self.inbound.len()));
+        match self.protocol.produce(&mut context.scratch[..space], context.clock) {
             Produced::Bytes(produced) => {
-                let scratch = mem::take(&mut turn.scratch);
-                let sent = self.write(&scratch[..produced], turn)?;
-                self.outbound.push(&scratch[sent..produced], turn.allowed);
-                turn.scratch = scratch;
-                self.time_the_wait(true, turn.now);
+                let scratch = mem::take(&mut context.scratch);
+                let taken = self.write(&scratch[..produced], context)?;
+                self.outbound.push(&scratch[taken..produced], context.room_now);
+                context.scratch = scratch;
+                self.time_the_wait(true, context.now);
                 Ok(produced)
             }
             Produced::Nothing => Ok(0),
@@ -734,59 +645,41 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
     }
 
-    /// Reads once and hands over what came. Returns how many bytes that was.
-    fn read(&mut self, turn: &mut Turn<'_, P>) -> Result<usize, End> {
-        if !self.ready.readable {
+    /// Reads once and shows the protocol what came. Returns how many bytes that was.
+    fn read(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+        if !self.wire.ready.readable {
             return Ok(0);
         }
-        let wanted = self.read_size(turn);
+        let wanted = self.read_size(context);
         if wanted == 0 {
-            // Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from
-            // what is sent, and with nothing to send, none will come.
-            return match self.reading {
-                Reading::Open if !self.outbound.is_empty() => Ok(0),
-                Reading::Open if self.inbound.len() >= turn.limit => Err(End::MessageTooLong),
-                Reading::Open => Err(End::OutOfMemory),
-                _ => Ok(0),
-            };
+            return self.no_room_to_read(context);
         }
-        let read = loop {
-            match self.transport.read(&mut turn.scratch[..wanted]) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => break read,
+        // A draining connection reads on to the `WouldBlock` that it waits for.
+        let short_read_is_last = context.short_read_is_last && self.ending != Ending::Draining;
+        match self.wire.read(&mut context.scratch[..wanted], short_read_is_last).map_err(End::Failed)? {
+            Input::Bytes(count) => {
+                self.last_active = context.now;
+                if self.reading == Reading::Open {
+                    let scratch = mem::take(&mut context.scratch);
+                    let shown = self.hear(&scratch[..count], context);
+                    context.scratch = scratch;
+                    shown?;
+                }
+                Ok(count)
             }
-        };
-        match read {
-            Ok(0) => {
-                self.ready.readable = false;
+            Input::End => {
                 self.reading = match self.reading {
                     Reading::Discarding => Reading::Finished,
                     _ => Reading::AtEnd,
                 };
                 Ok(0)
             }
-            Ok(count) => {
-                self.received += count as u64;
-                self.last_read = turn.now;
-                if count < wanted && self.short_read_is_last(turn) {
-                    self.ready.readable = false;
-                }
-                if self.reading == Reading::Open {
-                    let scratch = mem::take(&mut turn.scratch);
-                    let taken = self.take(&scratch[..count], turn);
-                    turn.scratch = scratch;
-                    taken?;
-                }
-                Ok(count)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.ready.readable = false;
+            Input::Nothing => {
                 if self.ending == Ending::Draining {
                     self.stop_answering();
                 }
                 Ok(0)
             }
-            Err(error) => Err(End::Failed(error)),
         }
     }
 
@@ -796,46 +689,49 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     ///
     /// Input that is not answered needs no room in the queue, and must not wait for any: the peer may be waiting for us
     /// to read what it has sent before it reads more itself.
-    fn read_size(&self, turn: &Turn<'_, P>) -> usize {
+    fn read_size(&self, context: &Context<'_>) -> usize {
         let room = match self.reading {
-            Reading::Open if !self.protocol.answers() => turn.allowed.saturating_sub(self.inbound.len()),
-            Reading::Open if self.outbound.len() > turn.allowed / 2 => 0,
-            Reading::Open => turn.allowed.saturating_sub(self.outbound.len() + self.inbound.len()),
+            Reading::Open if !self.protocol.answers() => context.room_now.saturating_sub(self.inbound.len()),
+            Reading::Open if self.outbound.len() > context.room_now / 2 => 0,
+            Reading::Open => context.room_now.saturating_sub(self.outbound.len() + self.inbound.len()),
             Reading::Discarding => usize::MAX,
             Reading::AtEnd | Reading::Finished => 0,
         };
-        room.min(turn.scratch.len())
+        room.min(context.scratch.len())
     }
 
-    /// Whether a read that came short has emptied the socket, so that another would only say `WouldBlock`. Three things
-    /// hide behind a short read: the end of the stream, bytes behind an urgent mark, and the `WouldBlock` that a
-    /// draining connection waits for.
-    fn short_read_is_last(&self, turn: &Turn<'_, P>) -> bool {
-        turn.short_read_is_last && !self.ready.read_closed && !self.ready.urgent && self.ending != Ending::Draining
-    }
-
-    /// Hands what came to the protocol, behind what it left of earlier input.
-    fn take(&mut self, input: &[u8], turn: &mut Turn<'_, P>) -> Result<(), End> {
-        turn.narrator.received(&self.protocol, || self.addr(), input);
-        if self.inbound.is_empty() {
-            let rest = self.feed(input, turn)?;
-            if !rest.is_empty() {
-                self.keep(rest, turn.allowed);
-            }
-            Ok(())
-        } else {
-            self.keep(input, turn.allowed);
-            self.digest(turn)
+    /// Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from what is sent,
+    /// and with nothing to send, none will come.
+    fn no_room_to_read(&self, context: &Context<'_>) -> Result<usize, End> {
+        match self.reading {
+            Reading::Open if !self.outbound.is_empty() => Ok(0),
+            Reading::Open if self.inbound.len() >= context.room_most => Err(End::MessageTooLong),
+            Reading::Open => Err(End::OutOfMemory),
+            _ => Ok(0),
         }
     }
 
-    /// Shows the protocol once more what it has not consumed yet.
-    fn digest(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+    /// Bytes arrived: logs them, and shows them to the protocol.
+    fn hear(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+        self.protocol.log_received(input, &self.addr, context.log);
+        self.show(input, context)
+    }
+
+    /// Shows the protocol `input` behind what it left of earlier input, and keeps what it leaves now.
+    ///
+    /// It is shown again while it consumes something and its answers go out: a protocol may have stopped only because its
+    /// answers had no more room, and as they have gone out at once, nothing else would ever make it go on.
+    fn show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
         if self.inbound.is_empty() {
+            let left = self.converse_on(input, context)?;
+            if !left.is_empty() {
+                self.keep(left, context.room_now);
+            }
             return Ok(());
         }
+        self.keep(input, context.room_now);
         let mut inbound = mem::take(&mut self.inbound);
-        let left = self.feed(&inbound, turn)?.len();
+        let left = self.converse_on(&inbound, context)?.len();
         if left > 0 {
             inbound.drain(..inbound.len() - left);
             if left < inbound.capacity() / 2 {
@@ -847,17 +743,15 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Lets the protocol consume `input` for as long as it does and its answers go out. Returns what is left.
-    ///
-    /// Once is not enough: a protocol may have stopped only because its answers had no more room, and as they have gone
-    /// out at once, nothing else would ever make it go on.
-    fn feed<'a>(&mut self, mut input: &'a [u8], turn: &mut Turn<'_, P>) -> Result<&'a [u8], End> {
-        loop {
-            let consumed = self.converse(turn, |protocol, out| protocol.receive(input, out))?;
+    fn converse_on<'a>(&mut self, mut input: &'a [u8], context: &mut Context<'_>) -> Result<&'a [u8], End> {
+        while !input.is_empty() {
+            let consumed = self.converse(context, |protocol, out| protocol.receive(input, out))?;
             input = &input[consumed..];
-            if consumed == 0 || input.is_empty() || !self.outbound.is_empty() {
-                return Ok(input);
+            if consumed == 0 || !self.outbound.is_empty() {
+                break;
             }
         }
+        Ok(input)
     }
 
     /// Puts input aside for later, growing as the outbound queue does.
@@ -869,14 +763,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Tells the protocol that the peer has finished: at once, unless there is input that it has not consumed because
     /// its answers have no room yet.
-    fn hear_the_end(&mut self, turn: &mut Turn<'_, P>) -> Result<(), End> {
+    fn hear_the_end(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         while self.reading == Reading::AtEnd && (self.inbound.is_empty() || self.outbound.is_empty()) {
             let before = self.inbound.len();
-            self.digest(turn)?;
+            self.show(&[], context)?;
             if self.inbound.len() == before {
                 self.reading = Reading::Finished;
                 let rest = mem::take(&mut self.inbound);
-                self.converse(turn, |protocol, out| protocol.finish(&rest, out))?;
+                self.converse(context, |protocol, out| protocol.end_of_input(&rest, out))?;
                 self.finish();
             }
         }
@@ -885,16 +779,16 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Calls the protocol and does what it asks for. What it borrows from its input is written at once, from where it
     /// was read; only what the socket does not take is copied.
-    fn converse<'a, 'turn: 'a, R>(
+    fn converse<'a, 'context: 'a, R>(
         &mut self,
-        turn: &mut Turn<'turn, P>,
+        context: &mut Context<'context>,
         call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
     ) -> Result<R, End> {
         let nothing_waited = self.outbound.is_empty();
-        let mut out = Outbox::new(mem::take(&mut self.outbound), turn.allowed, turn.clock);
+        let mut out = Outbox::new(mem::take(&mut self.outbound), context.room_now, context.clock);
         let result = call(&mut self.protocol, &mut out);
-        let Outbox { queue, tail, finish, abort, notify, .. } = out;
-        self.notified |= notify;
+        let Outbox { queue, tail, shut_down, abort, notify, .. } = out;
+        context.notified |= notify;
         if abort {
             return Err(End::Aborted);
         }
@@ -903,15 +797,15 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         self.outbound = queue;
         if !self.outbound.is_empty() {
-            self.send_queue(turn)?;
+            self.send_queue(context)?;
         }
-        let sent = if self.outbound.is_empty() { self.write(tail, turn)? } else { 0 };
-        self.outbound.push(&tail[sent..], turn.allowed);
-        self.time_the_wait(nothing_waited, turn.now);
-        if self.outbound.len() > turn.allowed {
+        let taken = if self.outbound.is_empty() { self.write(tail, context)? } else { 0 };
+        self.outbound.push(&tail[taken..], context.room_now);
+        self.time_the_wait(nothing_waited, context.now);
+        if self.outbound.len() > context.room_now {
             return Err(End::Overflow);
         }
-        if finish {
+        if shut_down {
             self.finish();
         }
         Ok(result)
@@ -923,8 +817,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.writing = Writing::Finished;
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
             if self.reading != Reading::Finished {
-                self.transport.shutdown_write().map_err(End::Failed)?;
-                self.wrote(now);
+                self.wire.transport.shutdown_write().map_err(End::Failed)?;
+                self.last_active = now;
             }
         }
         if self.writing == Writing::Finished && self.reading == Reading::Finished {
@@ -932,1068 +826,5 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Err(if idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::narrator::Voice;
-    use crate::protocol::echo::Echo;
-    use std::collections::VecDeque;
-
-    /// What the socket does at the next read.
-    enum Input {
-        Bytes(&'static [u8]),
-        Flood(usize),
-        End,
-        Fails(ErrorKind),
-    }
-
-    /// What the socket does at the next write; without an entry, it takes everything.
-    enum Output {
-        Takes(usize),
-        Fails(ErrorKind),
-    }
-
-    /// A socket that follows a script. Reads without an entry, and at the end of one, say `WouldBlock`.
-    #[derive(Default)]
-    struct Script {
-        input: VecDeque<Input>,
-        output: VecDeque<Output>,
-        sent: Vec<u8>,
-        reads: usize,
-        writes: usize,
-        fin_sent: bool,
-        connects: VecDeque<io::Result<bool>>,
-        /// What the kernel still holds; a system that cannot tell if it is none.
-        unacknowledged: Option<Unacknowledged>,
-    }
-
-    impl Read for Script {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            assert!(!buf.is_empty(), "a read for nothing would look like the end");
-            self.reads += 1;
-            match self.input.pop_front() {
-                Some(Input::Bytes(bytes)) => {
-                    let count = bytes.len().min(buf.len());
-                    buf[..count].copy_from_slice(&bytes[..count]);
-                    if count < bytes.len() {
-                        self.input.push_front(Input::Bytes(&bytes[count..]));
-                    }
-                    Ok(count)
-                }
-                Some(Input::Flood(left)) => {
-                    let count = left.min(buf.len());
-                    buf[..count].fill(b'.');
-                    if count < left {
-                        self.input.push_front(Input::Flood(left - count));
-                    }
-                    Ok(count)
-                }
-                Some(Input::End) => {
-                    self.input.push_front(Input::End);
-                    Ok(0)
-                }
-                Some(Input::Fails(kind)) => Err(kind.into()),
-                None => Err(ErrorKind::WouldBlock.into()),
-            }
-        }
-    }
-
-    impl Write for Script {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            assert!(!self.fin_sent, "a write behind our own FIN");
-            self.writes += 1;
-            let count = match self.output.pop_front() {
-                Some(Output::Takes(count)) => count.min(buf.len()),
-                Some(Output::Fails(kind)) => return Err(kind.into()),
-                None => buf.len(),
-            };
-            self.sent.extend(&buf[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Transport for Script {
-        fn shutdown_write(&mut self) -> io::Result<()> {
-            self.fin_sent = true;
-            Ok(())
-        }
-
-        fn finish_connect(&mut self) -> io::Result<bool> {
-            self.connects.pop_front().unwrap_or(Ok(true))
-        }
-
-        fn unacknowledged(&self) -> Option<Unacknowledged> {
-            self.unacknowledged
-        }
-    }
-
-    /// A connection and all that its loop would lend it.
-    struct Bench<P> {
-        connection: Connection<Script, P>,
-        narrator: Narrator<P>,
-        scratch: Vec<u8>,
-        now: Moment,
-        allowed: usize,
-        short_read_is_last: bool,
-    }
-
-    const LIMIT: usize = 4096;
-
-    impl<P: Protocol> Bench<P> {
-        fn new(protocol: P, input: impl IntoIterator<Item = Input>) -> Bench<P> {
-            let script = Script { input: input.into_iter().collect(), ..Script::default() };
-            let addr = "127.0.0.1:1".parse().unwrap();
-            let mut connection = Connection::open(script, addr, protocol, Moment::START);
-            connection.note(Readiness { readable: true, writable: true, ..Readiness::default() });
-            Bench {
-                connection,
-                narrator: Narrator::new(Voice::SILENT),
-                scratch: vec![0; SERVICE_BUDGET],
-                now: Moment::START,
-                allowed: LIMIT,
-                short_read_is_last: true,
-            }
-        }
-
-        fn output(mut self, output: impl IntoIterator<Item = Output>) -> Bench<P> {
-            self.connection.transport.output = output.into_iter().collect();
-            self
-        }
-
-        fn service(&mut self) -> Outcome {
-            self.connection.service(&mut Turn {
-                now: self.now,
-                clock: &self.now,
-                scratch: &mut self.scratch,
-                allowed: self.allowed,
-                limit: LIMIT,
-                short_read_is_last: self.short_read_is_last,
-                narrator: &mut self.narrator,
-            })
-        }
-
-        /// When it ends, and for which time, if nothing moves until then: at the last look.
-        fn ends_unless_moved(&mut self, timeouts: Timeouts) -> Option<(Moment, Timeout)> {
-            self.connection.looks = LOOKS - 1;
-            self.connection.deadline(&timeouts)
-        }
-
-        #[track_caller]
-        fn waits(&mut self) -> &mut Script {
-            let outcome = self.service();
-            assert!(matches!(outcome, Outcome::Waiting), "{outcome:?}");
-            &mut self.connection.transport
-        }
-
-        #[track_caller]
-        fn ends(&mut self) -> End {
-            match self.service() {
-                Outcome::Ended(end) => end,
-                outcome => panic!("{outcome:?}"),
-            }
-        }
-
-        #[track_caller]
-        fn finishes(&mut self) {
-            let end = self.ends();
-            assert!(matches!(end, End::Finished), "{end:?}");
-        }
-
-        fn readable(&mut self, input: impl IntoIterator<Item = Input>) {
-            self.connection.transport.input.extend(input);
-            self.connection.note(Readiness { readable: true, ..Readiness::default() });
-        }
-
-        fn writable(&mut self) {
-            self.connection.note(Readiness { writable: true, ..Readiness::default() });
-        }
-    }
-
-    use Input::{Bytes, End as Fin, Flood};
-    use Output::Takes;
-
-    const BLOCKED: Output = Output::Fails(ErrorKind::WouldBlock);
-
-    #[test]
-    fn an_echo_is_one_read_and_one_write_and_no_memory() {
-        let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
-        let script = bench.waits();
-        assert_eq!((script.reads, script.writes), (1, 1));
-        assert_eq!(script.sent, b"ping");
-        assert_eq!(bench.connection.memory(), 0);
-    }
-
-    #[test]
-    fn without_epoll_reading_goes_on_to_would_block() {
-        let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
-        bench.short_read_is_last = false;
-        assert_eq!(bench.waits().reads, 2);
-    }
-
-    #[test]
-    fn data_and_fin_in_one_event_end_the_connection() {
-        let mut bench = Bench::new(Echo, [Bytes(b"last words"), Fin]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.finishes();
-        assert_eq!(bench.connection.transport.sent, b"last words");
-    }
-
-    /// Always has something to say.
-    struct Talker;
-
-    impl Protocol for Talker {
-        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
-            input.len()
-        }
-        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
-            space[0] = b'!';
-            Produced::Bytes(1)
-        }
-    }
-
-    #[test]
-    fn a_known_end_is_read_before_more_is_written() {
-        let mut bench = Bench::new(Talker, [Bytes(b"last "), Bytes(b"words"), Fin]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.finishes();
-        assert_eq!((bench.connection.received(), bench.connection.sent()), (10, 0));
-    }
-
-    #[test]
-    fn an_end_that_was_no_end_keeps_nobody_from_writing() {
-        let mut bench = Bench::new(Talker, []).output([Takes(1), BLOCKED]);
-        bench.connection.note(Readiness::ALL);
-        assert_eq!(bench.waits().sent, b"!");
-    }
-
-    #[test]
-    fn bytes_behind_an_urgent_mark_are_read_at_once() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abc"), Bytes(b"X"), Bytes(b"def")]);
-        bench.connection.note(Readiness { urgent: true, ..Readiness::default() });
-        assert_eq!(bench.waits().sent, b"abcXdef");
-    }
-
-    #[test]
-    fn spurious_readiness_is_harmless() {
-        let mut bench = Bench::new(Echo, []);
-        bench.connection.note(Readiness::ALL);
-        let script = bench.waits();
-        assert_eq!((script.reads, script.writes), (1, 0));
-        assert_eq!(bench.waits().reads, 1, "only an event makes it readable again");
-    }
-
-    #[test]
-    fn interruptions_are_tried_again() {
-        let interrupted = ErrorKind::Interrupted;
-        let mut bench = Bench::new(Echo, [Input::Fails(interrupted), Bytes(b"ping")]).output([
-            Output::Fails(interrupted),
-            Takes(1),
-            Output::Fails(interrupted),
-        ]);
-        assert_eq!(bench.waits().sent, b"ping");
-    }
-
-    #[test]
-    fn a_short_write_keeps_the_rest_in_order() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(2), BLOCKED]);
-        assert_eq!(bench.waits().sent, b"abc");
-        assert_eq!(bench.connection.outbound_len(), 3);
-        assert_eq!(bench.connection.state(), State::Stalled);
-        bench.readable([Bytes(b"gh")]);
-        assert_eq!(bench.waits().sent, b"abc", "not writable: what comes is queued behind");
-        bench.writable();
-        assert_eq!(bench.waits().sent, b"abcdefgh");
-        assert_eq!(bench.connection.memory(), 0);
-    }
-
-    #[test]
-    fn a_short_write_alone_is_no_reason_to_wait() {
-        // Something other than a full socket may have cut it, and then no edge follows.
-        let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(1), Takes(1)]);
-        assert_eq!(bench.waits().sent, b"abcdef");
-    }
-
-    #[test]
-    fn a_write_of_nothing_ends_the_connection() {
-        let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Takes(0)]);
-        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::WriteZero));
-    }
-
-    #[test]
-    fn a_reset_ends_the_connection_and_says_so() {
-        let mut bench = Bench::new(Echo, [Input::Fails(ErrorKind::ConnectionReset)]);
-        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::ConnectionReset));
-        let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Output::Fails(ErrorKind::BrokenPipe)]);
-        assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::BrokenPipe));
-    }
-
-    #[test]
-    fn half_close_echoes_everything_first() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abcdef"), Fin]).output([Takes(2), BLOCKED]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        assert!(!bench.waits().fin_sent);
-        assert_eq!(bench.connection.outbound_len(), 4);
-        bench.writable();
-        bench.finishes();
-        let script = &bench.connection.transport;
-        assert_eq!(script.sent, b"abcdef");
-        assert!(!script.fin_sent, "closing sends the FIN, shutdown(2) would be one call too many");
-    }
-
-    #[test]
-    fn a_full_queue_of_its_own_keeps_no_side_from_reading() {
-        /// Sends what it can and answers nothing.
-        struct Flooder;
-        impl Protocol for Flooder {
-            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
-                input.len()
-            }
-            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
-                Produced::Bytes(space.len())
-            }
-            fn answers(&self) -> bool {
-                false
-            }
-        }
-        let mut bench = Bench::new(Flooder, []).output([Takes(1), BLOCKED]);
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), LIMIT - 1);
-        bench.readable([Bytes(b"the peer has the same trouble")]);
-        bench.waits();
-        assert_eq!(bench.connection.received(), 29);
-    }
-
-    #[test]
-    fn a_peer_that_never_reads_is_read_no_further() {
-        let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
-        bench.waits();
-        let reads = bench.connection.transport.reads;
-        assert!(bench.connection.outbound_len() <= LIMIT);
-        assert!(bench.connection.memory() <= LIMIT);
-        bench.connection.note(Readiness { readable: true, ..Readiness::default() });
-        assert_eq!(bench.waits().reads, reads, "backpressure is not reading");
-
-        // As it reads again, everything follows, without another edge of readability.
-        bench.writable();
-        while !matches!(bench.service(), Outcome::Waiting) {}
-        assert_eq!(bench.connection.transport.sent.len(), 1 << 20);
-    }
-
-    #[test]
-    fn reading_resumes_below_the_high_water_mark_only() {
-        let mut bench =
-            Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED, Takes(100), BLOCKED, Takes(LIMIT / 2), BLOCKED]);
-        bench.waits();
-        assert_eq!(bench.connection.received(), LIMIT as u64);
-        bench.writable();
-        bench.waits();
-        assert_eq!(bench.connection.received(), LIMIT as u64, "100 bytes of room are not worth a read");
-        bench.writable();
-        bench.connection.transport.output.extend((0..9).map(|_| BLOCKED));
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), LIMIT, "filled up in one read");
-    }
-
-    #[test]
-    fn scarce_memory_makes_reads_smaller() {
-        let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
-        bench.allowed = 100;
-        bench.waits();
-        assert_eq!(bench.connection.memory(), 100);
-    }
-
-    #[test]
-    fn scarce_memory_is_not_blamed_on_the_message() {
-        let mut bench = Bench::new(Lengths, [Flood(200)]);
-        bench.allowed = 100;
-        assert!(matches!(bench.ends(), End::OutOfMemory));
-    }
-
-    #[test]
-    fn a_firehose_can_be_told_to_finish() {
-        let mut bench = Bench::new(Echo, [Flood(9 * SERVICE_BUDGET)]);
-        bench.connection.drain();
-        assert!(matches!(bench.service(), Outcome::Runnable));
-        let answered = bench.connection.transport.sent.len();
-        bench.connection.stop_answering();
-        while matches!(bench.service(), Outcome::Runnable) {}
-        assert_eq!(bench.connection.transport.sent.len(), answered);
-        assert!(bench.connection.transport.fin_sent);
-    }
-
-    #[test]
-    fn a_connect_told_to_finish_while_under_way_finishes_when_it_is_through() {
-        let connects = [Ok(false), Ok(true)].into_iter().collect();
-        let mut bench = Bench::new(Talker, []);
-        let addr = "127.0.0.1:1".parse().unwrap();
-        bench.connection =
-            Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
-        bench.writable();
-        bench.waits();
-        bench.connection.stop_answering();
-        bench.writable();
-        let script = bench.waits();
-        assert!(script.fin_sent);
-        assert_eq!(script.sent, b"", "the time to talk is over");
-        bench.readable([Fin]);
-        bench.finishes();
-    }
-
-    #[test]
-    fn a_firehose_gives_way_when_its_budget_is_spent() {
-        let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
-        assert!(matches!(bench.service(), Outcome::Runnable));
-        let received = bench.connection.received();
-        assert!((SERVICE_BUDGET as u64..=(SERVICE_BUDGET + LIMIT) as u64).contains(&received), "{received}");
-    }
-
-    #[test]
-    fn a_connect_waits_and_then_works_or_fails() {
-        let script = Script {
-            connects: [Ok(false), Ok(true)].into_iter().collect(),
-            input: [Bytes(b"ping")].into_iter().collect(),
-            ..Script::default()
-        };
-        let mut bench = Bench::new(Echo, []);
-        bench.connection = Connection::connecting(script, "127.0.0.1:1".parse().unwrap(), Echo, Moment::START);
-        bench.waits();
-        assert_eq!(bench.connection.transport.connects.len(), 2, "not writable: there is nothing to ask yet");
-        bench.writable();
-        bench.waits();
-        assert_eq!(bench.connection.state(), State::Connecting);
-        bench.connection.note(Readiness::ALL);
-        bench.waits();
-        assert_eq!(bench.connection.transport.sent, b"ping");
-
-        bench.connection.writing = Writing::Connecting;
-        bench.connection.transport.connects.push_back(Err(ErrorKind::ConnectionRefused.into()));
-        assert!(matches!(bench.ends(), End::ConnectFailed(error) if error.kind() == ErrorKind::ConnectionRefused));
-    }
-
-    #[test]
-    fn draining_answers_what_is_there_then_finishes_and_reads_to_the_end() {
-        let mut bench = Bench::new(Echo, [Bytes(b"in time")]);
-        bench.connection.ready = Readiness { writable: true, ..Readiness::default() };
-        bench.connection.drain();
-        let script = bench.waits();
-        assert_eq!(script.sent, b"in time");
-        assert!(script.fin_sent);
-        assert_eq!(bench.connection.state(), State::Finishing);
-        bench.readable([Bytes(b"too late"), Fin]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.finishes();
-        assert_eq!(bench.connection.transport.sent, b"in time");
-    }
-
-    #[test]
-    fn draining_waits_for_what_is_queued() {
-        let mut bench = Bench::new(Echo, [Bytes(b"in time")]).output([Takes(2), BLOCKED]);
-        bench.connection.drain();
-        assert!(!bench.waits().fin_sent);
-        bench.writable();
-        assert!(bench.waits().fin_sent);
-        assert_eq!(bench.connection.transport.sent, b"in time");
-    }
-
-    fn at(seconds: u64) -> Moment {
-        Moment::after_start(Duration::from_secs(seconds))
-    }
-
-    const TIMEOUTS: Timeouts = Timeouts {
-        connect: Some(Duration::from_secs(1)),
-        idle: Some(Duration::from_secs(100)),
-        stall: Some(Duration::from_secs(10)),
-        linger: Some(Duration::from_secs(5)),
-    };
-
-    #[test]
-    fn an_idle_connection_is_ended_gently() {
-        let mut bench = Bench::new(Echo, []);
-        bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(100), Timeout::Idle)));
-        bench.now = at(100);
-        bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now);
-        assert!(bench.waits().fin_sent);
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
-        bench.now = at(103);
-        bench.readable([Bytes(b"too late")]);
-        bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)), "for a bounded time");
-        bench.connection.expire(Timeout::Linger, &TIMEOUTS, at(105));
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)), "it ends for what it was ended for");
-    }
-
-    #[test]
-    fn without_time_to_linger_an_idle_connection_ends_at_once() {
-        let timeouts = Timeouts { linger: None, ..TIMEOUTS };
-        let mut bench = Bench::new(Echo, []);
-        bench.connection.expire(Timeout::Idle, &timeouts, at(100));
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
-    }
-
-    #[test]
-    fn the_time_to_stall_begins_with_the_wait_and_again_with_each_byte() {
-        let mut bench = Bench::new(Echo, []).output([BLOCKED, Takes(1), BLOCKED]);
-        bench.waits();
-        bench.now = at(50);
-        bench.readable([Bytes(b"ping")]);
-        bench.waits();
-        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(60), Timeout::Stall)));
-        bench.now = at(55);
-        bench.writable();
-        bench.waits();
-        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)));
-        bench.now = at(60);
-        bench.readable([Bytes(b"more")]);
-        bench.waits();
-        assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
-        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65)));
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
-    }
-
-    #[test]
-    fn what_the_socket_takes_at_once_is_no_sign_of_life_of_a_peer_that_owes_an_answer() {
-        struct Impatient;
-        impl Protocol for Impatient {
-            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
-                input.len()
-            }
-            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
-                space[0] = b'?';
-                Produced::Bytes(1)
-            }
-            fn expects(&self) -> Expects {
-                Expects::AnswerSince(at(7))
-            }
-        }
-        let mut bench = Bench::new(Impatient, []).output([Takes(1), BLOCKED, Takes(1), BLOCKED, Takes(1), BLOCKED]);
-        let idle = |bench: &mut Bench<Impatient>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
-        bench.now = at(5);
-        bench.waits();
-        assert_eq!(idle(&mut bench), Some((at(107), Timeout::Idle)), "since the answer is owed");
-        bench.now = at(50);
-        bench.writable();
-        bench.waits();
-        assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "the socket was full, and the peer made room");
-        bench.connection.outbound = SendBuffer::new();
-        bench.now = at(60);
-        bench.connection.transport.output = [Takes(1)].into_iter().collect();
-        bench.writable();
-        let taken = bench.connection.sent();
-        bench.service();
-        assert!(bench.connection.sent() > taken);
-        assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
-        bench.now = at(70);
-        bench.readable([Bytes(b"!")]);
-        bench.service();
-        assert_eq!(idle(&mut bench), Some((at(170), Timeout::Idle)));
-    }
-
-    #[test]
-    fn a_connect_has_its_own_time() {
-        let connection = Connection::connecting(Script::default(), "127.0.0.1:1".parse().unwrap(), Echo, at(3));
-        assert_eq!(connection.deadline(&TIMEOUTS), Some((at(4), Timeout::Connect)));
-        assert_eq!(connection.deadline(&Timeouts::default()), None);
-    }
-
-    #[test]
-    fn bytes_from_outside_are_sent_in_turn_or_refused_whole() {
-        let mut bench = Bench::new(Echo, []).output([BLOCKED]);
-        assert_eq!(bench.connection.send(b"news", LIMIT, at(0)), Ok(()));
-        bench.waits();
-        assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
-        assert_eq!(bench.connection.send(b"!", LIMIT, at(0)), Ok(()));
-        bench.writable();
-        assert_eq!(bench.waits().sent, b"news!");
-        bench.connection.close();
-        assert_eq!(bench.connection.send(b"late", LIMIT, at(0)), Err(SendError::Finishing));
-        assert!(matches!(bench.ends(), End::Closed));
-    }
-
-    /// Answers each line with its length; finishes on an empty one.
-    struct Lengths;
-
-    impl Protocol for Lengths {
-        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-            let mut consumed = 0;
-            for line in input.split_inclusive(|&byte| byte == b'\n') {
-                if !line.ends_with(b"\n") || out.room() < 8 {
-                    break;
-                }
-                if line == b"\n" {
-                    out.finish();
-                }
-                out.copy(format!("{}\n", line.len() - 1).as_bytes());
-                consumed += line.len();
-            }
-            consumed
-        }
-
-        fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
-            if !rest.is_empty() {
-                out.copy(b"unfinished: ");
-                out.send(rest);
-            }
-        }
-    }
-
-    #[test]
-    fn an_unfinished_line_waits_inbound_and_is_shown_again() {
-        let mut bench = Bench::new(Lengths, [Bytes(b"on")]);
-        assert_eq!(bench.waits().sent, b"");
-        assert_eq!(bench.connection.inbound_len(), 2);
-        bench.readable([Bytes(b"e\ntwo"), Fin]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.finishes();
-        assert_eq!(bench.connection.transport.sent, b"3\nunfinished: two");
-    }
-
-    #[test]
-    fn a_long_line_leaves_no_memory_behind() {
-        let mut bench = Bench::new(Lengths, [Flood(LIMIT / 2)]);
-        bench.waits();
-        assert_eq!(bench.connection.memory(), LIMIT / 2);
-        bench.readable([Bytes(b"\nz")]);
-        bench.waits();
-        assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (1, 1));
-    }
-
-    #[test]
-    fn a_woken_protocol_goes_on_where_it_stopped() {
-        struct Shy(bool);
-        impl Protocol for Shy {
-            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-                if self.0 {
-                    out.send(input);
-                }
-                if self.0 { input.len() } else { 0 }
-            }
-        }
-        let mut bench = Bench::new(Shy(false), [Bytes(b"hello")]);
-        assert_eq!(bench.waits().sent, b"");
-        bench.connection.protocol_mut().0 = true;
-        assert_eq!(bench.waits().sent, b"", "nothing has happened");
-        bench.connection.wake();
-        assert_eq!(bench.waits().sent, b"hello");
-    }
-
-    #[test]
-    fn a_line_longer_than_the_buffer_ends_the_connection() {
-        let mut bench = Bench::new(Lengths, [Flood(LIMIT + 1)]);
-        assert!(matches!(bench.ends(), End::MessageTooLong));
-        assert!(bench.connection.memory() <= LIMIT);
-    }
-
-    #[test]
-    fn answers_longer_than_their_input_wait_for_room() {
-        const LINES: &[u8] = &[b'\n'; LIMIT];
-        struct Long;
-        impl Protocol for Long {
-            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-                let fit = input.len().min(out.room() / 10);
-                out.copy(&b"0123456789".repeat(fit));
-                fit
-            }
-        }
-        let mut bench = Bench::new(Long, [Bytes(LINES)]);
-        assert_eq!(bench.waits().sent.len(), 10 * LIMIT, "a peer that reads gets it all at once");
-
-        let mut bench = Bench::new(Long, [Bytes(LINES), Fin]).output([BLOCKED]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.waits();
-        assert!(bench.connection.outbound_len() <= LIMIT);
-        bench.writable();
-        bench.finishes();
-        assert_eq!(bench.connection.transport.sent.len(), 10 * LIMIT);
-    }
-
-    #[test]
-    fn a_protocol_that_ignores_the_room_overflows() {
-        struct Loud;
-        impl Protocol for Loud {
-            fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-                out.copy(&[b'!'; LIMIT + 1]);
-                input.len()
-            }
-        }
-        let mut bench = Bench::new(Loud, [Bytes(b"?")]);
-        assert_eq!(bench.waits().sent.len(), LIMIT + 1, "a peer that reads gets it all");
-        let mut bench = Bench::new(Loud, [Bytes(b"?")]).output([BLOCKED]);
-        assert!(matches!(bench.ends(), End::Overflow));
-    }
-
-    #[test]
-    fn a_protocol_may_finish_first_and_still_hears_the_peer() {
-        let mut bench = Bench::new(Lengths, [Bytes(b"one\n\n")]);
-        let script = bench.waits();
-        assert_eq!(script.sent, b"3\n0\n");
-        assert!(script.fin_sent);
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(5), Timeout::Linger)));
-        bench.now = at(4);
-        bench.readable([Bytes(b"still talking\n")]);
-        bench.waits();
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(9), Timeout::Linger)), "a peer that sends is there");
-        bench.readable([Fin]);
-        bench.finishes();
-    }
-
-    #[test]
-    fn a_protocol_that_produces_does_so_whenever_the_queue_is_out() {
-        struct Countdown(u8);
-        impl Protocol for Countdown {
-            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
-                input.len()
-            }
-            fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
-                if self.0 == 0 {
-                    return Produced::Finished;
-                }
-                self.0 -= 1;
-                space[..2].copy_from_slice(&[b'0' + self.0, b' ']);
-                Produced::Bytes(2)
-            }
-        }
-        let mut bench = Bench::new(Countdown(4), []).output([Takes(2), Takes(1), BLOCKED]);
-        assert_eq!(bench.waits().sent, b"3 2");
-        bench.writable();
-        let script = bench.waits();
-        assert_eq!(script.sent, b"3 2 1 0 ");
-        assert!(script.fin_sent, "it is finished");
-    }
-
-    /// Keeps what it is shown until it is told to take some, finishes when told to, and counts.
-    #[derive(Default)]
-    struct Keeper {
-        shown: usize,
-        takes: usize,
-        finishes: bool,
-        notifies: bool,
-        rest: Option<Vec<u8>>,
-    }
-
-    impl Protocol for Keeper {
-        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-            self.shown += 1;
-            if mem::take(&mut self.notifies) {
-                out.notify();
-            }
-            if self.finishes {
-                out.finish();
-            }
-            mem::take(&mut self.takes).min(input.len())
-        }
-
-        fn finish<'a>(&mut self, rest: &'a [u8], _out: &mut Outbox<'a>) {
-            self.rest = Some(rest.to_vec());
-        }
-    }
-
-    #[test]
-    fn input_that_waits_is_shown_again_only_for_a_reason() {
-        let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]);
-        bench.waits();
-        assert_eq!(bench.connection.protocol().shown, 1);
-        bench.writable();
-        bench.waits();
-        assert_eq!(bench.connection.protocol().shown, 1, "nothing was waiting to be sent");
-        bench.connection.protocol_mut().takes = 4;
-        bench.connection.wake();
-        bench.waits();
-        assert_eq!((bench.connection.protocol().shown, bench.connection.memory()), (2, 0));
-        bench.connection.wake();
-        bench.waits();
-        assert_eq!(bench.connection.protocol().shown, 2, "there is nothing to show");
-    }
-
-    #[test]
-    fn memory_is_given_back_when_half_of_it_is_not_needed() {
-        let take = |count: usize| {
-            let mut bench = Bench::new(Keeper::default(), [Flood(100)]);
-            bench.waits();
-            assert_eq!(bench.connection.memory(), 100);
-            bench.connection.protocol_mut().takes = count;
-            bench.connection.wake();
-            bench.waits();
-            (bench.connection.inbound_len(), bench.connection.memory())
-        };
-        assert_eq!(take(30), (70, 100));
-        assert_eq!(take(50), (50, 100));
-        assert_eq!(take(51), (49, 49));
-    }
-
-    #[test]
-    fn input_that_is_kept_takes_no_more_memory_than_it_may() {
-        let mut bench = Bench::new(Keeper::default(), [Flood(3000)]);
-        bench.waits();
-        assert_eq!(bench.connection.memory(), 3000, "as much as there is");
-        bench.readable([Bytes(b"and ten more")]);
-        bench.waits();
-        assert_eq!(bench.connection.memory(), LIMIT, "twice that would be more than it may");
-        bench.readable([Flood(LIMIT - 3013)]);
-        bench.waits();
-        assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (LIMIT - 1, LIMIT));
-    }
-
-    #[test]
-    fn what_is_unconsumed_counts_for_what_may_be_sent() {
-        let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
-        bench.waits();
-        assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
-        assert_eq!(bench.connection.send(&[0; LIMIT - 4], LIMIT, at(0)), Ok(()));
-    }
-
-    #[test]
-    fn a_notification_is_taken_once() {
-        let mut bench = Bench::new(Keeper { notifies: true, ..Keeper::default() }, [Bytes(b"a")]);
-        assert!(!bench.connection.take_notified());
-        bench.waits();
-        bench.readable([Bytes(b"b")]);
-        bench.waits();
-        assert!(bench.connection.take_notified(), "what was said later did not take it back");
-        assert!(!bench.connection.take_notified());
-    }
-
-    #[test]
-    fn states_are_told_as_they_are() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abc"), Fin]).output([BLOCKED]);
-        bench.connection.ready.writable = false;
-        assert_eq!(bench.connection.state(), State::Established, "a full socket alone stalls nothing");
-        bench.writable();
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.waits();
-        assert_eq!(bench.connection.state(), State::Stalled);
-        bench.writable();
-        assert_eq!(bench.connection.state(), State::PeerFinished);
-        bench.finishes();
-        let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
-        bench.waits();
-        assert_eq!(bench.connection.state(), State::Finishing);
-    }
-
-    #[test]
-    fn the_end_of_what_is_thrown_away_is_not_told() {
-        let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
-        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-        bench.connection.stop_answering();
-        bench.finishes();
-        assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
-    }
-
-    #[test]
-    fn one_service_moves_its_budget_and_no_more() {
-        let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
-        assert!(matches!(bench.service(), Outcome::Runnable));
-        assert_eq!(bench.connection.received(), SERVICE_BUDGET as u64);
-    }
-
-    #[test]
-    fn up_to_the_high_water_mark_reading_goes_on() {
-        let mut bench = Bench::new(Echo, [Flood(LIMIT / 2)]).output([BLOCKED]);
-        bench.waits();
-        bench.readable([Bytes(b"!")]);
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
-        bench.readable([Bytes(b"!")]);
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
-    }
-
-    #[test]
-    fn nothing_is_produced_for_a_full_socket() {
-        let mut bench = Bench::new(Talker, []);
-        bench.connection.ready.writable = false;
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), 0);
-    }
-
-    #[test]
-    fn a_socket_that_takes_nothing_is_no_sign_of_life() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, BLOCKED, Takes(1), BLOCKED]);
-        let stall = |bench: &Bench<Echo>| bench.connection.deadline(&Timeouts { idle: None, ..TIMEOUTS });
-        bench.now = at(5);
-        bench.waits();
-        let deadline = stall(&bench);
-        bench.now = at(6);
-        bench.writable();
-        bench.waits();
-        assert_eq!(stall(&bench), deadline);
-        bench.now = at(7);
-        bench.writable();
-        bench.waits();
-        assert_ne!(stall(&bench), deadline);
-    }
-
-    #[test]
-    fn what_a_full_socket_takes_is_a_sign_of_life_of_a_peer_that_owes_an_answer() {
-        struct Owed;
-        impl Protocol for Owed {
-            fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
-                input.len()
-            }
-            fn expects(&self) -> Expects {
-                Expects::AnswerSince(at(1))
-            }
-        }
-        let mut bench = Bench::new(Owed, []).output([BLOCKED, Takes(1), BLOCKED, BLOCKED]);
-        let idle = |bench: &mut Bench<Owed>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
-        assert_eq!(bench.connection.send(b"abc", LIMIT, at(2)), Ok(()));
-        for (now, deadline) in [(3, 102), (50, 150), (60, 150)] {
-            bench.now = at(now);
-            bench.writable();
-            bench.waits();
-            assert_eq!(idle(&mut bench), Some((at(deadline), Timeout::Idle)), "at {now}");
-        }
-    }
-
-    #[test]
-    fn lingering_is_timed_from_its_beginning_whatever_is_sent() {
-        let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, Takes(1), BLOCKED]);
-        bench.waits();
-        bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
-        let deadline = bench.connection.deadline(&TIMEOUTS);
-        bench.now = at(4);
-        bench.writable();
-        bench.waits();
-        assert_eq!(bench.connection.sent(), 1);
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), deadline);
-    }
-
-    /// What the kernel holds, and how many seconds ago the last acknowledgement came.
-    fn held(bytes: u32, ago: u64) -> Unacknowledged {
-        Unacknowledged { bytes, last_acknowledgement: Duration::from_secs(ago) }
-    }
-
-    /// An echo of which the socket took `taken` bytes at 0 s, and more waits.
-    fn blocked(taken: usize) -> Bench<Echo> {
-        let mut bench = Bench::new(Echo, [Flood(LIMIT)]).output([Takes(taken), BLOCKED]);
-        bench.waits();
-        bench
-    }
-
-    #[test]
-    fn a_slow_but_steady_reader_is_not_called_stalled() {
-        let mut bench = blocked(1000);
-        // The socket never reports room, but the kernel's queue shrinks, now and then.
-        for (now, bytes, ago) in [(3, 900, 1), (6, 900, 4), (9, 800, 2), (12, 800, 1), (15, 700, 0)] {
-            bench.connection.transport.unacknowledged = Some(held(bytes, ago));
-            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)), "at {now} s");
-        }
-        assert_eq!(bench.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Stall);
-        assert!(bench.connection.deadline(&TIMEOUTS).unwrap().0 > at(15));
-    }
-
-    #[test]
-    fn an_answer_to_a_window_probe_is_no_progress() {
-        let mut bench = blocked(1000);
-        let mut looks = Vec::new();
-        let ended = loop {
-            let (when, timeout) = bench.connection.deadline(&TIMEOUTS).unwrap();
-            looks.push(when.since(Moment::START).as_secs_f64());
-            // Acknowledgements come all the time, and acknowledge nothing.
-            bench.connection.transport.unacknowledged = Some(held(900, 0));
-            if bench.connection.expire(timeout, &TIMEOUTS, when) {
-                break when;
-            }
-        };
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
-        // The first look, after a quarter of the 10 s, finds the 100 bytes that were acknowledged some time before it.
-        assert_eq!(looks, [2.5, 5.0, 7.5, 10.0, 12.5]);
-        assert_eq!(ended, Moment::after_start(Duration::from_millis(12_500)));
-    }
-
-    #[test]
-    fn a_dead_path_is_found_out_at_the_first_look_that_counts() {
-        let mut bench = blocked(1000);
-        for now in [3, 5, 8] {
-            bench.connection.transport.unacknowledged = Some(held(1000, now));
-            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
-        }
-        bench.connection.transport.unacknowledged = Some(held(1000, 10));
-        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
-    }
-
-    #[test]
-    fn where_the_kernel_cannot_tell_only_what_the_socket_takes_is_progress() {
-        let mut bench = blocked(1000);
-        for now in [3, 5, 8] {
-            assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
-        }
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(10), Timeout::Stall)));
-        assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
-    }
-
-    #[test]
-    fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
-        let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
-        bench.waits();
-        assert_eq!(bench.connection.outbound_len(), 0, "the kernel took everything");
-        bench.connection.transport.unacknowledged = Some(held(1000, 1));
-        assert!(!bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
-        // From now on the time to stall is what judges.
-        let look = Moment::after_start(Duration::from_millis(99_000 + 2_500));
-        assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((look, Timeout::Stall)));
-        bench.connection.transport.unacknowledged = Some(held(0, 1));
-        assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(102)));
-        assert_eq!(
-            bench.connection.deadline(&TIMEOUTS),
-            Some((at(101 + 100), Timeout::Idle)),
-            "it took the last bytes"
-        );
-        assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(201)));
-    }
-
-    #[test]
-    fn without_a_time_to_stall_a_peer_is_kept_while_bytes_wait_for_it() {
-        let timeouts = Timeouts { stall: None, ..TIMEOUTS };
-        let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
-        bench.waits();
-        bench.connection.transport.unacknowledged = Some(held(4096, 100)); // All of it.
-        assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(100)));
-        assert_eq!(bench.connection.deadline(&timeouts), Some((at(200), Timeout::Idle)));
-    }
-
-    #[test]
-    fn a_peer_that_only_sends_is_not_kept_by_old_acknowledgements() {
-        let mut bench = Bench::new(Keeper { takes: 1, ..Keeper::default() }, [Bytes(b"a")]);
-        bench.waits();
-        bench.connection.transport.unacknowledged = Some(held(0, 0));
-        assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)), "nothing was ever sent to it");
-    }
-
-    #[test]
-    fn addresses_are_kept_as_they_are() {
-        for addr in ["192.0.2.1:7", "[2001:db8::1]:7", "[fe80::1%3]:7"] {
-            let addr: SocketAddr = addr.parse().unwrap();
-            assert_eq!(Connection::open(Script::default(), addr, Echo, at(0)).addr(), addr);
-        }
-    }
-
-    #[test]
-    fn who_has_finished_already_is_not_finished_gently() {
-        let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
-        bench.waits();
-        bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
-        assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
-    }
-
-    #[test]
-    fn ends_are_told_in_words() {
-        let reset = || io::Error::from(ErrorKind::ConnectionReset);
-        let timed_out = |timeout| End::TimedOut(timeout).to_string();
-        assert_eq!(End::Finished.to_string(), "finished");
-        assert_eq!(End::ConnectFailed(reset()).to_string(), "connect failed: connection reset");
-        assert_eq!(End::Failed(reset()).to_string(), "connection reset");
-        assert_eq!(timed_out(Timeout::Idle), "idle for too long");
-        assert_eq!(timed_out(Timeout::Stall), "the peer reads nothing");
-        assert_eq!(SendError::Full.to_string(), "the peer does not read and its buffer is full");
-        assert_eq!(SendError::Finishing.to_string(), "the connection is finishing");
-        assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
     }
 }

@@ -16,12 +16,12 @@ pub use mio::Token;
 use slab::Slab;
 
 use crate::accepting::{ACCEPT_BUDGET, Accepting};
-use crate::connection::{Connection, End, Outcome, SendError, State, Timeout, Timeouts, Turn};
+use crate::connection::{Connection, Context, End, Outcome, SendError, Timeout, Timeouts};
 use crate::deadlines::{Deadlines, Due};
+use crate::log_budget::{Line, LogBudget};
 use crate::memory::Memory;
 pub use crate::memory::{Limits, MINIMUM_BUFFER};
 use crate::moment::Moment;
-use crate::narrator::{Line, Narrator, Voice};
 use crate::net::AcceptError;
 use crate::protocol::Protocol;
 pub use crate::role::{Event, Role};
@@ -40,6 +40,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What may be ready beside the connections: the listener, the signals and the timer.
 const OTHER_SOURCES: usize = 3;
+
+/// Accepting has to pause.
+static CANNOT_ACCEPT: Line = Line { opening: "cannot accept", level: log::Level::Warn, of_a_state: true };
 
 /// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
 /// larger ones fall out of the second-level cache.
@@ -62,7 +65,7 @@ pub struct EventLoop<P, S: System = Mio> {
     happened: VecDeque<Event<P>>,
     scratch: Box<[u8]>,
     timeouts: Timeouts,
-    narrator: Narrator<P>,
+    log: LogBudget,
     /// What the timer is set to; none if it went off.
     wake_at: Option<Moment>,
     now: Moment,
@@ -84,14 +87,14 @@ impl<P, S: System> fmt::Debug for EventLoop<P, S> {
 
 impl<P: Protocol> EventLoop<P> {
     /// A loop without any connection.
-    pub fn new(limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> io::Result<EventLoop<P>> {
-        Ok(EventLoop::on(Mio::new()?, limits, timeouts, voice))
+    pub fn new(limits: Limits, timeouts: Timeouts) -> io::Result<EventLoop<P>> {
+        Ok(EventLoop::on(Mio::new()?, limits, timeouts))
     }
 }
 
 impl<P: Protocol, S: System> EventLoop<P, S> {
     /// A loop without any connection, on a system of one's own: a simulated one, say.
-    pub fn on(system: S, limits: Limits, timeouts: Timeouts, voice: Voice<P>) -> EventLoop<P, S> {
+    pub fn on(system: S, limits: Limits, timeouts: Timeouts) -> EventLoop<P, S> {
         EventLoop {
             system,
             connections: Slab::new(),
@@ -103,7 +106,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             happened: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timeouts,
-            narrator: Narrator::new(voice),
+            log: LogBudget::new(),
             wake_at: None,
             now: Moment::START,
             turns: 0,
@@ -257,8 +260,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     /// The budgets of log lines, for the role's own.
-    pub fn narrator(&mut self) -> &mut Narrator<P> {
-        &mut self.narrator
+    pub fn log_budget(&mut self) -> &mut LogBudget {
+        &mut self.log
     }
 
     /// Turns until there is nothing left to do, or until [`stop`](EventLoop::stop).
@@ -282,7 +285,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
             self.turn()?;
         }
-        self.narrator.tell_left_out();
+        self.log.tell_left_out();
         Ok(())
     }
 
@@ -299,7 +302,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// everything that happened is known ([`Silence`]).
     fn wait(&mut self) -> io::Result<Option<Moment>> {
         let due = self.deadlines.next(self.silence.judged_from());
-        let earliest = [due, self.narrator.deadline()].into_iter().flatten().min();
+        let earliest = [due, self.log.deadline()].into_iter().flatten().min();
         let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
@@ -317,7 +320,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.turns += 1;
         let last_ended = self.now;
         self.now = self.system.now();
-        self.narrator.refill(self.now);
+        self.log.refill(self.now);
         Ok(began.and_then(|began| {
             self.silence.after(&Wait {
                 began,
@@ -382,26 +385,28 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         // A slot is freed in here only, and its token is queued once: each one in the queue is that of its connection.
         let connection = &mut self.connections[token.0];
         let memory_before = connection.memory();
-        let connecting = connection.state() == State::Connecting;
+        let connecting = connection.is_connecting();
         let connected_after = connecting.then(|| self.system.now().since(connection.opened()));
         let moved_before = connection.received() + connection.sent();
-        let outcome = connection.service(&mut Turn {
+        let mut context = Context {
             now: self.now,
             clock: &self.system,
             scratch: &mut self.scratch,
-            allowed: self.memory.room_now(memory_before),
-            limit: self.memory.limits().connection_buffer,
+            room_now: self.memory.room_now(memory_before),
+            room_most: self.memory.limits().connection_buffer,
             short_read_is_last: S::SHORT_READ_IS_LAST,
-            narrator: &mut self.narrator,
-        });
+            log: &mut self.log,
+            notified: false,
+        };
+        let outcome = connection.service(&mut context);
+        let notified = context.notified;
         let moved = connection.received() + connection.sent() - moved_before;
         self.memory.changed(memory_before, connection.memory());
         if let Some(after) = connected_after
-            && connection.state() != State::Connecting
+            && !connection.is_connecting()
         {
             self.happened.push_back(Event::Connected { token, after });
         }
-        let notified = connection.take_notified();
         if let Outcome::Ended(end) = outcome {
             self.remove(token, end); // The event carries the protocol, and so whatever it notified of.
             return moved;
@@ -468,7 +473,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
         let token = Token(self.connections.vacant_key());
         if let Err(error) = self.system.register(connection.transport_mut(), token) {
-            let connecting = connection.state() == State::Connecting;
+            let connecting = connection.is_connecting();
             let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
             self.never_opened(connection.addr(), connection.into_protocol(), end);
             return None;
@@ -497,7 +502,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Out of descriptors or memory: no edge will tell when that is over.
     fn rest_from_accepting(&mut self, error: &io::Error) {
-        if self.narrator.allows(Line::CannotAccept) {
+        if self.log.allows(&CANNOT_ACCEPT) {
             warn!(
                 "cannot accept with {} connections open: {error}; new connections wait (ulimit -n shows the limit)",
                 self.connections.len()

@@ -12,7 +12,7 @@
 //!
 //! ```no_run
 //! use multiconn::protocol::{Outbox, Protocol};
-//! use multiconn::server::{self, Config, Server};
+//! use multiconn::server::{Config, Server};
 //!
 //! /// Sends everything back in upper case.
 //! struct Shout;
@@ -24,7 +24,7 @@
 //!     }
 //! }
 //!
-//! let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), server::sending(), |_peer| Shout)?;
+//! let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), |_peer| Shout)?;
 //! server.catch_signals()?;
 //! server.run()?;
 //! # Ok::<(), std::io::Error>(())
@@ -40,7 +40,7 @@
 //! | ring | modules | uses |
 //! | --- | --- | --- |
 //! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange), [`pattern`](protocol::pattern) and [`side`](protocol::side) | `std`; no socket, no clock |
-//! | 1, bytes | [`narrator`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
+//! | 1, bytes | [`log_budget`], [`wire`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
 //! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`system`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
 //! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, serde |
 //! | 4, programs | `cli` (feature `cli`), `bin/`, `examples/` | clap, `env_logger`, ring 3 |
@@ -97,11 +97,13 @@ mod deadlines;
 pub mod descriptors;
 pub mod escape;
 pub mod event_loop;
+pub mod log_budget;
 pub mod lossy_stderr;
 mod memory;
 pub mod moment;
-pub mod narrator;
 pub mod net;
+pub mod peer_addr;
+mod progress;
 pub mod protocol;
 mod role;
 mod run_queue;
@@ -111,3 +113,4 @@ mod silence;
 mod status;
 pub mod system;
 mod timer;
+pub mod wire;

@@ -9,8 +9,13 @@ mod foreign_bytes;
 pub mod pattern;
 pub mod side;
 
+use log::info;
+
 use crate::buffer::SendBuffer;
+use crate::escape::Escaped;
+use crate::log_budget::{Line, LogBudget};
 use crate::moment::{Clock, Moment};
+use crate::peer_addr::PeerAddr;
 
 /// One end of one connection: bytes in, bytes out.
 ///
@@ -61,7 +66,7 @@ pub trait Protocol {
     ///
     /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out
     /// before our own FIN, which follows in any case.
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let _ = (rest, out);
     }
 
@@ -75,6 +80,19 @@ pub trait Protocol {
     /// What the peer has to do not to be called idle. For a server, anything at all.
     fn expects(&self) -> Expects {
         Expects::Anything
+    }
+
+    /// Bytes arrived: the place for a log line about them. By default there is none.
+    fn log_received(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        let _ = (bytes, peer, log);
+    }
+
+    /// The socket took bytes: the place for a log line about them. By default `Sending b"…" to …`, as the tutorial has it.
+    fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        static SENDING: Line = Line::info("Sending");
+        if log.allows(&SENDING) {
+            info!("Sending {} to {peer}", Escaped(bytes));
+        }
     }
 }
 
@@ -109,7 +127,7 @@ pub struct Outbox<'a> {
     pub(crate) queue: SendBuffer,
     /// Goes out behind the queue, straight from where it was read if the socket takes it.
     pub(crate) tail: &'a [u8],
-    pub(crate) finish: bool,
+    pub(crate) shut_down: bool,
     pub(crate) abort: bool,
     pub(crate) notify: bool,
     limit: usize,
@@ -118,7 +136,7 @@ pub struct Outbox<'a> {
 
 impl<'a> Outbox<'a> {
     pub(crate) fn new(queue: SendBuffer, limit: usize, clock: &'a dyn Clock) -> Outbox<'a> {
-        Outbox { queue, tail: &[], finish: false, abort: false, notify: false, limit, clock }
+        Outbox { queue, tail: &[], shut_down: false, abort: false, notify: false, limit, clock }
     }
 
     /// The time now: just behind the read that brought the input.
@@ -151,9 +169,9 @@ impl<'a> Outbox<'a> {
         self.limit.saturating_sub(self.queue.len() + self.tail.len())
     }
 
-    /// Finishes our direction: everything sent so far goes out, then our FIN (a half-close). Input still arrives.
-    pub fn finish(&mut self) {
-        self.finish = true;
+    /// Shuts our direction down: everything sent so far goes out, then our FIN (a half-close). Input still arrives.
+    pub fn shut_down(&mut self) {
+        self.shut_down = true;
     }
 
     /// Ends the connection at once; what was not sent yet is lost.

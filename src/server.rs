@@ -10,9 +10,8 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::connection::{End, Timeouts};
-use crate::escape::Escaped;
 use crate::event_loop::{Event, EventLoop, Limits, Role};
-use crate::narrator::{Line, Voice};
+use crate::log_budget::Line;
 use crate::net::{self, ListenOptions};
 use crate::protocol::Protocol;
 use crate::signals::Signal;
@@ -59,31 +58,16 @@ pub enum Ending {
     Killed(Signal),
 }
 
-/// The voice of an echo server: `Echoing b"…" to …`, as the tutorial has it.
-#[must_use]
-pub fn echoing<P>() -> Voice<P> {
-    fn line<P>(_: &P, addr: SocketAddr, bytes: &[u8]) {
-        info!("Echoing {} to {addr}", Escaped(bytes));
-    }
-    Voice { verb: "Echoing", sending: Some(line), received: None }
-}
-
-/// The voice of any other server: `Sending b"…" to …`.
-#[must_use]
-pub fn sending<P>() -> Voice<P> {
-    fn line<P>(_: &P, addr: SocketAddr, bytes: &[u8]) {
-        info!("Sending {} to {addr}", Escaped(bytes));
-    }
-    Voice { verb: "Sending", sending: Some(line), received: None }
-}
+static ACCEPTED: Line = Line::info("Accepted connection from");
+static CLOSING: Line = Line::info("Closing connection");
 
 /// A server that is bound and has not begun to serve.
 ///
 /// ```no_run
 /// use multiconn::protocol::echo::Echo;
-/// use multiconn::server::{self, Config, Server};
+/// use multiconn::server::{Config, Server};
 ///
-/// let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), server::echoing(), |_| Echo)?;
+/// let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), |_| Echo)?;
 /// server.catch_signals()?;
 /// server.run()?;
 /// # Ok::<(), std::io::Error>(())
@@ -103,7 +87,6 @@ impl<P: Protocol> Server<P> {
         host: &str,
         port: u16,
         config: &Config,
-        voice: Voice<P>,
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
     ) -> io::Result<Server<P>> {
         let listener = net::listen(host, port, config.listen)?;
@@ -115,7 +98,7 @@ impl<P: Protocol> Server<P> {
             linger: Some(config.drain_timeout),
         };
         let system = Mio::new()?.with_busy_poll(config.busy_poll);
-        let mut event_loop = EventLoop::on(system, config.limits, timeouts, voice);
+        let mut event_loop = EventLoop::on(system, config.limits, timeouts);
         event_loop.listen(listener, protocol_for)?;
         Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
     }
@@ -158,12 +141,12 @@ impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> 
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
         match &event {
             Event::Accepted { addr, .. } => {
-                if event_loop.narrator().allows(Line::Accepted) {
+                if event_loop.log_budget().allows(&ACCEPTED) {
                     info!("Accepted connection from {addr}");
                 }
             }
             Event::Closed { addr, end, .. } => {
-                if event_loop.narrator().allows(Line::Closing) {
+                if event_loop.log_budget().allows(&CLOSING) {
                     match end {
                         End::Finished => info!("Closing connection to {addr}"),
                         end => info!("Closing connection to {addr}: {end}"),

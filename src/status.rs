@@ -166,7 +166,6 @@ mod tests {
     use super::*;
     use crate::connection::{State, Timeouts};
     use crate::event_loop::Limits;
-    use crate::narrator::Voice;
     use crate::net::ListenOptions;
     use crate::protocol::echo::Echo;
 
@@ -174,7 +173,7 @@ mod tests {
     fn the_totals_come_first_and_the_table_is_cut() {
         let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT).unwrap();
+        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default()).unwrap();
         assert_eq!(table(&event_loop)[0], "0 connections");
         for _ in 0..ROWS + 7 {
             event_loop.connect(addr, Echo);

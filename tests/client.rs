@@ -9,10 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{CLIENT, Program, Run, Server, client, expect, pattern, reset};
-use multiconn::client::{Client, Plan, voice};
+use multiconn::client::{Client, Plan};
 use multiconn::descriptors::raise_limit;
 use multiconn::event_loop::{EventLoop, Limits};
-use multiconn::narrator::Voice;
 use multiconn::protocol::exchange::{Content, Exchange};
 use rustix::process::Signal;
 
@@ -308,7 +307,7 @@ fn a_server_killed_in_mid_run_is_reset_and_said_so() {
 fn thirty_two_mebibytes_a_message_do_not_deadlock() {
     let server = Server::start(&[]);
     let plan = Plan { content: Content::Texts(vec![pattern(32 * 1024 * 1024); 2]), ..Plan::tutorial(3) };
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), Voice::<Exchange>::SILENT).unwrap();
+    let mut event_loop = EventLoop::<Exchange>::new(Limits::default(), plan.timeouts()).unwrap();
     let mut client = Client::new(vec![server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     let report = client.into_report(&event_loop);
@@ -322,7 +321,7 @@ fn the_second_address_is_tried_when_the_first_refuses() {
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan::tutorial(300);
-    let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts(), voice(&plan.content)).unwrap();
+    let mut event_loop = EventLoop::<Exchange>::new(Limits::default(), plan.timeouts()).unwrap();
     let mut client = Client::new(vec![closed, server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     assert!(client.is_done());

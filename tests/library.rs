@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use multiconn::connection::{End, SendError, Timeouts};
 use multiconn::event_loop::{Event, EventLoop, Limits, Role};
-use multiconn::narrator::Voice;
 use multiconn::net::{self, ListenOptions};
 use multiconn::protocol::{Outbox, Protocol};
 
@@ -59,7 +58,7 @@ impl Role<Bell> for Porter {
 }
 
 fn event_loop<P: Protocol>() -> EventLoop<P> {
-    EventLoop::new(Limits::default(), Timeouts::default(), Voice::SILENT).unwrap()
+    EventLoop::new(Limits::default(), Timeouts::default()).unwrap()
 }
 
 #[test]

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use multiconn::connection::{
-    Connection, End, Outcome, Readiness, SERVICE_BUDGET, SendError, State, Timeout, Timeouts, Transport, Turn,
+    Connection, End, Outcome, Readiness, SERVICE_BUDGET, SendError, State, Timeout, Timeouts, Transport, Context,
     Unacknowledged,
 };
 use multiconn::event_loop::MINIMUM_BUFFER;
 use multiconn::moment::{Clock, Moment};
-use multiconn::narrator::{Narrator, Voice};
+use multiconn::log_budget::LogBudget;
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
 use multiconn_fuzz::Script;
@@ -317,7 +317,7 @@ impl Clerk {
                 break;
             }
             match line {
-                b"F\n" => out.finish(),
+                b"F\n" => out.shut_down(),
                 b"N\n" => {
                     out.notify();
                     book.notified = true;
@@ -384,7 +384,7 @@ impl Protocol for Clerk {
         Produced::Bytes(count)
     }
 
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let book = &mut *self.book.borrow_mut();
         assert!(book.fin_read && !book.discarding && !book.end_heard, "no time to finish");
         assert_eq!(rest, &book.heard[book.consumed..], "what is left at the end");
@@ -420,7 +420,7 @@ fn letter(at: usize) -> u8 {
 struct Bench<'a> {
     connection: Connection<Socket, Clerk>,
     book: Rc<RefCell<Book>>,
-    narrator: Narrator<Clerk>,
+    log: LogBudget,
     scratch: &'a mut [u8],
     now: Moment,
     /// Memory that is left for all connections together.
@@ -451,15 +451,19 @@ impl Bench<'_> {
     fn service(&mut self) -> Outcome {
         let allowed = self.allowed();
         let (read, written) = (self.connection.received(), self.connection.sent());
-        let outcome = self.connection.service(&mut Turn {
+        let mut context = Context {
             now: self.now,
             clock: &self.now,
             scratch: self.scratch,
-            allowed,
-            limit: LIMIT,
+            room_now: allowed,
+            room_most: LIMIT,
             short_read_is_last: self.edge_triggered,
-            narrator: &mut self.narrator,
-        });
+            log: &mut self.log,
+            notified: false,
+        };
+        let outcome = self.connection.service(&mut context);
+        let asked = std::mem::take(&mut self.book.borrow_mut().notified);
+        assert!(context.notified == asked || matches!(outcome, Outcome::Ended(_)));
         let read = usize::try_from(self.connection.received() - read).unwrap();
         let written = usize::try_from(self.connection.sent() - written).unwrap();
         assert!(read <= SERVICE_BUDGET + self.scratch.len(), "one connection holds the loop");
@@ -477,9 +481,7 @@ impl Bench<'_> {
 
     /// What must hold at any time.
     fn check(&mut self) {
-        let notified = self.connection.take_notified();
-        let mut book = self.book.borrow_mut();
-        assert_eq!(notified, std::mem::take(&mut book.notified));
+        let book = self.book.borrow();
         let (inbound, outbound) = (self.connection.inbound_len(), self.connection.outbound_len());
         assert_eq!(outbound, book.said.len() - book.written, "bytes to send were lost or made up");
         assert_eq!(inbound, book.heard.len() - book.consumed, "input was lost or kept too long");
@@ -703,7 +705,7 @@ fn run(mut script: Script<'_>, scratch: &mut [u8]) {
     let mut bench = Bench {
         connection: open(Socket(Rc::clone(&book)), ([192, 0, 2, 1], 7).into(), clerk, Moment::START),
         book,
-        narrator: Narrator::new(Voice::SILENT),
+        log: LogBudget::new(),
         scratch: &mut scratch[..scratch_len],
         now: Moment::START,
         free: 4 * LIMIT,

@@ -13,9 +13,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use multiconn::connection::{Connection, Outcome, Readiness, Transport, Turn, Unacknowledged};
+use multiconn::connection::{Connection, Outcome, Readiness, Transport, Context, Unacknowledged};
 use multiconn::moment::{Clock, Moment};
-use multiconn::narrator::{Narrator, Voice};
+use multiconn::log_budget::LogBudget;
 use multiconn::protocol::exchange::{Content, Exchange, FaultKind, Meter, Pacing, Sample, Work};
 use multiconn::protocol::pattern::{EVIDENCE, Pattern};
 use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
@@ -267,12 +267,12 @@ impl Protocol for Checked {
         produced
     }
 
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let before = self.exchange.fault().cloned();
         assert_eq!(before.is_some(), self.differs_at.is_some());
         // What still waits to be written is not missing.
         let written = self.sent.len() - (ALLOWED - out.room());
-        self.exchange.finish(rest, out);
+        self.exchange.end_of_input(rest, out);
         match (before, self.exchange.fault()) {
             (Some(before), after) => assert_eq!(Some(&before), after, "the first fault is the one to tell"),
             (None, None) => {
@@ -456,7 +456,7 @@ fn run(mut script: Script<'_>, scratch: &mut [u8]) {
     let mut now = Moment::after_start(Duration::from_secs(1));
     let socket = Socket { room: usize::MAX, ..Socket::default() };
     let mut connection = Connection::open(socket, ([192, 0, 2, 1], 7).into(), checked, now);
-    let mut narrator = Narrator::new(Voice::SILENT);
+    let mut log = LogBudget::new();
     while let Some(order) = script.step() {
         // Of two orders, one is carried out before the next, so that things happen one by one and together.
         match order & 15 {
@@ -469,14 +469,15 @@ fn run(mut script: Script<'_>, scratch: &mut [u8]) {
             continue;
         }
         connection.note(Readiness::ALL);
-        let outcome = connection.service(&mut Turn {
+        let outcome = connection.service(&mut Context {
             now,
             clock: &now,
             scratch,
-            allowed: ALLOWED,
-            limit: ALLOWED,
+            room_now: ALLOWED,
+            room_most: ALLOWED,
             short_read_is_last: order & 32 == 0,
-            narrator: &mut narrator,
+            log: &mut log,
+            notified: false,
         });
         connection.protocol().expects();
         if let Outcome::Ended(_) = outcome {

@@ -8,7 +8,7 @@ use multiconn::cli::{self, TimeLimit, Verbosity};
 use multiconn::event_loop::Limits;
 use multiconn::net::ListenOptions;
 use multiconn::protocol::echo::Echo;
-use multiconn::server::{self, Config, Ending, Server};
+use multiconn::server::{Config, Ending, Server};
 
 /// Echo every byte of every TCP connection, on one thread
 #[derive(Debug, Parser)]
@@ -92,7 +92,7 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         drain_timeout: args.drain_timeout,
         busy_poll: args.busy_poll,
     };
-    let mut server = Server::bind(&args.host, args.port, &config, server::echoing(), |_| Echo)
+    let mut server = Server::bind(&args.host, args.port, &config, |_| Echo)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
     Ok(server.run()?)

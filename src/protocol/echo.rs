@@ -1,6 +1,11 @@
 //! The echo: what came is what goes.
 
+use log::info;
+
 use super::{Outbox, Protocol};
+use crate::escape::Escaped;
+use crate::log_budget::{Line, LogBudget};
+use crate::peer_addr::PeerAddr;
 
 /// Sends every byte back, straight from the buffer that it was read into.
 ///
@@ -12,6 +17,13 @@ impl Protocol for Echo {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         out.send(input);
         input.len()
+    }
+
+    fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        static ECHOING: Line = Line::info("Echoing");
+        if log.allows(&ECHOING) {
+            info!("Echoing {} to {peer}", Escaped(bytes));
+        }
     }
 }
 

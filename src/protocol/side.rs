@@ -4,7 +4,9 @@
 
 use super::exchange::Exchange;
 use super::{Expects, Outbox, Produced, Protocol};
+use crate::log_budget::LogBudget;
 use crate::moment::Clock;
+use crate::peer_addr::PeerAddr;
 
 /// A loop has one type of protocol; where it serves and is a client as well, that is this.
 #[derive(Debug)]
@@ -36,10 +38,10 @@ impl<S: Protocol> Protocol for Side<S> {
         }
     }
 
-    fn finish<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         match self {
-            Side::Server(server) => server.finish(rest, out),
-            Side::Client(exchange) => exchange.finish(rest, out),
+            Side::Server(server) => server.end_of_input(rest, out),
+            Side::Client(exchange) => exchange.end_of_input(rest, out),
         }
     }
 
@@ -54,6 +56,20 @@ impl<S: Protocol> Protocol for Side<S> {
         match self {
             Side::Server(server) => server.expects(),
             Side::Client(exchange) => exchange.expects(),
+        }
+    }
+
+    fn log_received(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        match self {
+            Side::Server(server) => server.log_received(bytes, peer, log),
+            Side::Client(exchange) => exchange.log_received(bytes, peer, log),
+        }
+    }
+
+    fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        match self {
+            Side::Server(server) => server.log_sent(bytes, peer, log),
+            Side::Client(exchange) => exchange.log_sent(bytes, peer, log),
         }
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use multiconn::connection::{End, Timeout, Timeouts};
 use multiconn::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
 use multiconn::moment::Moment;
-use multiconn::narrator::Voice;
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
 
@@ -276,7 +275,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     }
     let system = Simulated::new(&network);
     let listener = system.listener();
-    let mut event_loop = EventLoop::on(system, limits, timeouts, Voice::SILENT);
+    let mut event_loop = EventLoop::on(system, limits, timeouts);
     event_loop.listen(listener, |_| Side::Server(Echo)).unwrap();
     let mut tester = Tester {
         network: Rc::clone(&network),

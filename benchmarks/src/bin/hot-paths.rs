@@ -10,9 +10,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use multiconn::connection::{Connection, Outcome, Readiness, SERVICE_BUDGET, Transport, Turn, Unacknowledged};
+use multiconn::connection::{Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport, Unacknowledged};
+use multiconn::log_budget::LogBudget;
 use multiconn::moment::Moment;
-use multiconn::narrator::{Narrator, Voice};
 use multiconn::protocol::Protocol;
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::{Content, Exchange, NoMeter, Pacing, Work};
@@ -101,18 +101,19 @@ fn serve<T: Transport, P: Protocol>(transport: T, protocol: P, times: u64, mut b
     let addr = "192.0.2.1:7".parse().expect("an address");
     let mut connection = Connection::open(transport, addr, protocol, Moment::START);
     let mut scratch = vec![0; SERVICE_BUDGET];
-    let mut narrator = Narrator::new(Voice::SILENT);
+    let mut log = LogBudget::new();
     for _ in 0..times {
         before(connection.transport_mut());
         connection.note(black_box(ONCE));
-        let outcome = connection.service(&mut Turn {
+        let outcome = connection.service(&mut Context {
             now: Moment::START,
             clock: &Moment::START,
             scratch: &mut scratch,
-            allowed: LIMIT,
-            limit: LIMIT,
+            room_now: LIMIT,
+            room_most: LIMIT,
             short_read_is_last: true,
-            narrator: &mut narrator,
+            log: &mut log,
+            notified: false,
         });
         assert!(!matches!(outcome, Outcome::Ended(_)), "{outcome:?}");
     }
