@@ -13,6 +13,7 @@ use log::LevelFilter;
 
 use crate::event_loop::MINIMUM_BUFFER;
 use crate::lossy_stderr::LossyStderr;
+use crate::rate::Rate;
 use crate::signals::Signal;
 use crate::{descriptors, net};
 
@@ -194,6 +195,11 @@ pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
         Err(_) => Err(format!("more than {}", u64::MAX)),
         Ok(Some(count)) => Ok(count),
     }
+}
+
+/// So many a second, in digits, with a point where it takes one.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    text.parse()
 }
 
 /// Local addresses to connect from. (Not a `Vec`, which clap would take for an option that may be repeated.)

@@ -624,6 +624,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Produced::Bytes(produced) => {
                 let scratch = mem::take(&mut turn.scratch);
                 let sent = self.write(&scratch[..produced], turn)?;
+                if sent < produced {
+                    self.protocol.blocked();
+                }
                 self.outbound.push(&scratch[sent..produced], turn.allowed);
                 turn.scratch = scratch;
                 self.time_the_wait(true, turn.now);
