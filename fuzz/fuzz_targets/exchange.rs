@@ -15,9 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use multiconn::connection::{Connection, Outcome, Readiness, Transport, Turn};
 use multiconn::moment::{Clock, Moment};
 use multiconn::narrator::{Narrator, Voice};
-use multiconn::protocol::exchange::{
-    Content, Exchange, FaultKind, Lateness, Meter, Pacing, Sample, Work,
-};
+use multiconn::protocol::exchange::{Content, Exchange, FaultKind, Lateness, Meter, Pacing, Sample, Work};
 use multiconn::protocol::pattern::{EVIDENCE, Pattern};
 use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
 use multiconn::rate::Rate;
@@ -253,7 +251,13 @@ impl Protocol for Checked {
                 let passed = clock.now().since(start);
                 let due = |index: u64| rate.time_of(index * turns + turn) <= passed;
                 assert!(begun == 0 || due(begun - 1), "sent before its time");
-                let all = self.messages().is_some_and(|messages| begun >= messages) || self.work.duration.is_some();
+                // However late: nothing that was due before the end is left out.
+                let schedule = self.work.schedule().unwrap();
+                let all = match &self.work.content {
+                    Content::Texts(texts) => begun == texts.len() as u64 || begun * turns + turn >= schedule.end,
+                    Content::Generated { .. } => begun * turns + turn >= schedule.end,
+                };
+                assert!(produced != Produced::Finished || (all && clock.now() >= schedule.last_due), "it left early");
                 let held_back = produced == Produced::Nothing && !due(begun);
                 assert!(held_back || matches!(produced, Produced::Bytes(_)) || all, "not sent when it was due");
             }
