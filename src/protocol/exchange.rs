@@ -323,6 +323,8 @@ enum Next {
     Stay,
     /// There is no next message.
     Done,
+    /// The schedule has one, but it has waited for too long and will not be begun.
+    TooLate,
 }
 
 /// What is wrong with an echo.
@@ -475,7 +477,7 @@ impl Exchange {
             return if now >= schedule.last_due { Next::Done } else { Next::Stay };
         }
         if now >= schedule.last_due.plus(self.work.patience) {
-            return Next::Done;
+            return Next::TooLate;
         }
         match self.work.due_in_all(number) {
             Some(due) if due <= now => Next::Begin(Some(due)),
@@ -504,16 +506,13 @@ impl Exchange {
         if self.held_up { Duration::ZERO } else { now.since(due) }
     }
 
-    /// There is no next message. If the schedule had one, it has become too late for it: says so, once.
+    /// What is left of the schedule will not be begun: says so, once.
     fn give_up(&mut self, now: Moment) {
         let number = self.work.number_in_all(self.turn, self.sending.messages);
-        let left = self.work.schedule().map_or(0, |schedule| schedule.end.saturating_sub(number));
-        if left == 0 || mem::replace(&mut self.gave_up, true) {
-            return;
-        }
-        if let Some(due) = self.work.due_in_all(number) {
-            let messages = left.div_ceil(u64::from(self.work.turns.get()));
-            self.work.meter.given_up(messages, self.own_lateness(due, now));
+        let (Some(schedule), Some(due)) = (self.work.schedule(), self.work.due_in_all(number)) else { return };
+        if !mem::replace(&mut self.gave_up, true) {
+            let left = schedule.end.saturating_sub(number).div_ceil(u64::from(self.work.turns.get()));
+            self.work.meter.given_up(left, self.own_lateness(due, now));
         }
     }
 
@@ -654,7 +653,7 @@ impl Exchange {
 
     /// Whether everything that is to be sent was sent and is back.
     fn is_done(&self, now: Moment) -> bool {
-        self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done)
+        self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done | Next::TooLate)
     }
 }
 
@@ -677,8 +676,10 @@ impl Protocol for Exchange {
             if self.sending.within == 0 {
                 match self.next(now) {
                     Next::Begin(due) => self.begin(due, now),
-                    Next::Done => {
-                        self.give_up(now);
+                    next @ (Next::Done | Next::TooLate) => {
+                        if matches!(next, Next::TooLate) {
+                            self.give_up(now);
+                        }
                         self.held_up = false;
                         if filled == 0 && self.in_flight() == 0 {
                             self.finished = true;
