@@ -482,7 +482,7 @@ impl Client {
     /// Measured messages that were due before the run was over, and never begun.
     fn missed(&self, figures: &Figures) -> u64 {
         let Some(schedule) = self.work.schedule() else { return 0 };
-        // An early end comes between two looks at the schedule: what fell due after the last look could not be begun.
+        // What falls due between the last look at the schedule and a signal is nobody's to begin.
         let due = if self.phase == Phase::Closing { schedule.end } else { self.next_message };
         due.saturating_sub(schedule.first).saturating_sub(figures.begun)
     }
@@ -553,6 +553,9 @@ impl Client {
 
 impl<P: CarriesExchange> Role<P> for Client {
     fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
+        if self.interrupted.is_some() {
+            return false; // There is no turn to come in which what is due now could be begun.
+        }
         self.now = event_loop.clock_now();
         let mut times = [None; 4];
         // Before new messages fall due, which could not be begun yet and would be shown as waiting.

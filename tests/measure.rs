@@ -332,11 +332,8 @@ fn messages_due_while_the_server_stood_still_are_sent_late_and_count() {
     assert_eq!(counts, [2000, 2000, 0, 0], "{report}");
     assert_eq!(report["expectations"][0]["held"], false, "{report}");
     assert!(report["latency_us"]["scheduled"]["p90"].as_u64().unwrap() > 500_000, "{report}");
-    // They waited for room in the socket, not for the client.
+    // They waited for room in the socket.
     assert!(report["schedule_error_us"]["max"].as_u64().unwrap() > 500_000, "{report}");
-    let late = report["client"]["late_messages"].as_u64().unwrap();
-    assert!(late < 250, "half of those that waited would be 250: {report}");
-    assert_eq!(report["client"]["bottleneck"], late > 20, "{report}");
 }
 
 #[test]
@@ -346,13 +343,13 @@ fn messages_that_never_come_back_count_as_longer_than_all_others() {
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         let (mut echoed, _) = listener.accept().unwrap();
-        let _silent = listener.accept().unwrap();
+        std::mem::forget(listener.accept().unwrap()); // Stays open as long as the test runs.
         let mut bytes = vec![0; 65536];
         while let Ok(count @ 1..) = echoed.read(&mut bytes) {
             echoed.write_all(&bytes[..count]).unwrap();
         }
     });
-    let args = ["--rate", "1000", "--size", "64KiB", "--duration", "1s", "--timeout", "500ms", "--connect-window", "1"];
+    let args = ["--rate", "1000", "--size", "64KiB", "--duration", "1s", "--timeout", "2s", "--connect-window", "1"];
     let (code, report) =
         json(addr, 2, &[&args[..], &["--expect", "p49<10s", "--expect", "p60<10s", "--expect", "p60>10s"]].concat());
     assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 1 })), "{report}");
