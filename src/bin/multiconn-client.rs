@@ -47,7 +47,7 @@ struct Args {
     /// Keep so many messages in flight on each connection (closed loop) [default: 1]
     #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
     pipeline: Option<u32>,
-    /// Send so many messages a second over all connections, whether or not echoes are back (open loop)
+    /// Send so many messages a second, 5000 or 0.5, over all connections, whether or not echoes are back (open loop)
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
     rate: Option<Rate>,
     /// Send for so long before measuring
@@ -62,13 +62,13 @@ struct Args {
     /// Begin so many connects a second [default: as fast as they are answered]
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
     connect_rate: Option<Rate>,
-    /// Have so many connects under way at the most [default: 4, more while they are answered at once, fewer when a full backlog drops them]
+    /// Have so many connects under way [default: 4 and more while they are answered at once, fewer when they are dropped]
     #[arg(long, value_name = "N", value_parser = cli::count, help_heading = "Connecting")]
     connect_window: Option<u32>,
     /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST
     #[arg(long, value_name = "ADDRS", value_parser = cli::sources, help_heading = "Connecting")]
     source: Option<Sources>,
-    /// Give a connection up on which nothing moved for so long; with --rate, begin late messages until so long after the end
+    /// Give a connection up on which nothing moved for so long; with --rate, begin late messages for so long after the end
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
     /// Print the report as one JSON object (docs/report.md)
