@@ -13,6 +13,7 @@ use log::LevelFilter;
 
 use crate::event_loop::MINIMUM_BUFFER;
 use crate::lossy_stderr::{LossyStderr, USUAL_WIDTH};
+use crate::rate::Rate;
 use crate::signals::Signal;
 use crate::{descriptors, net};
 
@@ -216,6 +217,11 @@ pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
         Some(None) => Err("at least 1 is needed".to_owned()),
         None => Err(format!("more than {}", u64::MAX)),
     }
+}
+
+/// So many a second, in digits, with a point where it takes one.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    text.parse()
 }
 
 /// Local addresses to connect from. (Not a `Vec`, which clap would take for an option that may be repeated.)

@@ -3,6 +3,7 @@
 //! Owns the plan (how many connections, from where, how fast, in which phases) and the account of what became of each.
 //! The bytes and their times are the [`Exchange`]'s, their transport is the connection's.
 
+pub mod connect_window;
 mod distribution;
 pub mod expect;
 pub mod hdr_log;
@@ -14,7 +15,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use log::{info, warn};
 use mio::Token;
 use rustix::time::{ClockId, clock_gettime};
 
+use self::connect_window::{ConnectWindow, RETRANSMITTED};
 use self::expect::Expectation;
-use self::measure::{Figured, Figures};
+use self::measure::{Figured, Figures, LATE};
 use self::progress::Progress;
 use self::report::{
     Bytes, ClientState, Connections, DESCRIBED_FAULTS, Kind, Latency, Messages, Report, ReportedFault, Times,
@@ -36,20 +37,13 @@ use crate::net;
 use crate::protocol::Protocol;
 use crate::protocol::exchange::{Content, Exchange, FaultKind, Pacing, Work};
 use crate::protocol::side::Side;
+use crate::rate::Rate;
 use crate::signals::Signal;
 use crate::status;
 use crate::system::Mio;
 
-/// How many connects may be under way at once unless the plan says otherwise. Far below any sane backlog, so that no
-/// server has to drop one (which costs a second each), and enough to keep a long path busy.
-pub const CONNECT_WINDOW: u32 = 128;
-
 /// From this share of a core on, a client is thought to be the limit of its own figures.
 const BUSY: f64 = 0.9;
-
-/// A client whose 99th percentile sends later than this has fallen behind its schedule. Waking up takes some tens of
-/// microseconds, and up to a few hundred on a busy machine.
-const LATE_US: u64 = 1000;
 
 static STARTING: Line = Line::info("Starting connection");
 static NEXT_ADDRESS: Line = Line::info("Connection");
@@ -67,7 +61,7 @@ pub struct Plan {
     pub pacing: Pacing,
     /// How many measured messages each sends; `None`: until `duration` is over. Texts are sent once each.
     pub messages: Option<u64>,
-    /// How long measured messages are begun.
+    /// How long measured messages are begun, or fall due if they are scheduled.
     pub duration: Option<Duration>,
     /// How long messages are sent before they are measured.
     pub warmup: Duration,
@@ -75,12 +69,13 @@ pub struct Plan {
     pub hold: Duration,
     /// How long a connect may take, for each address that is tried.
     pub connect_timeout: Duration,
-    /// How long nothing may move on a connection from which something is to come.
+    /// How long nothing may move on a connection from which something is to come; and how long after the end of its
+    /// schedule a message that had to wait may still be begun.
     pub timeout: Duration,
     /// How many connects are begun a second; `None`: as fast as the window allows.
-    pub connect_rate: Option<NonZeroU64>,
-    /// How many connects may be under way at once.
-    pub connect_window: u32,
+    pub connect_rate: Option<Rate>,
+    /// How many connects may be under way at once; `None`: as many as are answered at once ([`ConnectWindow`]).
+    pub connect_window: Option<u32>,
     /// The local addresses to connect from, in turn; none: the system's choice.
     pub sources: Vec<IpAddr>,
     /// Whether what comes back is compared.
@@ -109,7 +104,7 @@ impl Plan {
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
             connect_rate: None,
-            connect_window: CONNECT_WINDOW,
+            connect_window: None,
             sources: Vec::new(),
             verify: true,
             busy_poll: Duration::ZERO,
@@ -134,6 +129,7 @@ impl Plan {
         work.messages = self.messages;
         work.duration = self.duration;
         work.warmup = self.warmup;
+        work.patience = self.timeout;
         work.verify = self.verify;
         work
     }
@@ -201,8 +197,7 @@ pub struct Client {
     figured: Figured,
     /// The number of the last connection that was started.
     started: u32,
-    /// Connects that are under way.
-    connecting: u32,
+    window: ConnectWindow,
     /// Connections that are not over.
     open: u32,
     phase: Phase,
@@ -246,7 +241,7 @@ impl Client {
             work: Rc::new(plan.work(figured.clone())),
             figured,
             started: 0,
-            connecting: 0,
+            window: ConnectWindow::new(plan.connect_window),
             open: 0,
             phase: Phase::Connecting,
             turns: Vec::new(),
@@ -271,10 +266,9 @@ impl Client {
     /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
     fn start_connections<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
         let began = *self.began.get_or_insert(self.now);
-        while self.connecting < self.plan.connect_window && self.started < self.plan.connections {
+        while self.window.has_room() && self.started < self.plan.connections {
             if let Some(rate) = self.plan.connect_rate {
-                let nanos = u128::from(self.started) * 1_000_000_000 / u128::from(rate.get());
-                let due = began.plus(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
+                let due = began.plus(rate.time_of(u64::from(self.started)));
                 if due > self.now {
                     return Some(due);
                 }
@@ -290,7 +284,7 @@ impl Client {
         if self.tells_of_each() && event_loop.log_budget().allows(&STARTING) {
             info!("Starting connection {number} to {addr}");
         }
-        self.connecting += 1;
+        self.window.begun(number);
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
         event_loop.connect_from(source, addr, Exchange::new(number, Rc::clone(&self.work)).into());
@@ -304,7 +298,7 @@ impl Client {
 
     /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
     fn change_phase<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
-        let all_tried = self.started == self.plan.connections && self.connecting == 0;
+        let all_tried = self.started == self.plan.connections && self.window.under_way() == 0;
         match self.phase {
             // All stand before the first message is sent: a path that carries them one after the other proves nothing.
             Phase::Connecting if all_tried => self.phase = Phase::Holding(self.now.plus(self.plan.hold)),
@@ -322,7 +316,7 @@ impl Client {
                 return Some(stop);
             }
             self.phase = Phase::Closing;
-            self.wake_all(event_loop); // Whoever has nothing in flight finishes now.
+            self.wake_all(event_loop); // Those with nothing in flight finish now, and the last messages are begun.
         }
         None
     }
@@ -350,13 +344,14 @@ impl Client {
         }
     }
 
-    /// Wakes whoever has a message due. Returns when the next one is.
+    /// Wakes the connections that have a message due. Returns when the next one is.
     fn keep_schedule<P: CarriesExchange>(&mut self, event_loop: &mut EventLoop<P>) -> Option<Moment> {
-        if self.phase != Phase::Working || self.turns.is_empty() || !matches!(self.plan.pacing, Pacing::Rate(_)) {
+        let schedule = self.work.schedule()?;
+        if self.phase != Phase::Working || self.turns.is_empty() {
             return None;
         }
         // What is due at this very moment is not before it, and comes in the next turn.
-        let due = self.work.scheduled_before(self.now);
+        let due = self.work.scheduled_before(self.now).min(schedule.end);
         if due - self.next_message >= self.turns.len() as u64 {
             self.wake_all(event_loop);
         } else {
@@ -366,15 +361,7 @@ impl Client {
             }
         }
         self.next_message = due;
-        // With so many messages for each connection, the schedule ends behind the last one's.
-        let warm = self.work.start().map(|start| self.work.scheduled_before(start.plus(self.plan.warmup)));
-        let turns = self.turns.len() as u64;
-        let last = self
-            .plan
-            .messages
-            .zip(warm)
-            .map(|(each, warm)| each.saturating_add(1).saturating_mul(turns).saturating_add(warm));
-        if last.is_some_and(|last| due > last) { None } else { self.work.due_in_all(due) }
+        if due == schedule.end { None } else { self.work.due_in_all(due) }
     }
 
     /// A connection is over: tries the next address, or counts it as intact or faulty.
@@ -388,7 +375,7 @@ impl Client {
     ) {
         let number = exchange.number();
         if matches!(end, End::ConnectFailed(_) | End::TimedOut(Timeout::Connect)) {
-            self.connecting -= 1;
+            self.window.failed(number);
             let tried = self.addrs.iter().position(|&other| other == addr);
             if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
                 if self.tells_of_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {
@@ -396,6 +383,9 @@ impl Client {
                 }
                 return self.start(number, next, event_loop);
             }
+        }
+        if self.phase == Phase::Connecting && matches!(end, End::Failed(error) if is_reset(error)) {
+            self.window.reset(number);
         }
         self.open -= 1;
         match fault(exchange, addr, end, sent, self.connections.established > 0) {
@@ -410,6 +400,7 @@ impl Client {
                     warn!("{fault}");
                 }
                 self.connections.failed += 1;
+                self.figured.lost(exchange.unanswered());
                 *self.faults_by_kind.entry(fault.kind).or_default() += 1;
                 if self.faults.len() < DESCRIBED_FAULTS {
                     self.faults.push(fault);
@@ -424,80 +415,89 @@ impl Client {
         let Connections { requested, intact, failed, .. } = self.connections;
         self.connections.unfinished = requested - intact - failed;
         let figures = self.figured.figures();
-        let elapsed = match (self.work.first_measured(), figures.last_echo) {
-            (Some(first), Some(last)) => {
-                // A run for a given time counts as that, even if the last echo came early: or were a message a second,
-                // echoed in a microsecond, a million a second? But a signal, or the failure of all, may end it before.
-                let whole = self.interrupted.is_none() && self.connections.intact > 0;
-                let end = match self.work.stop() {
-                    Some(stop) if whole => stop,
-                    Some(stop) => stop.min(event_loop.now()),
-                    None => last,
-                };
-                last.max(end).since(first)
-            }
-            _ => event_loop.now().since(self.began.unwrap_or(Moment::START)),
-        };
+        self.connections.retransmitted = retransmitted(&figures);
+        let elapsed = self.elapsed(&figures, event_loop.now());
         let seconds = elapsed.as_secs_f64();
         let rate = if seconds > 0.0 { ratio(figures.messages_echoed, seconds) } else { 0.0 };
         let missed = self.missed(&figures);
+        let never = missed + figures.unanswered;
         let effort = Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default());
         let faults: u32 = self.faults_by_kind.values().sum();
         Report {
             schema: report::SCHEMA,
             target: self.addrs[0],
-            messages: Messages { sent: figures.messages_sent, echoed: figures.messages_echoed, missed },
+            messages: Messages {
+                sent: figures.messages_sent,
+                echoed: figures.messages_echoed,
+                missed,
+                unanswered: figures.unanswered,
+            },
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             seconds,
             messages_per_second: rate,
             elapsed_seconds: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)).as_secs_f64(),
             megabytes_per_second: if seconds > 0.0 { ratio(figures.bytes_echoed, seconds) / 1e6 } else { 0.0 },
-            latency_us: Latency::of(&figures.service, &figures.scheduled),
-            connect_us: Times::of(&figures.connect),
-            first_byte_us: Times::of(&figures.first_byte),
-            schedule_error_us: Times::of(&figures.schedule_error),
+            latency_us: Latency::of(
+                &figures.service,
+                &figures.scheduled,
+                if self.work.schedule().is_some() { never } else { 0 },
+            ),
+            connect_us: Times::of(&figures.connect, 0),
+            first_byte_us: Times::of(&figures.first_byte, 0),
+            schedule_error_us: Times::of(&figures.schedule_error, 0),
             faults: self.faults.clone(),
             faults_by_kind: self.faults_by_kind.clone(),
-            expectations: self.plan.expectations.iter().map(|it| it.judge(&figures, rate, faults)).collect(),
+            expectations: self.plan.expectations.iter().map(|it| it.judge(&figures, never, rate, faults)).collect(),
             interrupted: self.interrupted,
-            client: self.client_state(&figures, effort, elapsed, missed),
+            client: self.client_state(&figures, effort, elapsed),
             connections: self.connections.clone(),
         }
     }
 
-    /// Scheduled messages of the measured part that were never begun.
+    /// How long the measured part took. A run for a given time counts as that, even if the last echo came early: or were a
+    /// message a second, echoed in a microsecond, a million a second? The same holds for the time that a rate gives to its
+    /// messages. But a signal, or the failure of all, may end it before.
+    fn elapsed(&self, figures: &Figures, now: Moment) -> Duration {
+        let (Some(first), Some(last)) = (self.work.first_measured(), figures.last_echo) else {
+            return now.since(self.began.unwrap_or(Moment::START));
+        };
+        let whole = self.interrupted.is_none() && self.connections.intact > 0;
+        let given_until = match self.work.schedule() {
+            Some(schedule) => Some(schedule.until),
+            None => self.work.stop(),
+        };
+        let end = match given_until {
+            Some(until) if whole => until,
+            Some(until) => until.min(now),
+            None => last,
+        };
+        last.max(end).since(first)
+    }
+
+    /// Measured messages that were due before the run was over, and never begun.
     fn missed(&self, figures: &Figures) -> u64 {
-        match (self.work.start(), self.work.stop()) {
-            (Some(start), Some(stop)) => {
-                let warm = start.plus(self.plan.warmup);
-                let scheduled = self.work.scheduled_before(stop) - self.work.scheduled_before(warm);
-                scheduled.saturating_sub(figures.begun)
-            }
-            _ => 0,
-        }
+        let Some(schedule) = self.work.schedule() else { return 0 };
+        // What falls due between the last look at the schedule and a signal is nobody's to begin.
+        let due = if self.phase == Phase::Closing { schedule.end } else { self.next_message };
+        due.saturating_sub(schedule.first).saturating_sub(figures.begun)
     }
 
     /// Whether the figures say more of the client than of the path.
-    fn client_state(&self, figures: &Figures, effort: Effort, elapsed: Duration, missed: u64) -> ClientState {
+    fn client_state(&self, figures: &Figures, effort: Effort, elapsed: Duration) -> ClientState {
         let mut why = Vec::new();
         let share = effort.working().as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
         // A short run is mostly its beginning, which is all work.
         if share >= BUSY && elapsed >= Duration::from_millis(100) {
             why.push(format!("the client was the bottleneck: it used {:.0} % of a core", share * 100.0));
         }
-        let late = figures.schedule_error.value_at_percentile(99.0);
-        // The last messages before the end are due too late to be begun in time, by no fault of anybody's; and those of
-        // a connection that failed are missed by its fault.
-        let fell_behind = missed > 1 + figures.begun / 1000 && self.connections.failed == 0;
-        let mut behind = Vec::new();
-        if late > LATE_US {
-            behind.push(format!("sent up to {late} µs late (p99)"));
-        }
-        if fell_behind {
-            behind.push(format!("missed {missed} messages"));
-        }
-        if !behind.is_empty() {
-            why.push(format!("the client fell behind its schedule: it {}", behind.join(" and ")));
+        let all = figures.begun + figures.given_up;
+        if figures.own_late.saturating_mul(100) > all {
+            let percent = 100.0 * ratio(figures.own_late, ratio(all, 1.0));
+            let late = LATE.as_millis();
+            why.push(format!(
+                "the client fell behind its schedule: by itself it was more than {late} ms late with {percent:.0} % of the \
+                 messages"
+            ));
         }
         let bottleneck = !why.is_empty();
         let Connections { requested, established, .. } = self.connections;
@@ -505,7 +505,7 @@ impl Client {
             why.push(format!("{established} connections ran and not {requested}"));
         }
         let why = (!why.is_empty()).then(|| why.join("; "));
-        ClientState { cpu_seconds: effort.cpu.as_secs_f64(), bottleneck, why }
+        ClientState { cpu_seconds: effort.cpu.as_secs_f64(), bottleneck, late_messages: figures.own_late, why }
     }
 
     /// The line of progress.
@@ -521,18 +521,25 @@ impl Client {
             Phase::Working => ("running", self.work.stop()),
             Phase::Closing => ("closing", None),
         };
-        let mut text = vec![format!("{phase}: {} of {} connected", self.open - self.connecting, self.plan.connections)];
+        let mut text =
+            vec![format!("{phase}: {} of {} connected", self.open - self.window.under_way(), self.plan.connections)];
         // What a narrow terminal has no room for comes last.
         text.push(format!("{} faults", self.connections.failed));
         text.extend(left.map(|left| format!("{:.0} s left", left.since(self.now).as_secs_f64())));
         if let Some(first) = measuring {
             let seconds = self.now.since(first).as_secs_f64().max(1e-3);
-            let shown = if figures.scheduled.is_empty() { &figures.service } else { &figures.scheduled };
+            let (shown, never) = match self.work.schedule() {
+                Some(_) => (&figures.scheduled, self.missed(&figures) + figures.unanswered),
+                None => (&figures.service, 0),
+            };
+            let percentile = |percent: f64| {
+                measure::percentile(shown, never, percent).map_or("not back".to_owned(), |time| format!("{time} µs"))
+            };
             text.push(format!(
-                "{:.0} messages/s, p99 {} µs, p50 {} µs, {:.1} MB/s",
+                "{:.0} messages/s, p99 {}, p50 {}, {:.1} MB/s",
                 ratio(figures.messages_echoed, seconds),
-                shown.value_at_percentile(99.0),
-                shown.value_at_percentile(50.0),
+                percentile(99.0),
+                percentile(50.0),
                 ratio(figures.bytes_echoed, seconds) / 1e6
             ));
         }
@@ -542,16 +549,22 @@ impl Client {
 
 impl<P: CarriesExchange> Role<P> for Client {
     fn advance(&mut self, event_loop: &mut EventLoop<P>) -> bool {
-        self.now = event_loop.clock_now();
-        let mut times =
-            [self.start_connections(event_loop), self.change_phase(event_loop), self.keep_schedule(event_loop), None];
-        if self.effort_before.is_none() && self.work.first_measured().is_some() {
-            self.effort_before = Some(Effort::of(event_loop.system()));
+        if self.interrupted.is_some() {
+            return false; // There is no turn to come in which what is due now could be begun.
         }
+        self.now = event_loop.clock_now();
+        let mut times = [None; 4];
+        // Before new messages fall due, which could not be begun yet and would be shown as waiting.
         if let Some(mut progress) = self.progress.take() {
             progress.draw(self.now, || self.progress_text());
-            times[3] = Some(progress.next());
+            times[0] = Some(progress.next());
             self.progress = Some(progress);
+        }
+        times[1] = self.start_connections(event_loop);
+        times[2] = self.change_phase(event_loop);
+        times[3] = self.keep_schedule(event_loop);
+        if self.effort_before.is_none() && self.work.first_measured().is_some() {
+            self.effort_before = Some(Effort::of(event_loop.system()));
         }
         if let Err(error) = event_loop.wake_at(times.into_iter().flatten().min()) {
             warn!("cannot keep the schedule: {error}");
@@ -562,8 +575,10 @@ impl<P: CarriesExchange> Role<P> for Client {
 
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
         match event {
-            Event::Connected { after, .. } => {
-                self.connecting -= 1;
+            Event::Connected { token, after } => {
+                let exchange = event_loop.protocol_mut(token).and_then(|protocol| protocol.exchange());
+                let number = exchange.map_or(0, Exchange::number);
+                self.window.answered(number, after);
                 self.connections.established += 1;
                 self.figured.connected(after);
             }
@@ -581,6 +596,14 @@ impl<P: CarriesExchange> Role<P> for Client {
             Event::Accepted { .. } | Event::Notified { .. } => {}
         }
     }
+}
+
+/// How many connects were dropped at first and sent again, as their times show. Where even the quickest took about as long,
+/// the path is that long.
+fn retransmitted(figures: &Figures) -> u64 {
+    let limit = u64::try_from(RETRANSMITTED.as_micros()).unwrap_or(u64::MAX);
+    let connect = &figures.connect;
+    if connect.is_empty() || connect.min() > limit / 2 { 0 } else { connect.count_between(limit, u64::MAX) }
 }
 
 /// What this process has spent.

@@ -632,6 +632,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Produced::Bytes(produced) => {
                 let scratch = mem::take(&mut context.scratch);
                 let taken = self.write(&scratch[..produced], context)?;
+                if taken < produced {
+                    self.protocol.blocked();
+                }
                 self.outbound.push(&scratch[taken..produced], context.room_now);
                 context.scratch = scratch;
                 self.time_the_wait(true, context.now);

@@ -39,7 +39,7 @@
 //!
 //! | ring | modules | uses |
 //! | --- | --- | --- |
-//! | 0, pure | [`moment`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange), [`pattern`](protocol::pattern) and [`side`](protocol::side) | `std`; no socket, no clock |
+//! | 0, pure | [`moment`], [`rate`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange), [`pattern`](protocol::pattern) and [`side`](protocol::side) | `std`; no socket, no clock |
 //! | 1, bytes | [`log_budget`], [`wire`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
 //! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`system`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
 //! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, serde |
@@ -105,6 +105,7 @@ pub mod net;
 pub mod peer_addr;
 mod progress;
 pub mod protocol;
+pub mod rate;
 mod role;
 mod run_queue;
 pub mod server;

@@ -62,6 +62,10 @@ pub trait Protocol {
         Produced::Nothing
     }
 
+    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes when
+    /// it has.
+    fn blocked(&mut self) {}
+
     /// The peer has finished sending: its FIN was read.
     ///
     /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out

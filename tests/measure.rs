@@ -270,7 +270,9 @@ fn a_known_delay_is_measured_to_a_millisecond_or_so() {
 #[test]
 fn a_client_that_cannot_reach_its_rate_says_so() {
     let server = Server::start(&[]);
-    let (_, report) = json(server.addr, 10, &["--rate", "1000000000", "--size", "100", "--duration", "500ms"]);
+    // Of one byte each, so that no socket is ever full: what is late is late by the client's own doing.
+    let args = ["--rate", "1000000000", "--size", "1", "--duration", "300ms", "--timeout", "300ms"];
+    let (_, report) = json(server.addr, 2, &args);
     assert_eq!(report["client"]["bottleneck"], true, "{report}");
     assert!(report["client"]["why"].as_str().unwrap().contains("fell behind its schedule"), "{report}");
     assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
@@ -332,8 +334,208 @@ fn a_peer_that_fails_is_not_the_clients_slowness() {
     let (code, report) = json(addr, 20, &["--rate", "2000", "--duration", "500ms"]);
     assert_eq!(code, Some(1));
     assert_eq!(report["connections"]["failed"], 20, "{report}");
-    assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
-    assert!(!report["client"]["why"].to_string().contains("missed"), "{report}");
+    assert_blamed_only_if_late(&report);
+}
+
+/// On a machine with other things to do, a client may truly be late; then it has to say so, and else it must not. For runs
+/// in which no socket is ever full.
+#[track_caller]
+fn assert_blamed_only_if_late(report: &Value) {
+    let late = report["schedule_error_us"]["p99"].as_u64().is_some_and(|late| late > 1000);
+    assert_eq!(report["client"]["bottleneck"], late, "{report}");
+}
+
+/// A client that is running, whose report comes as JSON.
+fn start_client(addr: SocketAddr, connections: u32, args: &[&str]) -> Program {
+    let mut command = Command::new(CLIENT);
+    command.args(["127.0.0.1", &addr.port().to_string(), &connections.to_string(), "-q", "--json"]).args(args);
+    command.stdout(Stdio::piped());
+    Program::start(command)
+}
+
+/// Waits for the client to end with this code, and parses its report.
+#[track_caller]
+fn report_of(program: &mut Program, code: i32) -> Value {
+    let mut text = String::new();
+    program.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    program.ends_with(code);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn messages(report: &Value, which: &str) -> u64 {
+    report["messages"][which].as_u64().unwrap()
+}
+
+#[test]
+fn messages_due_while_the_server_stood_still_are_sent_late_and_count() {
+    let server = Server::start(&[]);
+    let args = ["--rate", "1000", "--size", "64KiB", "--duration", "2s", "--expect", "p80<100ms"];
+    let mut program = start_client(server.addr, 1, &args);
+    server.program.line("Accepted");
+    std::thread::sleep(Duration::from_millis(1500)); // A quarter before the end.
+    server.program.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(1500)); // Beyond the end.
+    server.program.signal(Signal::CONT);
+    let report = report_of(&mut program, 1);
+    let counts = ["sent", "echoed", "missed", "unanswered"].map(|which| messages(&report, which));
+    assert_eq!(counts, [2000, 2000, 0, 0], "{report}");
+    assert_eq!(report["expectations"][0]["held"], false, "{report}");
+    assert!(report["latency_us"]["scheduled"]["p90"].as_u64().unwrap() > 500_000, "{report}");
+    // They waited for room in the socket.
+    assert!(report["schedule_error_us"]["max"].as_u64().unwrap() > 500_000, "{report}");
+}
+
+#[test]
+fn messages_that_never_come_back_count_as_longer_than_all_others() {
+    // The first connection is echoed, the second one is not even read.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut echoed, _) = listener.accept().unwrap();
+        std::mem::forget(listener.accept().unwrap()); // Stays open as long as the test runs.
+        let mut bytes = vec![0; 65536];
+        while let Ok(count @ 1..) = echoed.read(&mut bytes) {
+            echoed.write_all(&bytes[..count]).unwrap();
+        }
+    });
+    let args = ["--rate", "1000", "--size", "64KiB", "--duration", "1s", "--timeout", "2s", "--connect-window", "1"];
+    let (code, report) =
+        json(addr, 2, &[&args[..], &["--expect", "p49<10s", "--expect", "p60<10s", "--expect", "p60>10s"]].concat());
+    assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 1 })), "{report}");
+    let [echoed, missed, unanswered] = ["echoed", "missed", "unanswered"].map(|which| messages(&report, which));
+    assert_eq!((echoed, missed + unanswered), (500, 500), "{report}");
+    assert!(missed > 0 && unanswered > 0, "{report}");
+    let times = &report["latency_us"]["scheduled"];
+    assert_eq!((&times["count"], &times["p90"], &times["max"]), (&500.into(), &Value::Null, &Value::Null), "{report}");
+    assert!(times["p50"].is_u64(), "{report}");
+    let outcomes: Vec<_> = report["expectations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|outcome| (outcome["held"].as_bool().unwrap(), outcome["measured"].is_null(), &outcome["never"]))
+        .collect();
+    let never = &Value::from(500);
+    assert_eq!(outcomes, [(true, false, never), (false, true, never), (true, true, never)], "{report}");
+}
+
+#[test]
+fn what_a_slow_reader_leaves_no_room_for_until_the_timeout_is_missed_and_said() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut bytes = vec![0; 256 * 1024];
+            while stream.read_exact(&mut bytes).is_ok() {
+                std::thread::sleep(Duration::from_millis(20)); // A quarter of the messages that are due.
+                stream.write_all(&bytes).unwrap();
+            }
+        }
+    });
+    let args = ["-q", "--rate", "200", "--size", "256KiB", "--duration", "500ms", "--timeout", "300ms"];
+    let run = client(addr, 1, &[&args[..], &["--expect", "p99<1m"]].concat());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("1 intact, 0 failed") && run.stdout.contains(" missed"), "{run:?}");
+    let never = run.stdout.lines().find(|line| line.starts_with("never back ")).unwrap();
+    assert!(never.contains(" of 100 messages"), "{run:?}");
+    let scheduled = run.stdout.lines().find(|line| line.starts_with("scheduled ")).unwrap();
+    assert!(scheduled.contains(" never "), "{run:?}");
+    assert!(run.stdout.contains("expected     scheduled.p99<1m: did NOT hold, "), "{run:?}");
+    assert!(run.stdout.contains(" messages never came back\n"), "{run:?}");
+}
+
+#[test]
+fn all_connections_stay_to_the_end_of_the_schedule() {
+    // Half of them have nothing to send; and where each has a message, the first ones are done long before the last.
+    for (args, sent) in [(["--rate", "50", "--duration", "1s"], 50), (["--rate", "100", "--messages", "1"], 100)] {
+        let server = Server::start(&[]);
+        let mut program = start_client(server.addr, 100, &args);
+        server.until_connections(100);
+        std::thread::sleep(Duration::from_millis(700)); // Most of the run.
+        assert_eq!(server.connections(), 100);
+        let report = report_of(&mut program, 0);
+        assert_eq!(
+            (&report["connections"]["intact"], messages(&report, "sent"), messages(&report, "missed")),
+            (&100.into(), sent, 0),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn what_was_due_after_an_interruption_is_not_missed() {
+    let server = Server::start(&[]);
+    let mut program = start_client(server.addr, 10, &["--rate", "2000", "--duration", "1m"]);
+    server.until_connections(10);
+    std::thread::sleep(Duration::from_millis(300)); // Into the run.
+    program.signal(Signal::INT);
+    let report = report_of(&mut program, 130);
+    assert!(messages(&report, "sent") > 0, "{report}");
+    assert_eq!(messages(&report, "missed"), 0, "{report}");
+    assert_blamed_only_if_late(&report);
+}
+
+#[test]
+fn what_was_due_after_the_end_of_the_server_is_not_missed() {
+    let mut server = Server::start(&[]);
+    let begun = Instant::now();
+    let mut program = start_client(server.addr, 10, &["--rate", "2000", "--duration", "1m"]);
+    server.until_connections(10);
+    std::thread::sleep(Duration::from_millis(300)); // Into the run.
+    server.program.child.kill().unwrap();
+    let report = report_of(&mut program, 1);
+    assert_eq!(report["connections"]["failed"], 10, "{report}");
+    let due = u64::try_from(begun.elapsed().as_millis()).unwrap() * 2;
+    let all = ["echoed", "missed", "unanswered"].map(|which| messages(&report, which)).iter().sum::<u64>();
+    assert!((1..=due).contains(&all), "{all} of {due} by now: {report}");
+    assert_blamed_only_if_late(&report);
+}
+
+#[test]
+fn a_rate_is_over_the_time_that_the_schedule_gives() {
+    let server = Server::start(&[]);
+    for (rate, count, given) in [("10", "1", 0.1), ("1", "3", 3.0), ("0.5", "1", 2.0)] {
+        let (code, report) = json(server.addr, 1, &["--rate", rate, "--messages", count]);
+        assert_eq!(code, Some(0), "{report}");
+        let (asked, measured) = (rate.parse::<f64>().unwrap(), report["messages_per_second"].as_f64().unwrap());
+        assert!((measured / asked - 1.0).abs() < 0.001, "{report}");
+        assert!((report["seconds"].as_f64().unwrap() - given).abs() < 0.001, "{report}");
+    }
+}
+
+#[test]
+fn a_rate_may_be_a_fraction() {
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let (code, report) = json(server.addr, 2, &["--rate", "2.5", "--duration", "1s", "--connect-rate", "2.5"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(messages(&report, "sent"), 3, "at 0, 0.4 and 0.8 s: {report}");
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "the second connect is begun after 0.4 s");
+}
+
+/// A server with room for ten in its backlog, which takes a millisecond for each connection that it accepts.
+fn small_backlog() -> SocketAddr {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(10).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in TcpListener::from(listener).incoming().map_while(Result::ok) {
+            std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            std::thread::sleep(Duration::from_millis(1)); // So slow is it.
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_small_backlog_resets_nobody_and_the_report_says_that_it_was_full() {
+    let run = client(small_backlog(), 40, &["-q"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let line = run.stdout.lines().find(|line| line.starts_with("sent again ")).unwrap_or_else(|| panic!("{run:?}"));
+    let count: u64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!(count > 0, "{run:?}");
+    let (code, report) = json(Server::start(&[]).addr, 40, &[]);
+    assert_eq!((code, &report["connections"]["retransmitted"]), (Some(0), &0.into()), "{report}");
 }
 
 #[test]
@@ -374,8 +576,8 @@ fn expectations_decide_the_exit_code() {
     assert_eq!(code, Some(0), "{report}");
     let run = client(server.addr, 3, &["-q", "--size", "10", "--expect", "p50<0ms", "--expect", "faults=0"]);
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stdout.contains("expected     p50<0ms: did NOT hold"), "{run:?}");
-    assert!(run.stdout.contains("expected     faults=0: held"), "{run:?}");
+    assert!(run.stdout.contains("expected     service.p50<0ms: did NOT hold, "), "{run:?}");
+    assert!(run.stdout.contains("expected     faults=0: held, 0 connections\n"), "{run:?}");
     assert!(run.stdout.contains("; 1 expectation did not hold"), "{run:?}");
 }
 
@@ -468,7 +670,9 @@ fn options_that_do_not_go_together_are_named() {
         (&["--size", "10", "-m", "text"], &["--size", "--message"]),
         (&["--rate", "10"], &["--rate needs an end", "--duration"]),
         (&["--warmup", "1s"], &["--warmup needs an end"]),
-        (&["--rate", "0", "--duration", "1s"], &["--rate", "at least 1"]),
+        (&["--rate", "0", "--duration", "1s"], &["--rate", "more than 0"]),
+        (&["--rate", "0.0000001", "--duration", "1s"], &["--rate", "six digits"]),
+        (&["--rate", "1e3", "--duration", "1s"], &["--rate", "write it in digits"]),
         (&["--rate", "1000000001", "--duration", "1s"], &["--rate", "at most 1000000000"]),
         (&["--connect-rate", "0"], &["--connect-rate"]),
         (&["--connect-window", "0"], &["--connect-window"]),

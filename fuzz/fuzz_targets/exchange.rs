@@ -8,7 +8,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use libfuzzer_sys::fuzz_target;
 use multiconn::connection::{Connection, Outcome, Readiness, Transport, Context, Unacknowledged};
 use multiconn::moment::{Clock, Moment};
 use multiconn::log_budget::LogBudget;
-use multiconn::protocol::exchange::{Content, Exchange, FaultKind, Meter, Pacing, Sample, Work};
+use multiconn::protocol::exchange::{Content, Exchange, FaultKind, Lateness, Meter, Pacing, Sample, Work};
 use multiconn::protocol::pattern::{EVIDENCE, Pattern};
 use multiconn::protocol::{Expects, Outbox, Produced, Protocol};
+use multiconn::rate::Rate;
 use multiconn_fuzz::{Script, is_harmless_line};
 
 const ALLOWED: usize = 8 * 1024;
@@ -44,8 +44,13 @@ fn add(cell: &Cell<u64>, count: u64) {
 }
 
 impl Meter for Tally {
-    fn begun(&self, _late: Option<Duration>) {
+    fn begun(&self, late: Option<Lateness>) {
+        assert!(late.is_none_or(|late| late.own <= late.total));
         add(&self.0.begun, 1);
+    }
+
+    fn given_up(&self, messages: u64, _own: Duration) {
+        panic!("{messages} messages given up without a limit to the patience");
     }
 
     fn sent(&self, bytes: u64, messages: u64) {
@@ -254,17 +259,26 @@ impl Protocol for Checked {
                     return produced;
                 };
                 // Message n of this connection is due when n * turns + turn messages of all are.
-                let nanos = clock.now().since(start).as_nanos();
-                let due =
-                    |index: u64| u128::from(index * turns + turn) * 1_000_000_000 / u128::from(rate.get()) <= nanos;
+                let passed = clock.now().since(start);
+                let due = |index: u64| rate.time_of(index * turns + turn) <= passed;
                 assert!(begun == 0 || due(begun - 1), "sent before its time");
-                let all = self.messages().is_some_and(|messages| begun >= messages) || self.work.duration.is_some();
+                // However late: nothing that was due before the end is left out.
+                let schedule = self.work.schedule().unwrap();
+                let all = match &self.work.content {
+                    Content::Texts(texts) => begun == texts.len() as u64 || begun * turns + turn >= schedule.end,
+                    Content::Generated { .. } => begun * turns + turn >= schedule.end,
+                };
+                assert!(produced != Produced::Finished || (all && clock.now() >= schedule.last_due), "it left early");
                 let held_back = produced == Produced::Nothing && !due(begun);
                 assert!(held_back || matches!(produced, Produced::Bytes(_)) || all, "not sent when it was due");
             }
         }
         self.check_counts();
         produced
+    }
+
+    fn blocked(&mut self) {
+        self.exchange.blocked();
     }
 
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
@@ -405,7 +419,7 @@ fn work(script: &mut Script<'_>, tally: Tally) -> (Rc<Work>, u64) {
     let pacing = match which >> 1 & 3 {
         0 | 1 => Pacing::Streamed,
         2 => Pacing::InFlight(1 + u32::from(which >> 4)),
-        _ => Pacing::Rate(NonZeroU64::new(1 + 50 * u64::from(which >> 3)).unwrap()),
+        _ => Pacing::Rate(Rate::per_second(1 + 50 * u64::from(which >> 3)).unwrap()),
     };
     let connections = 1 + u32::from(how & 3);
     let mut work = if which & 1 == 0 {

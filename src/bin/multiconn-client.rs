@@ -13,10 +13,11 @@ use clap::Parser;
 use multiconn::cli::{self, Sources, Verbosity};
 use multiconn::client::expect::Expectation;
 use multiconn::client::report::Report;
-use multiconn::client::{self, CONNECT_WINDOW, Plan, hdr_log};
+use multiconn::client::{self, Plan, hdr_log};
 use multiconn::net;
 use multiconn::protocol::exchange::{Content, Pacing};
 use multiconn::protocol::pattern::MAX_CONNECTION;
+use multiconn::rate::Rate;
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
@@ -46,9 +47,9 @@ struct Args {
     /// Keep so many messages in flight on each connection (closed loop) [default: 1]
     #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
     pipeline: Option<u32>,
-    /// Send so many messages a second over all connections, whether or not echoes are back (open loop)
-    #[arg(long, value_name = "R", value_parser = rate, help_heading = "What to send")]
-    rate: Option<NonZeroU64>,
+    /// Send so many messages a second, 5000 or 0.5, over all connections, whether or not echoes are back (open loop)
+    #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
+    rate: Option<Rate>,
     /// Send for so long before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
@@ -59,15 +60,15 @@ struct Args {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout, help_heading = "Connecting")]
     connect_timeout: Duration,
     /// Begin so many connects a second [default: as fast as they are answered]
-    #[arg(long, value_name = "R", value_parser = rate, help_heading = "Connecting")]
-    connect_rate: Option<NonZeroU64>,
-    /// Have so many connects under way at the most
-    #[arg(long, value_name = "N", default_value_t = CONNECT_WINDOW, value_parser = cli::count, help_heading = "Connecting")]
-    connect_window: u32,
+    #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
+    connect_rate: Option<Rate>,
+    /// Have so many connects under way [default: 4 and more while they are answered at once, fewer when they are dropped]
+    #[arg(long, value_name = "N", value_parser = cli::count, help_heading = "Connecting")]
+    connect_window: Option<u32>,
     /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST
     #[arg(long, value_name = "ADDRS", value_parser = cli::sources, help_heading = "Connecting")]
     source: Option<Sources>,
-    /// Give a connection up on which nothing moved for so long
+    /// Give a connection up on which nothing moved for so long; with --rate, begin late messages for so long after the end
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
     /// Print the report as one JSON object (docs/report.md)
@@ -118,9 +119,6 @@ Examples:
 /// The size of generated messages if none is given.
 const SIZE: usize = 64;
 
-/// No path carries more messages a second, and no schedule is finer than a nanosecond.
-const HIGHEST_RATE: u64 = 1_000_000_000;
-
 fn host(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("an empty host means all interfaces and is for servers; name one to connect to".to_owned());
@@ -130,13 +128,6 @@ fn host(text: &str) -> Result<String, String> {
 
 fn message(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("an empty message sends nothing".to_owned()) } else { Ok(text.to_owned()) }
-}
-
-fn rate(text: &str) -> Result<NonZeroU64, String> {
-    match cli::large_count(text)? {
-        rate if rate.get() > HIGHEST_RATE => Err(format!("at most {HIGHEST_RATE} a second")),
-        rate => Ok(rate),
-    }
 }
 
 fn main() -> ExitCode {

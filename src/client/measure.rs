@@ -9,13 +9,17 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::moment::Moment;
-use crate::protocol::exchange::{Meter, Sample};
+use crate::protocol::exchange::{Lateness, Meter, Sample};
 
 /// The longest time that is told apart from longer ones: an hour, in microseconds.
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// Times are kept to three digits.
 const DIGITS: u8 = 3;
+
+/// A client that begins a message later than this, though nothing was in its way, has fallen behind its schedule. Waking up
+/// takes some tens of microseconds, and up to a few hundred on a busy machine.
+pub const LATE: Duration = Duration::from_millis(1);
 
 /// Counters and times in microseconds of the measured messages; of connects, all.
 #[derive(Debug)]
@@ -30,6 +34,12 @@ pub struct Figures {
     pub bytes_echoed: u64,
     /// Messages begun.
     pub begun: u64,
+    /// Messages that were begun and not back when their connection failed.
+    pub unanswered: u64,
+    /// Messages that were begun, or given up, late ([`LATE`]) by our own doing.
+    pub own_late: u64,
+    /// Messages that became too late to be begun.
+    pub given_up: u64,
     /// When the last message was back.
     pub last_echo: Option<Moment>,
     /// From the first write of a message to its last byte back.
@@ -62,6 +72,9 @@ impl Figured {
             bytes_sent: 0,
             bytes_echoed: 0,
             begun: 0,
+            unanswered: 0,
+            own_late: 0,
+            given_up: 0,
             last_echo: None,
             service: histogram(),
             scheduled: histogram(),
@@ -75,6 +88,11 @@ impl Figured {
     #[must_use]
     pub fn figures(&self) -> Ref<'_, Figures> {
         self.0.borrow()
+    }
+
+    /// A connection failed with so many messages on their way.
+    pub fn lost(&self, messages: u64) {
+        self.borrow_mut().unanswered += messages;
     }
 
     /// A connect took so long.
@@ -93,16 +111,38 @@ impl Default for Figured {
     }
 }
 
+/// The time within which `percent` of all messages were back. Beside those in the histogram there are `never` more, which
+/// count as longer than all others: `None`, if it falls among them, or if there are no messages.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a share, to some digits")]
+pub fn percentile(times: &Histogram<u64>, never: u64, percent: f64) -> Option<u64> {
+    let (back, all) = (times.len() as f64, (times.len() + never) as f64);
+    if times.is_empty() || percent * all > 100.0 * back {
+        return None;
+    }
+    let share = percent / 100.0 * (all / back);
+    Some(times.value_at_quantile(share.min(1.0)).min(times.max()))
+}
+
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(LONGEST_US));
 }
 
 impl Meter for Figured {
-    fn begun(&self, late: Option<Duration>) {
+    fn begun(&self, late: Option<Lateness>) {
         let figures = &mut *self.borrow_mut();
         figures.begun += 1;
-        if let Some(late) = late {
-            record(&mut figures.schedule_error, late);
+        if let Some(Lateness { total, own }) = late {
+            record(&mut figures.schedule_error, total);
+            figures.own_late += u64::from(own > LATE);
+        }
+    }
+
+    fn given_up(&self, messages: u64, own: Duration) {
+        let figures = &mut *self.borrow_mut();
+        figures.given_up += messages;
+        if own > LATE {
+            figures.own_late += messages;
         }
     }
 
@@ -131,6 +171,21 @@ impl Meter for Figured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_never_came_back_took_longer_than_all_others() {
+        let mut times = Histogram::new_with_bounds(1, LONGEST_US, DIGITS).unwrap();
+        assert_eq!((percentile(&times, 0, 50.0), percentile(&times, 3, 1.0)), (None, None));
+        for time in 1..=900 {
+            times.record(time).unwrap();
+        }
+        assert_eq!(percentile(&times, 0, 50.0), Some(450));
+        assert_eq!(percentile(&times, 0, 100.0), Some(900));
+        assert_eq!(percentile(&times, 100, 45.0), Some(450));
+        assert_eq!(percentile(&times, 100, 90.0), Some(900));
+        assert_eq!(percentile(&times, 100, 90.1), None);
+        assert_eq!(percentile(&times, 100, 100.0), None);
+    }
 
     #[test]
     fn times_are_kept_in_microseconds_and_never_refused() {

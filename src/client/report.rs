@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::distribution::{self, Row};
 use super::expect::Outcome;
+use super::measure;
 use crate::signals::Signal;
 
 /// The number of the report's shape. It changes when a program that reads the report would have to.
@@ -34,7 +35,8 @@ pub struct Report {
     pub bytes: Bytes,
     /// The whole run, from the first connect to the last connection's end.
     pub elapsed_seconds: f64,
-    /// The measured part of it: from the first measured message to the last one's echo.
+    /// The measured part of it: from the first measured message to the last one's echo, or the time that was given for the
+    /// messages if that is longer.
     pub seconds: f64,
     /// Echoed messages by seconds.
     pub messages_per_second: f64,
@@ -68,6 +70,8 @@ pub struct Connections {
     pub requested: u32,
     /// Established.
     pub established: u32,
+    /// Established only after the first attempt had been dropped: by the shape of the connect times.
+    pub retransmitted: u64,
     /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
     /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
     pub intact: u32,
@@ -84,8 +88,10 @@ pub struct Messages {
     pub sent: u64,
     /// Back whole.
     pub echoed: u64,
-    /// Scheduled and never begun.
+    /// Scheduled until the run was over, and never begun.
     pub missed: u64,
+    /// Begun, and not back when their connection failed.
+    pub unanswered: u64,
 }
 
 /// Counts of bytes.
@@ -108,54 +114,56 @@ pub struct Latency {
     distribution: Vec<Row>,
 }
 
-/// A histogram's most telling figures, in microseconds.
+/// A histogram's most telling figures, in microseconds. Where messages never came back, they count as longer than all
+/// others: what falls among them is `None`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Times {
     /// How many times there are.
     pub count: u64,
     /// The shortest.
-    pub min: u64,
+    pub min: Option<u64>,
     /// The mean.
-    pub mean: f64,
+    pub mean: Option<f64>,
     /// Half are no longer than this.
-    pub p50: u64,
+    pub p50: Option<u64>,
     /// 90 % are.
-    pub p90: u64,
+    pub p90: Option<u64>,
     /// 99 % are.
-    pub p99: u64,
+    pub p99: Option<u64>,
     /// 99.9 % are.
-    pub p999: u64,
+    pub p999: Option<u64>,
     /// 99.99 % are.
-    pub p9999: u64,
+    pub p9999: Option<u64>,
     /// The longest.
-    pub max: u64,
+    pub max: Option<u64>,
 }
 
 impl Times {
-    /// The figures of a histogram; `None` of an empty one.
+    /// The figures of a histogram, with `never` more messages that never came back; `None` of no messages at all.
     #[must_use]
-    pub fn of(histogram: &Histogram<u64>) -> Option<Times> {
-        let percentile = |percent: f64| histogram.value_at_percentile(percent).min(histogram.max());
-        (!histogram.is_empty()).then(|| Times {
+    pub fn of(histogram: &Histogram<u64>, never: u64) -> Option<Times> {
+        let percentile = |percent: f64| measure::percentile(histogram, never, percent);
+        (histogram.len() + never > 0).then(|| Times {
             count: histogram.len(),
-            min: histogram.min(),
-            mean: histogram.mean(),
+            min: (!histogram.is_empty()).then(|| histogram.min()),
+            mean: (never == 0).then(|| histogram.mean()),
             p50: percentile(50.0),
             p90: percentile(90.0),
             p99: percentile(99.0),
             p999: percentile(99.9),
             p9999: percentile(99.99),
-            max: histogram.max(),
+            max: percentile(100.0),
         })
     }
 }
 
 impl Latency {
-    pub(super) fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>) -> Latency {
+    /// So many of the scheduled messages `never` came back.
+    pub(super) fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>, never: u64) -> Latency {
         let shown = if scheduled.is_empty() { service } else { scheduled };
         Latency {
-            service: Times::of(service),
-            scheduled: Times::of(scheduled),
+            service: Times::of(service, 0),
+            scheduled: Times::of(scheduled, never),
             distribution: distribution::rows(shown),
         }
     }
@@ -265,6 +273,8 @@ pub struct ClientState {
     pub cpu_seconds: f64,
     /// Whether the figures are the client's limits rather than the path's.
     pub bottleneck: bool,
+    /// Scheduled messages that it began more than 1 ms late though nothing was in their way.
+    pub late_messages: u64,
     /// Why it is thought so, or why the figures are not what was asked for.
     pub why: Option<String>,
 }
@@ -286,15 +296,16 @@ impl Report {
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, established, intact, failed, unfinished } = self.connections;
+        let Connections { requested, established, intact, failed, unfinished, retransmitted } = self.connections;
         writeln!(f, "target       {}", self.target)?;
         write!(f, "connections  {requested} asked for, {established} established, {intact} intact, {failed} failed")?;
         if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
         }
-        write!(f, "\nmessages     {} sent, {} echoed", self.messages.sent, self.messages.echoed)?;
-        if self.messages.missed > 0 {
-            write!(f, ", {} missed", self.messages.missed)?;
+        let Messages { sent, echoed, missed, unanswered } = self.messages;
+        write!(f, "\nmessages     {sent} sent, {echoed} echoed")?;
+        if missed > 0 {
+            write!(f, ", {missed} missed")?;
         }
         writeln!(f, "; {:.0} a second", self.messages_per_second)?;
         let (sent, echoed) = (self.bytes.sent, self.bytes.echoed);
@@ -311,6 +322,14 @@ impl fmt::Display for Report {
         writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
         self.write_times(f)?;
         self.write_distribution(f)?;
+        let never = missed + unanswered;
+        if self.latency_us.scheduled.is_some() && never > 0 {
+            let all = self.messages.echoed + never;
+            writeln!(f, "never back   {never} of {all} messages, which count as the longest times")?;
+        }
+        if retransmitted > 0 {
+            writeln!(f, "sent again   {retransmitted} connects: full backlog (try --connect-rate) or lossy path")?;
+        }
         self.write_faults(f)?;
         for outcome in &self.expectations {
             writeln!(f, "expected     {outcome}")?;
@@ -342,7 +361,11 @@ impl Report {
         writeln!(f)?;
         for (name, times) in rows {
             if let Some(Times { mean, p50, p90, p99, p999, p9999, max, .. }) = times {
-                writeln!(f, "{name:<12}{p50:>10}{p90:>10}{p99:>10}{p999:>10}{p9999:>10}{max:>10}{mean:>10.0}")?;
+                write!(f, "{name:<12}")?;
+                for time in [p50, p90, p99, p999, p9999, max] {
+                    write!(f, "{:>10}", time.map_or("never".to_owned(), |time| time.to_string()))?;
+                }
+                writeln!(f, "{:>10}", mean.map_or("never".to_owned(), |mean| format!("{mean:.0}")))?;
             }
         }
         writeln!(f)

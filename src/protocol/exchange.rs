@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::num::NonZeroU64;
+use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::escape::Escaped;
 use crate::log_budget::{Line, LogBudget};
 use crate::moment::{Clock, Moment};
 use crate::peer_addr::PeerAddr;
+use crate::rate::Rate;
 
 /// What all connections of a run have in common: what they send and how fast, and who counts.
 pub struct Work {
@@ -31,8 +32,10 @@ pub struct Work {
     pub messages: Option<u64>,
     /// How long messages are sent before they are measured.
     pub warmup: Duration,
-    /// How long measured messages are begun, from the first one on.
+    /// How long measured messages are begun, or fall due if they are scheduled, from the first one on.
     pub duration: Option<Duration>,
+    /// How long after the end of the schedule a message of it may still be begun. What has to wait for longer is missed.
+    pub patience: Duration,
     /// Whether what comes back is compared with what was sent. Without, it is only counted.
     pub verify: bool,
     /// Where measurements go.
@@ -41,6 +44,22 @@ pub struct Work {
     /// Connections that take turns in an open loop.
     turns: Cell<u32>,
     first_measured: Cell<Option<Moment>>,
+    schedule: Cell<Option<Schedule>>,
+}
+
+/// The messages of an open loop, numbered from 0 over all connections. Known from the moment at which it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The number of the first message that is measured.
+    pub first: u64,
+    /// The number behind that of the last message.
+    pub end: u64,
+    /// When the first measured message is due.
+    pub from: Moment,
+    /// When the last message is due, or later, when the duration is over. All connections stay until then.
+    pub last_due: Moment,
+    /// When the time is over that the rate gives these messages: N messages at R a second take N / R seconds.
+    pub until: Moment,
 }
 
 /// What a connection sends.
@@ -65,20 +84,33 @@ pub enum Pacing {
     /// When fewer than so many are in flight: a closed loop.
     InFlight(u32),
     /// When its time has come, whether or not echoes are back: an open loop. So many a second over all connections, in
-    /// turn; at most 10⁹.
-    Rate(NonZeroU64),
+    /// turn.
+    Rate(Rate),
 }
 
 /// Takes what is measured. Only messages of the measured part are told.
 pub trait Meter {
-    /// A message was begun; of a scheduled one, so long after its time.
-    fn begun(&self, late: Option<Duration>);
+    /// A message was begun; of a scheduled one, so late.
+    fn begun(&self, late: Option<Lateness>);
+    /// So many scheduled messages will not be begun any more: it has become too late. Of that, so much was our own
+    /// lateness.
+    fn given_up(&self, messages: u64, own: Duration);
     /// So many bytes were handed to the connection, with the ends of so many messages.
     fn sent(&self, bytes: u64, messages: u64);
     /// So many bytes came back right.
     fn returned(&self, bytes: u64);
     /// A whole message came back.
     fn echoed(&self, sample: Sample);
+}
+
+/// How long after its time a scheduled message was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lateness {
+    /// In all.
+    pub total: Duration,
+    /// The same, if nothing was in its way; zero if the socket had been full and the message waited for that, or for others
+    /// that had: then the peer, or the path to it, made it wait.
+    pub own: Duration,
 }
 
 /// One message's times.
@@ -116,11 +148,13 @@ impl Work {
             messages: None,
             warmup: Duration::ZERO,
             duration: None,
+            patience: Duration::MAX,
             verify: true,
             meter,
             start: Cell::new(None),
             turns: Cell::new(connections),
             first_measured: Cell::new(None),
+            schedule: Cell::new(None),
         }
     }
 
@@ -128,6 +162,30 @@ impl Work {
     pub fn begin(&self, now: Moment, turns: u32) {
         self.start.set(Some(now));
         self.turns.set(turns);
+        if let Pacing::Rate(rate) = self.pacing {
+            self.schedule.set(Some(self.plan(rate, now, turns)));
+        }
+    }
+
+    /// The schedule of an open loop that begins at `start`.
+    fn plan(&self, rate: Rate, start: Moment, turns: u32) -> Schedule {
+        let due = |number| start.plus(rate.time_of(number));
+        let first = rate.events_within(self.warmup);
+        let from = due(first);
+        let texts = match &self.content {
+            Content::Texts(texts) => Some(texts.len() as u64),
+            Content::Generated { .. } => None,
+        };
+        let each = [self.messages, texts].into_iter().flatten().min();
+        let counted = each.map_or(u64::MAX, |each| first.saturating_add(each.saturating_mul(u64::from(turns))));
+        let stop = self.duration.map(|duration| from.plus(duration));
+        match stop.map(|stop| (stop, rate.events_within(stop.since(start)))) {
+            Some((stop, end)) if end <= counted => Schedule { first, end, from, last_due: stop, until: stop },
+            _ => {
+                let last_due = due(counted.saturating_sub(1)).max(from);
+                Schedule { first, end: counted, from, last_due, until: due(counted) }
+            }
+        }
     }
 
     /// When they began, if they did.
@@ -135,43 +193,46 @@ impl Work {
         self.start.get()
     }
 
-    /// When the first measured message was begun, or due if it was scheduled; `None`: not yet.
+    /// The schedule of an open loop that has begun.
+    pub fn schedule(&self) -> Option<Schedule> {
+        self.schedule.get()
+    }
+
+    /// When the first measured message was begun, or due if it was scheduled; `None`: none was begun yet.
     pub fn first_measured(&self) -> Option<Moment> {
         self.first_measured.get()
     }
 
-    /// When no new message is begun any more, if that is known.
+    /// When a closed loop begins no new message any more, and until when all connections of an open loop stay; if that is
+    /// known.
     pub fn stop(&self) -> Option<Moment> {
-        Some(self.first_measured.get()?.plus(self.duration?))
+        match self.schedule.get() {
+            Some(schedule) => Some(schedule.last_due),
+            None => Some(self.first_measured.get()?.plus(self.duration?)),
+        }
     }
 
-    /// When message `index` of the connection whose turn is `turn` is due, if messages are scheduled: turns go round,
-    /// so that the load is even at any time.
-    fn due(&self, turn: u32, index: u64) -> Option<Moment> {
-        self.due_in_all(index.saturating_mul(u64::from(self.turns.get())).saturating_add(u64::from(turn)))
+    /// The number over all connections of message `index` of the connection whose turn is `turn`: turns go round, so that
+    /// the load is even at any time.
+    fn number_in_all(&self, turn: u32, index: u64) -> u64 {
+        index.saturating_mul(u64::from(self.turns.get())).saturating_add(u64::from(turn))
     }
 
     /// When the message with this number over all connections, counted from 0, is due, if messages are scheduled.
     pub fn due_in_all(&self, number: u64) -> Option<Moment> {
-        let Pacing::Rate(per_second) = self.pacing else { return None };
-        let (seconds, rest) = (number / per_second, number % per_second);
-        // A rate is below 2⁶⁴/10⁹ a second, or the product would not fit: some 18 thousand million.
-        let nanos = rest.saturating_mul(1_000_000_000) / per_second;
-        Some(self.start.get()?.plus(Duration::from_secs(seconds)).plus(Duration::from_nanos(nanos)))
+        let Pacing::Rate(rate) = self.pacing else { return None };
+        Some(self.start.get()?.plus(rate.time_of(number)))
     }
 
     /// How many messages are scheduled before `end`, over all connections and from the beginning on.
     pub fn scheduled_before(&self, end: Moment) -> u64 {
         match (self.pacing, self.start.get()) {
-            (Pacing::Rate(per_second), Some(start)) => {
-                let messages = end.since(start).as_nanos().saturating_mul(u128::from(per_second.get()));
-                u64::try_from(messages.div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
-            }
+            (Pacing::Rate(rate), Some(start)) => rate.events_within(end.since(start)),
             _ => 0,
         }
     }
 
-    /// Whether a message that begins, or is due, at `when` is measured.
+    /// Whether a message of a closed loop that begins at `when` is measured.
     fn is_measured(&self, when: Moment) -> bool {
         self.start.get().is_some_and(|start| when >= start.plus(self.warmup))
     }
@@ -211,12 +272,14 @@ pub struct Exchange {
     checking: Cursor,
     /// When the messages were begun that are not wholly back.
     batches: VecDeque<Batch>,
-    /// How many messages that are.
-    in_flight: u64,
     /// When the first byte of the first of them came back.
     first_byte: Option<Moment>,
     /// Measured messages that were begun.
     begun: u64,
+    /// The socket was full, and what fell due since then has not all been begun.
+    held_up: bool,
+    /// What is left of the schedule was given up.
+    gave_up: bool,
     /// Everything is back, and our FIN follows.
     finished: bool,
     fault: Option<Fault>,
@@ -260,8 +323,12 @@ enum Next {
     /// A message that is due then, if it is scheduled.
     Begin(Option<Moment>),
     Wait,
+    /// There is no next message, but the schedule of the others is not over.
+    Stay,
     /// There is no next message.
     Done,
+    /// The schedule has one, but it has waited for too long and will not be begun.
+    TooLate,
 }
 
 /// What is wrong with an echo.
@@ -342,9 +409,10 @@ impl Exchange {
             sending: Cursor::default(),
             checking: Cursor::default(),
             batches: VecDeque::new(),
-            in_flight: 0,
             first_byte: None,
             begun: 0,
+            held_up: false,
+            gave_up: false,
             finished: false,
             fault: None,
         }
@@ -367,6 +435,17 @@ impl Exchange {
         self.checking.bytes
     }
 
+    /// How many messages were begun and are not wholly back.
+    fn in_flight(&self) -> u64 {
+        self.sending.messages + u64::from(self.sending.within > 0) - self.checking.messages
+    }
+
+    /// How many measured messages were begun and are not wholly back.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        self.in_flight().min(self.begun) // Those that are measured are the last.
+    }
+
     /// Whether everything is back and our FIN follows or is out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -382,47 +461,82 @@ impl Exchange {
     /// What the next message is to do at `now`.
     fn next(&self, now: Moment) -> Next {
         let work = &*self.work;
-        if work.message_len(self.sending.messages).is_none() {
+        let is_there = work.message_len(self.sending.messages).is_some();
+        if let Some(schedule) = work.schedule() {
+            return self.next_of(&schedule, is_there, now);
+        }
+        if !is_there {
             return Next::Done;
         }
         if work.start().is_none() {
             return Next::Wait;
         }
-        let due = work.due(self.turn, self.sending.messages);
-        let measured = work.is_measured(due.unwrap_or(now));
         let enough = work.messages.is_some_and(|most| self.begun >= most);
-        let over = work.stop().is_some_and(|stop| now >= stop || due.is_some_and(|due| due >= stop));
-        if measured && (enough || over) {
+        let over = work.stop().is_some_and(|stop| now >= stop);
+        if work.is_measured(now) && (enough || over) {
             return Next::Done;
         }
         let may_begin = match work.pacing {
             Pacing::Streamed => true,
-            Pacing::InFlight(most) => self.in_flight < u64::from(most),
-            Pacing::Rate(_) => due.is_some_and(|due| due <= now),
+            Pacing::InFlight(most) => self.in_flight() < u64::from(most),
+            Pacing::Rate(_) => false, // It has a schedule.
         };
-        if may_begin { Next::Begin(due) } else { Next::Wait }
+        if may_begin { Next::Begin(None) } else { Next::Wait }
+    }
+
+    /// As [`next`](Exchange::next), in an open loop. What was due before its end is begun, however late, so that nothing
+    /// that a user would have waited for is left out.
+    fn next_of(&self, schedule: &Schedule, is_there: bool, now: Moment) -> Next {
+        let number = self.work.number_in_all(self.turn, self.sending.messages);
+        if !is_there || number >= schedule.end {
+            return if now >= schedule.last_due { Next::Done } else { Next::Stay };
+        }
+        if now >= schedule.last_due.plus(self.work.patience) {
+            return Next::TooLate;
+        }
+        match self.work.due_in_all(number) {
+            Some(due) if due <= now => Next::Begin(Some(due)),
+            _ => Next::Wait,
+        }
     }
 
     fn begin(&mut self, due: Option<Moment>, now: Moment) {
-        if self.work.is_measured(due.unwrap_or(now)) {
+        if self.is_measured(self.sending.messages, now) {
             self.begun += 1;
-            self.work.meter.begun(due.map(|due| now.since(due)));
+            self.work.meter.begun(due.map(|due| Lateness { total: now.since(due), own: self.own_lateness(due, now) }));
             if self.work.first_measured.get().is_none() {
                 // Of a schedule, what counts is when it was due: so many a second for so long are so many messages.
-                self.work.first_measured.set(Some(due.unwrap_or(now)));
+                self.work.first_measured.set(Some(self.work.schedule().map_or(now, |schedule| schedule.from)));
             }
         }
-        self.in_flight += 1;
         match self.batches.back_mut() {
             Some(batch) if batch.begun == now => batch.count += 1,
             _ => self.batches.push_back(Batch { begun: now, count: 1 }),
         }
     }
 
-    /// Whether the message with this index, begun at `begun`, is measured; and when it was due.
-    fn is_measured(&self, index: u64, begun: Moment) -> (bool, Option<Moment>) {
-        let due = self.work.due(self.turn, index);
-        (self.work.is_measured(due.unwrap_or(begun)), due)
+    /// How late it is for a message that was due then, if nothing but ourselves was in its way. Behind a full socket, all
+    /// that fell due meanwhile is sent as fast as the socket takes it.
+    fn own_lateness(&self, due: Moment, now: Moment) -> Duration {
+        if self.held_up { Duration::ZERO } else { now.since(due) }
+    }
+
+    /// What is left of the schedule will not be begun: says so, once.
+    fn give_up(&mut self, now: Moment) {
+        let number = self.work.number_in_all(self.turn, self.sending.messages);
+        let (Some(schedule), Some(due)) = (self.work.schedule(), self.work.due_in_all(number)) else { return };
+        if !mem::replace(&mut self.gave_up, true) {
+            let left = schedule.end.saturating_sub(number).div_ceil(u64::from(self.work.turns.get()));
+            self.work.meter.given_up(left, self.own_lateness(due, now));
+        }
+    }
+
+    /// Whether the message with this index, begun at `begun`, is measured.
+    fn is_measured(&self, index: u64, begun: Moment) -> bool {
+        match self.work.schedule() {
+            Some(schedule) => self.work.number_in_all(self.turn, index) >= schedule.first,
+            None => self.work.is_measured(begun),
+        }
     }
 
     /// Puts what is to be sent at `cursor` into `space`, which is no longer than the rest of its message.
@@ -487,7 +601,8 @@ impl Exchange {
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
-        let (measured, due) = self.is_measured(self.checking.messages, begun);
+        let index = self.checking.messages;
+        let measured = self.is_measured(index, begun);
         if measured {
             self.work.meter.returned(bytes);
         }
@@ -495,7 +610,6 @@ impl Exchange {
             return;
         }
         self.first_byte = None;
-        self.in_flight -= 1;
         if let Some(batch) = self.batches.front_mut() {
             batch.count -= 1;
         }
@@ -503,6 +617,7 @@ impl Exchange {
             self.batches.pop_front();
         }
         if measured {
+            let due = self.work.due_in_all(self.work.number_in_all(self.turn, index));
             self.work.meter.echoed(Sample {
                 at: now,
                 first_byte: first_byte.since(begun),
@@ -564,7 +679,7 @@ impl Exchange {
 
     /// Whether everything that is to be sent was sent and is back.
     fn is_done(&self, now: Moment) -> bool {
-        self.in_flight == 0 && matches!(self.next(now), Next::Done)
+        self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done | Next::TooLate)
     }
 }
 
@@ -587,11 +702,21 @@ impl Protocol for Exchange {
             if self.sending.within == 0 {
                 match self.next(now) {
                     Next::Begin(due) => self.begin(due, now),
-                    Next::Done if filled == 0 && self.in_flight == 0 => {
-                        self.finished = true;
-                        return Produced::Finished;
+                    next @ (Next::Done | Next::TooLate) => {
+                        if matches!(next, Next::TooLate) {
+                            self.give_up(now);
+                        }
+                        self.held_up = false;
+                        if filled == 0 && self.in_flight() == 0 {
+                            self.finished = true;
+                            return Produced::Finished;
+                        }
+                        break;
                     }
-                    Next::Wait | Next::Done => break,
+                    Next::Wait | Next::Stay => {
+                        self.held_up = false;
+                        break;
+                    }
                 }
             }
             let Some(length) = work.message_len(self.sending.messages) else { break };
@@ -600,7 +725,7 @@ impl Protocol for Exchange {
             self.fill(self.sending, &mut space[filled..filled + count]);
             filled += count;
             let begun = self.batches.back().map_or(now, |batch| batch.begun);
-            let (measured, _) = self.is_measured(self.sending.messages, begun);
+            let measured = self.is_measured(self.sending.messages, begun);
             let ended = self.sending.advance(count as u64, length);
             if measured {
                 measured_bytes += count as u64;
@@ -617,6 +742,10 @@ impl Protocol for Exchange {
             work.meter.sent(measured_bytes, measured_messages);
         }
         Produced::Bytes(filled)
+    }
+
+    fn blocked(&mut self) {
+        self.held_up = true;
     }
 
     fn end_of_input<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
@@ -667,7 +796,8 @@ impl Protocol for Exchange {
 pub struct NoMeter;
 
 impl Meter for NoMeter {
-    fn begun(&self, _late: Option<Duration>) {}
+    fn begun(&self, _late: Option<Lateness>) {}
+    fn given_up(&self, _messages: u64, _own: Duration) {}
     fn sent(&self, _bytes: u64, _messages: u64) {}
     fn returned(&self, _bytes: u64) {}
     fn echoed(&self, _sample: Sample) {}
@@ -681,11 +811,19 @@ mod tests {
 
     /// Remembers what it is told.
     #[derive(Clone, Default)]
-    struct Notes(Rc<RefCell<Vec<Sample>>>, Rc<RefCell<Vec<Option<Duration>>>>, Rc<Cell<(u64, u64)>>);
+    struct Notes(
+        Rc<RefCell<Vec<Sample>>>,
+        Rc<RefCell<Vec<Option<Lateness>>>>,
+        Rc<Cell<(u64, u64)>>,
+        Rc<RefCell<Vec<(u64, Duration)>>>,
+    );
 
     impl Meter for Notes {
-        fn begun(&self, late: Option<Duration>) {
+        fn begun(&self, late: Option<Lateness>) {
             self.1.borrow_mut().push(late);
+        }
+        fn given_up(&self, messages: u64, own: Duration) {
+            self.3.borrow_mut().push((messages, own));
         }
         fn sent(&self, bytes: u64, messages: u64) {
             assert!(bytes > 0, "nothing to tell");
@@ -975,7 +1113,7 @@ mod tests {
         let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |work| work.messages = Some(3));
         let first = send(&mut exchange, 1000, at(1));
         assert_eq!(first.len(), 16);
-        assert_eq!((exchange.in_flight, exchange.batches.len()), (2, 1), "begun together, kept together");
+        assert_eq!((exchange.in_flight(), exchange.batches.len()), (2, 1), "begun together, kept together");
         assert!(send(&mut exchange, 1000, at(2)).is_empty());
         receive(&mut exchange, &first[..1], at(4));
         receive(&mut exchange, &first[1..], at(6));
@@ -989,7 +1127,7 @@ mod tests {
     #[test]
     fn an_open_loop_keeps_its_schedule_and_tells_how_late_it_was() {
         // 100 a second over 2 connections: this one, the second, at 10 ms, 30 ms, 50 ms, …
-        let rate = Pacing::Rate(NonZeroU64::new(100).unwrap());
+        let rate = Pacing::Rate(Rate::per_second(100).unwrap());
         let (mut exchange, notes) = generated(8, rate, |_| {});
         exchange.take_turn(1);
         assert!(send(&mut exchange, 1000, at(9)).is_empty());
@@ -999,7 +1137,7 @@ mod tests {
         let rest = send(&mut exchange, 1000, at(55));
         assert_eq!(rest.len(), 16, "two are due, with the first not back");
         receive(&mut exchange, &[first, rest].concat(), at(60));
-        let late: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().as_millis()).collect();
+        let late: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().total.as_millis()).collect();
         assert_eq!(late, [0, 25, 5]);
         let times: Vec<_> = notes
             .0
@@ -1062,7 +1200,7 @@ mod tests {
     #[test]
     fn a_schedule_ends_with_the_last_message_due_before_its_end() {
         // Ten a second for two connections: this one's are due at 0, 200 and 400 ms, and at 600 ms no more.
-        let (mut exchange, _) = generated(10, Pacing::Rate(10.try_into().unwrap()), |work| {
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
             work.duration = Some(Duration::from_millis(500));
         });
         for (now, bytes) in [(0, 10), (100, 0), (200, 10), (400, 10)] {
@@ -1072,8 +1210,90 @@ mod tests {
             assert!(!exchange.is_finished());
         }
         assert_eq!(exchange.work.first_measured(), Some(at(0)));
-        assert_eq!(send(&mut exchange, 100, at(401)), b"");
+        assert_eq!(send(&mut exchange, 100, at(499)), b"");
+        assert!(!exchange.is_finished(), "all connections stay to the end");
+        assert_eq!(send(&mut exchange, 100, at(500)), b"");
         assert!(exchange.is_finished(), "the next would be due too late");
+    }
+
+    #[test]
+    fn a_connection_stays_until_the_last_message_of_the_others_is_due() {
+        // Ten a second for two connections, two messages each: the last of all is due at 300 ms.
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
+            work.messages = Some(2);
+        });
+        for now in [0, 200] {
+            let sent = send(&mut exchange, 100, at(now));
+            assert_eq!(sent.len(), 10, "at {now} ms");
+            receive(&mut exchange, &sent, at(now));
+        }
+        assert_eq!(send(&mut exchange, 100, at(299)), b"");
+        assert!(!exchange.is_finished());
+        assert_eq!(exchange.expects(), Expects::Nothing, "its silence is in order");
+        send(&mut exchange, 100, at(300));
+        assert!(exchange.is_finished());
+        let schedule = exchange.work.schedule().unwrap();
+        assert_eq!((schedule.first, schedule.end, schedule.last_due, schedule.until), (0, 4, at(300), at(400)));
+    }
+
+    #[test]
+    fn a_peer_that_ends_after_the_last_echo_and_before_the_schedule_does_truncates_nothing() {
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
+            work.messages = Some(1);
+        });
+        let sent = send(&mut exchange, 100, at(0));
+        receive(&mut exchange, &sent, at(0));
+        end(&mut exchange);
+        assert_eq!(exchange.fault(), None);
+    }
+
+    #[test]
+    fn what_was_due_before_the_end_is_begun_however_late_and_the_full_socket_is_not_blamed_on_us() {
+        let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
+            work.duration = Some(Duration::from_millis(500));
+        });
+        assert_eq!(send(&mut exchange, 100, at(1)).len(), 10);
+        exchange.blocked();
+        assert_eq!(send(&mut exchange, 100, at(900)).len(), 20, "those of 200 and 400 ms");
+        let lateness =
+            |total, own| Some(Lateness { total: Duration::from_millis(total), own: Duration::from_millis(own) });
+        assert_eq!(*notes.1.borrow(), [lateness(1, 1), lateness(700, 0), lateness(500, 0)]);
+        assert_eq!(exchange.unanswered(), 3);
+    }
+
+    #[test]
+    fn behind_a_full_socket_the_lateness_is_not_ours_until_all_that_was_due_is_begun() {
+        let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |_| {});
+        send(&mut exchange, 10, at(0));
+        exchange.blocked();
+        send(&mut exchange, 10, at(500)); // That of 200 ms.
+        send(&mut exchange, 10, at(510)); // That of 400 ms: the socket takes it, but it came to wait behind the other.
+        assert!(send(&mut exchange, 10, at(520)).is_empty());
+        send(&mut exchange, 10, at(630));
+        let own: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().own.as_millis()).collect();
+        assert_eq!(own, [0, 0, 0, 30]);
+    }
+
+    #[test]
+    fn what_waits_for_longer_than_the_patience_is_given_up_once() {
+        let late = |full: bool| {
+            let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
+                work.duration = Some(Duration::from_millis(500));
+                work.patience = Duration::from_millis(100);
+            });
+            let sent = send(&mut exchange, 100, at(0));
+            if full {
+                exchange.blocked();
+            }
+            receive(&mut exchange, &sent, at(0));
+            for _ in 0..2 {
+                assert_eq!(send(&mut exchange, 100, at(600)), b"");
+            }
+            assert!(exchange.is_finished());
+            notes.3.borrow().clone()
+        };
+        assert_eq!(late(true), [(2, Duration::ZERO)], "the peer's doing");
+        assert_eq!(late(false), [(2, Duration::from_millis(400))]);
     }
 
     #[test]

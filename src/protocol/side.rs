@@ -38,6 +38,13 @@ impl<S: Protocol> Protocol for Side<S> {
         }
     }
 
+    fn blocked(&mut self) {
+        match self {
+            Side::Server(server) => server.blocked(),
+            Side::Client(exchange) => exchange.blocked(),
+        }
+    }
+
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         match self {
             Side::Server(server) => server.end_of_input(rest, out),

@@ -13,6 +13,7 @@ use multiconn::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
 use multiconn::moment::Moment;
 use multiconn::protocol::echo::Echo;
 use multiconn::protocol::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
+use multiconn::rate::Rate;
 
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
@@ -326,7 +327,7 @@ fn work(dice: &mut Dice, connections: u32, room: u64) -> (Rc<Work>, u64) {
     let size = dice.scaled(1, (room * 30 / messages).clamp(1, 16 * 1024));
     let pacing = match dice.between(0, 3) {
         0 => Pacing::Streamed,
-        1 => Pacing::Rate(dice.scaled(1_000, 100_000).try_into().unwrap()),
+        1 => Pacing::Rate(Rate::per_second(dice.scaled(1_000, 100_000)).unwrap()),
         _ => Pacing::InFlight(u32::try_from(dice.scaled(1, 32)).unwrap()),
     };
     let content = if dice.chance(300) {
