@@ -12,9 +12,8 @@ use std::process::ExitCode;
 
 use log::info;
 use multiconn::cli::{self, Verbosity};
-use multiconn::event_loop::{Event, EventLoop, Token};
-use multiconn::protocol::{Outbox, Protocol};
 use multiconn::server::{Config, Server};
+use multiconn::{Event, EventLoop, Outbox, Protocol, Token};
 
 /// How much of one member's talk is taken at a time. Each line becomes longer by its speaker's name, and all of it has to
 /// fit into the others' buffers; what is left waits in the member's own inbound buffer.

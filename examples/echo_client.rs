@@ -7,8 +7,9 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use multiconn::escape::Escaped;
-use multiconn::{cli, net};
+use multiconn::Escaped;
+use multiconn::cli;
+use multiconn::sockets;
 
 const MESSAGE: &[u8] = b"This is example data.";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let advice = net::connect_advice(&error, false);
+            let advice = sockets::connect_advice(&error, false);
             cli::fail(&anyhow::anyhow!("cannot get an echo from {host:?} port {port}: {error}; {advice}"))
         }
     }

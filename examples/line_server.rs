@@ -9,8 +9,8 @@
 use std::process::ExitCode;
 
 use multiconn::cli::{self, Verbosity};
-use multiconn::protocol::{Outbox, Protocol};
 use multiconn::server::{Config, Server};
+use multiconn::{Outbox, Protocol};
 
 /// One connection's state.
 #[derive(Default)]

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
+use multiconn::client::side::Side;
 use multiconn::client::{Client, Plan};
-use multiconn::event_loop::{Event, EventLoop, Limits, Role};
-use multiconn::net::{self, ListenOptions};
-use multiconn::protocol::echo::Echo;
-use multiconn::protocol::side::Side;
+use multiconn::server::echo::Echo;
+use multiconn::sockets::{self, ListenOptions};
+use multiconn::{Event, EventLoop, Limits, Role};
 
 const CONNECTIONS: u32 = 1000;
 
@@ -61,7 +61,7 @@ fn run(connections: u32) -> anyhow::Result<bool> {
     let mut event_loop = EventLoop::new(Limits::default(), plan.timeouts())?;
     event_loop.catch_signals()?;
 
-    let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).context("cannot listen on 127.0.0.1")?;
+    let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).context("cannot listen on 127.0.0.1")?;
     let addr: SocketAddr = listener.local_addr()?;
     event_loop.listen(listener, |_| Side::Server(Echo))?;
 

@@ -6,13 +6,12 @@
 //!
 //! # A server of your own
 //!
-//! Say what to do with the bytes of one connection by implementing [`Protocol`](protocol::Protocol), and hand it to a
-//! [`Server`](server::Server). Partial sends, slow readers, half-close, resets, limits, signals and an orderly end are
-//! the library's business:
+//! Say what to do with the bytes of one connection by implementing [`Protocol`], and hand it to a [`Server`]. The library
+//! takes care of partial sends, slow readers, half-closes, resets, limits, signals and an orderly end:
 //!
 //! ```no_run
-//! use multiconn::protocol::{Outbox, Protocol};
 //! use multiconn::server::{Config, Server};
+//! use multiconn::{Outbox, Protocol};
 //!
 //! /// Sends everything back in upper case.
 //! struct Shout;
@@ -33,85 +32,116 @@
 //! `examples/line_server.rs` keeps a line that is not whole yet, `examples/chat.rs` lets connections talk to each
 //! other, and `examples/loopback.rs` runs a server and a client on one loop.
 //!
-//! # The rings
+//! # The house
 //!
-//! Modules name only what lies further in, so each can be read, and tested, without what lies outside of it.
+//! A folder of `src` names only folders below it in this list, and a file of `engine` only files above it there. So each
+//! can be read, and tested, without the rest.
 //!
-//! | ring | modules | uses |
-//! | --- | --- | --- |
-//! | 0, pure | [`moment`], [`rate`], [`buffer`], [`escape`], [`protocol`] with [`echo`](protocol::echo), [`exchange`](protocol::exchange), [`pattern`](protocol::pattern) and [`side`](protocol::side) | `std`; no socket, no clock |
-//! | 1, bytes | [`log_budget`], [`wire`], [`connection`]: short writes, backpressure, half-close, errors | `std::io`, `log`; no mio |
-//! | 2, readiness | [`net`], [`signals`], `timer`, [`descriptors`], [`lossy_stderr`], [`system`], [`event_loop`] | mio, slab, socket2, rustix, signal-hook |
-//! | 3, roles | [`server`]; `client` (feature `cli`) | ring 2; hdrhistogram, serde |
-//! | 4, programs | `cli` (feature `cli`), `bin/`, `examples/` | clap, `env_logger`, ring 3 |
+//! | folder | what is in it |
+//! | --- | --- |
+//! | `bin` | the two programs, thin |
+//! | `cli` | arguments, the logger, standard error that never blocks, exit codes, the table of connections |
+//! | `report` | what a run found, for people and for programs; expectations |
+//! | `client` | load, schedule, comparison of every byte, faults, measurements |
+//! | [`server`] | the server's role; [`Echo`](server::echo::Echo) |
+//! | `engine` | one loop over mio; knows nothing of echoes, measurements or arguments |
+//!
+//! | file in `engine` | what it owns |
+//! | --- | --- |
+//! | `time` | [`Moment`], a point in the loop's time in eight bytes; [`Clock`] |
+//! | `buffer` | bytes that the socket has not taken |
+//! | `escape`, `log_budget`, `peer_addr` | peers' bytes made fit for a log line; how many lines are printed; an address in 28 bytes |
+//! | `protocol` | what an author writes: bytes in, bytes out, the end of input |
+//! | `wire` | a socket with sticky readiness, its counts, and the policy for every errno of reading and writing |
+//! | `progress` | whether the peer takes what waits for it |
+//! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
+//! | `descriptors`, `signals`, `sockets`, `timer` | the limit of open files; signals as events; socket options and addresses; a time as an event |
+//! | `system` | what the loop asks of the operating system: mio, or a simulation |
+//! | `accepting`, `deadlines`, `memory`, `run_queue`, `silence` | one job of the loop each |
+//! | `event_loop`, `role` | the turn; what a program does with its loop |
+//!
+//! `wire`, `connection` and everything above them know no mio, no socket and no clock: what is hard is tested without a
+//! network.
 //!
 //! # The turn
 //!
-//! [`EventLoop::turn`](event_loop::EventLoop::turn) does four things, and the whole product hangs on their order:
+//! [`EventLoop::turn`] does four things, and the whole product hangs on their order:
 //!
-//! 1. **Wait**, not at all if anything can run, else until the next deadline, else for ever.
+//! 1. **Wait**: not at all if anything can run, else until something is due, else for ever.
 //! 2. **Note**: each event sets flags on its connection and puts it on the run queue, once. No socket is touched and no
 //!    slot is freed, so no event can reach the wrong connection.
 //! 3. **Act**: each queued connection is served once, within a budget of bytes, so that no peer starves the others. What
 //!    is not done stays queued: nothing relies on another edge from the poller. The listener is one more entry of the
-//!    queue; it accepts, up to a budget, when its turn comes.
+//!    queue; it accepts, up to a budget, when it comes to the front.
 //! 4. **Expire**: deadlines that passed mark their connections, which end in the next turn's act.
 //!
 //! The poller is edge-triggered: it says once that a socket became ready. The flags remember it until the socket says
 //! `WouldBlock`, and a connection that has no room for more input simply is not read. So every socket is registered
 //! once, for everything, and never again.
 //!
+//! # The way of a byte
+//!
+//! From `epoll_wait` to `sendto`, each step a function of that name:
+//!
+//! 1. [`System::wait`]: the poller says that a socket is readable.
+//! 2. `EventLoop::note`: the flag is set, and the connection stands in the run queue.
+//! 3. [`Connection::service`]: the connection's turn has come.
+//! 4. `Wire::read`: the byte is read into the loop's one buffer.
+//! 5. [`Protocol::receive`]: the protocol sees it there, and its answer may borrow it.
+//! 6. `Connection::converse`: what the protocol asked for is done.
+//! 7. `Wire::write`: the answer goes out from where it was read. Only what the socket does not take is copied.
+//!
 //! # From the tutorial's Python
 //!
 //! | Python | here |
 //! | --- | --- |
-//! | `selectors.DefaultSelector()` | [`mio::Poll`], owned by [`Mio`](system::Mio), the loop's [`System`](system::System) |
-//! | the `sel.select()` loop | [`EventLoop::run`](event_loop::EventLoop::run), [`EventLoop::turn`](event_loop::EventLoop::turn) |
-//! | `key.data is None` | the token [`LISTENER`](event_loop::LISTENER) |
+//! | `selectors.DefaultSelector()` | [`mio::Poll`], owned by [`Mio`], the loop's [`System`] |
+//! | the `sel.select()` loop | [`EventLoop::run`], [`EventLoop::turn`] |
+//! | `key.data is None` | the token [`LISTENER`] |
 //! | `accept_wrapper` | `EventLoop::accept` (private: the loop calls it) |
-//! | `service_connection` | [`Connection::service`](connection::Connection::service) |
-//! | `SimpleNamespace(addr, inb, outb)` | [`Connection`](connection::Connection) `{ addr, inbound, outbound, .. }` |
-//! | `data.outb = data.outb[sent:]` | [`SendBuffer::consume`](buffer::SendBuffer::consume) |
+//! | `service_connection` | [`Connection::service`] |
+//! | `SimpleNamespace(addr, inb, outb)` | [`Connection`] `{ addr, inbound, outbound, .. }` |
+//! | `data.outb = data.outb[sent:]` | `SendBuffer::consume` |
 //! | `start_connections` | `Client::start_connections` (private) |
-//! | `sel.get_map()` is empty | [`EventLoop::is_idle`](event_loop::EventLoop::is_idle) |
+//! | `sel.get_map()` is empty | [`EventLoop::is_idle`] |
 //!
 //! # Features and platforms
 //!
 //! `cli`, on by default, holds what only the programs need, the client among it; without it the library depends on log,
-//! mio, rustix, signal-hook, slab and socket2 alone (and on Linux nix, for one socket option). It never raises the limit of
-//! open files by itself: see [`descriptors`]. Linux is supported and tested; other Unixes compile by `cfg`. Windows is out.
+//! mio, rustix, signal-hook, slab, socket2 and its own `tcp-state` alone (and on Linux nix, for one socket option). It
+//! never raises the limit of open files by itself: see [`descriptors`]. Linux is supported and tested; other Unixes
+//! compile by `cfg`. Windows is not supported.
 
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
 compile_error!("multiconn is for Unix systems: readiness, signals and descriptors are not Windows' notions");
 
-mod accepting;
-pub mod buffer;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod client;
-pub mod connection;
-mod deadlines;
-pub mod descriptors;
-pub mod escape;
-pub mod event_loop;
-pub mod log_budget;
-pub mod lossy_stderr;
-mod memory;
-pub mod moment;
-pub mod net;
-pub mod peer_addr;
-mod progress;
-pub mod protocol;
-pub mod rate;
-mod role;
-mod run_queue;
+mod engine;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod server;
-pub mod signals;
-mod silence;
-mod status;
-pub mod system;
-mod timer;
-pub mod wire;
+
+pub use crate::engine::connection::{Connection, End, SendError, State, Timeout, Timeouts};
+pub use crate::engine::descriptors;
+pub use crate::engine::escape::Escaped;
+pub use crate::engine::event_loop::{EventLoop, LISTENER, Limits, MINIMUM_BUFFER, Token};
+pub use crate::engine::log_budget::{Line, LogBudget};
+pub use crate::engine::peer_addr::PeerAddr;
+pub use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+pub use crate::engine::role::{Event, Role};
+pub use crate::engine::signals::Signal;
+pub use crate::engine::sockets;
+pub use crate::engine::system::{Mio, System};
+pub use crate::engine::time::{Clock, Moment};
+pub use crate::server::Server;
+
+/// What simulation, fuzzing and benchmarks look at. It may change with any version.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::engine::*;
+}

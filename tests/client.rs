@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{CLIENT, Program, Run, Server, client, expect, pattern, reset};
+use multiconn::client::exchange::{Content, Exchange};
 use multiconn::client::{Client, Plan};
 use multiconn::descriptors::raise_limit;
-use multiconn::event_loop::{EventLoop, Limits};
-use multiconn::protocol::exchange::{Content, Exchange};
+use multiconn::{EventLoop, Limits};
 use rustix::process::Signal;
 
 /// A server that does `serve` with each connection, on a thread.

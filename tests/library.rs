@@ -4,10 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use multiconn::connection::{End, SendError, Timeouts};
-use multiconn::event_loop::{Event, EventLoop, Limits, Role};
-use multiconn::net::{self, ListenOptions};
-use multiconn::protocol::{Outbox, Protocol};
+use multiconn::sockets::{self, ListenOptions};
+use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts};
 
 /// Notifies of each byte and answers nothing by itself.
 #[derive(Debug)]
@@ -64,7 +62,7 @@ fn event_loop<P: Protocol>() -> EventLoop<P> {
 #[test]
 fn a_peer_that_rings_and_runs_away_harms_nobody() {
     const PEERS: u32 = 500;
-    let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
     let mut event_loop = event_loop();
     event_loop.listen(listener, |_| Bell).unwrap();
@@ -139,7 +137,7 @@ fn draining_with_no_time_ends_at_once() {
             }
         }
     }
-    let listener = net::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
     let mut event_loop = event_loop();
     event_loop.listen(listener, |_| Bell).unwrap();

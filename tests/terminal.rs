@@ -115,9 +115,9 @@ impl Terminal {
     /// All lines, once the program is through; nothing may stand where its next line would go.
     #[track_caller]
     fn last_lines(&mut self) -> Vec<String> {
-        self.device.write_all(b"the end\n").unwrap();
-        let mut lines = self.until("end", |lines| lines.iter().any(|line| line.contains("the end")));
-        assert_eq!(lines.pop().as_deref(), Some("the end"), "{lines:#?}");
+        self.device.write_all(b"<<the last line>>\n").unwrap();
+        let mut lines = self.until("end", |lines| lines.iter().any(|line| line.contains("<<the last line>>")));
+        assert_eq!(lines.pop().as_deref(), Some("<<the last line>>"), "{lines:#?}");
         lines
     }
 }
@@ -233,8 +233,8 @@ fn progress_is_shown_on_a_terminal_whatever_q_says_and_switched_off_by_its_own_o
         assert!(text.contains("running: 5 of 5 connected, 0 faults, "), "{args:?}: {text:?}");
         assert!(text.contains(" messages/s, p99 ") && text.contains(" MB/s\x1b"), "{args:?}: {text:?}");
     }
-    assert_eq!(shown(&["--no-progress"], "xterm"), "the end\r\n");
-    assert_eq!(shown(&[], "dumb"), "the end\r\n", "a terminal that cannot move its cursor");
+    assert_eq!(shown(&["--no-progress"], "xterm"), "<<the last line>>\r\n");
+    assert_eq!(shown(&[], "dumb"), "<<the last line>>\r\n", "a terminal that cannot move its cursor");
 
     let run = common::client(server.addr, 5, &["--duration", "700ms"]);
     assert_eq!((run.code, &*run.stderr), (Some(0), ""), "no terminal");

@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use clap::Parser;
 use multiconn::cli::{self, Sources, Verbosity};
-use multiconn::client::expect::Expectation;
-use multiconn::client::report::Report;
-use multiconn::client::{self, Plan, hdr_log};
-use multiconn::net;
-use multiconn::protocol::exchange::{Content, Pacing};
-use multiconn::protocol::pattern::MAX_CONNECTION;
-use multiconn::rate::Rate;
+use multiconn::client::exchange::{Content, Pacing};
+use multiconn::client::pattern::MAX_CONNECTION;
+use multiconn::client::rate::Rate;
+use multiconn::client::{self, Plan};
+use multiconn::internals::sockets;
+use multiconn::report::expect::Expectation;
+use multiconn::report::{Report, hdr_log};
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
@@ -222,7 +222,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
 /// Runs the plan. Returns the report, and whether the histogram log could be written.
 fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)> {
     check_room(plan)?;
-    let addrs = net::resolve(&args.host, args.port)
+    let addrs = sockets::resolve(&args.host, args.port)
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
     let log = match &args.hdr_log {
@@ -250,11 +250,11 @@ fn check_room(plan: &Plan) -> anyhow::Result<()> {
          (ulimit -Hn), or open {fit} at the most"
     );
     for &source in &plan.sources {
-        net::check_source(source).with_context(|| {
+        sockets::check_source(source).with_context(|| {
             format!("cannot connect from {source}, is it an address of this host? `ip addr` shows those there are")
         })?;
     }
-    if let Some(ports) = net::ephemeral_ports() {
+    if let Some(ports) = sockets::ephemeral_ports() {
         let sources = u64::try_from(plan.sources.len().max(1))?;
         let fit = u64::from(ports) * sources;
         anyhow::ensure!(

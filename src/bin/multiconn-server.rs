@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use multiconn::cli::{self, TimeLimit, Verbosity};
-use multiconn::event_loop::Limits;
-use multiconn::net::ListenOptions;
-use multiconn::protocol::echo::Echo;
+use multiconn::cli::{self, TimeLimit, Verbosity, table};
+use multiconn::internals::event_loop::Limits;
+use multiconn::internals::sockets::ListenOptions;
+use multiconn::server::echo::Echo;
 use multiconn::server::{Config, Ending, Server};
 
 /// Echo every byte of every TCP connection, on one thread
@@ -95,5 +95,5 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
     let mut server = Server::bind(&args.host, args.port, &config, |_| Echo)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
-    Ok(server.run()?)
+    Ok(server.run_with(table::on_request)?)
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::moment::Moment;
-use crate::protocol::exchange::{Lateness, Meter, Sample};
+use crate::client::exchange::{Lateness, Meter, Sample};
+use crate::engine::time::Moment;
 
 /// The longest time that is told apart from longer ones: an hour, in microseconds.
 const LONGEST_US: u64 = 3_600_000_000;

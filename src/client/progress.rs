@@ -6,8 +6,8 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use crate::lossy_stderr::LossyStderr;
-use crate::moment::Moment;
+use crate::cli::standard_error::LossyStderr;
+use crate::engine::time::Moment;
 
 /// How often the line is drawn: often enough to look alive, and the percentiles in it cost some 50 µs each time. A run
 /// that is over sooner has none.

@@ -13,11 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use multiconn::connection::{Readiness, Transport, Unacknowledged};
-use multiconn::event_loop::{LISTENER, Token};
-use multiconn::moment::{Clock, Moment};
-use multiconn::signals::Signal;
-use multiconn::system::{SIGNALS, System, TIMER};
+use multiconn::internals::connection::{Readiness, Transport, Unacknowledged};
+use multiconn::internals::event_loop::{LISTENER, Token};
+use multiconn::internals::signals::Signal;
+use multiconn::internals::system::{SIGNALS, System, TIMER};
+use multiconn::internals::time::{Clock, Moment};
 
 use crate::dice::Dice;
 use crate::peer::Peer;
@@ -31,7 +31,7 @@ const CALLS_A_TURN: u32 = 50_000;
 const IDLE_TURNS: u32 = 200;
 const TURNS: u32 = 200_000;
 /// The most that one connection may read in one turn: its budget, and one last read of the loop's whole buffer.
-const READ_A_TURN: usize = multiconn::connection::SERVICE_BUDGET + 256 * 1024;
+const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
 /// How often, of a thousand, what goes wrong that is nobody's fault; and how slow it all is.
 #[derive(Debug)]

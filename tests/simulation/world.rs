@@ -8,18 +8,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use multiconn::connection::{End, Timeout, Timeouts};
-use multiconn::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
-use multiconn::moment::Moment;
-use multiconn::protocol::echo::Echo;
-use multiconn::protocol::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
-use multiconn::rate::Rate;
+use multiconn::client::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
+use multiconn::client::rate::Rate;
+use multiconn::internals::connection::{End, Timeout, Timeouts};
+use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
+use multiconn::internals::time::Moment;
+use multiconn::server::echo::Echo;
 
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
 use crate::peer::{Kind, Outcome, Peer};
 
-type Side = multiconn::protocol::side::Side<Echo>;
+type Side = multiconn::client::side::Side<Echo>;
 
 const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 

@@ -1,0 +1,162 @@
+//! The hot paths of rings 0 and 1, each by itself, to have their instructions counted: `hot-paths NAME TIMES`.
+//!
+//! Owns transports in memory that never fail and never wait, so that nothing but the path is left. What it costs is found
+//! by running it under callgrind for two counts and taking the difference: `cargo test --release -p benchmarks --test
+//! guard` does.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::io::{self, ErrorKind, Read, Write};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use multiconn::client::exchange::{Content, Exchange, NoMeter, Pacing, Work};
+use multiconn::client::pattern::Pattern;
+use multiconn::internals::connection::{
+    Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport, Unacknowledged,
+};
+use multiconn::internals::log_budget::LogBudget;
+use multiconn::internals::protocol::Protocol;
+use multiconn::internals::time::Moment;
+use multiconn::server::echo::Echo;
+
+const LIMIT: usize = 256 * 1024;
+const ONCE: Readiness = Readiness { readable: true, writable: true, read_closed: false, urgent: false };
+
+/// A peer with so many bytes to read, and room for so many.
+#[derive(Default)]
+struct Peer {
+    waiting: usize,
+    room: usize,
+}
+
+impl Read for Peer {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let count = self.waiting.min(space.len());
+        self.waiting -= count;
+        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+}
+
+impl Write for Peer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.room.min(bytes.len());
+        self.room -= count;
+        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Peer {
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// A peer that echoes.
+#[derive(Default)]
+struct Mirror(VecDeque<u8>);
+
+impl Read for Mirror {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { self.0.read(space) }
+    }
+}
+
+impl Write for Mirror {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Mirror {
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Serves a connection so often, as its loop does on an event.
+fn serve<T: Transport, P: Protocol>(transport: T, protocol: P, times: u64, mut before: impl FnMut(&mut T)) {
+    let addr = "192.0.2.1:7".parse().expect("an address");
+    let mut connection = Connection::open(transport, addr, protocol, Moment::START);
+    let mut scratch = vec![0; SERVICE_BUDGET];
+    let mut log = LogBudget::new();
+    for _ in 0..times {
+        before(connection.transport_mut());
+        connection.note(black_box(ONCE));
+        let outcome = connection.service(&mut Context {
+            now: Moment::START,
+            clock: &Moment::START,
+            scratch: &mut scratch,
+            room_now: LIMIT,
+            room_most: LIMIT,
+            short_read_is_last: true,
+            log: &mut log,
+            notified: false,
+        });
+        assert!(!matches!(outcome, Outcome::Ended(_)), "{outcome:?}");
+    }
+}
+
+fn exchange(size: u64, in_flight: u32, times: u64) {
+    let content = Content::Generated { run: 1, size };
+    let work = Work::new(content, Pacing::InFlight(in_flight), 1, Box::new(NoMeter));
+    work.begin(Moment::START, 1);
+    // One service moves messages until its budget is spent.
+    serve(Mirror::default(), Exchange::new(1, Rc::new(work)), times, |_| {});
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let (Some(name), Some(Ok(times))) = (args.next(), args.next().map(|times| times.parse::<u64>())) else {
+        eprintln!("usage: hot-paths NAME TIMES");
+        return ExitCode::from(2);
+    };
+    let pattern = Pattern::new(1, 1);
+    let mut bytes = vec![0; 64 * 1024];
+    match name.as_str() {
+        "echo 512 B" => serve(Peer::default(), Echo, times, |peer| *peer = Peer { waiting: 512, room: usize::MAX }),
+        "echo 512 B, half of it late" => {
+            // Every other event brings no bytes, but room for the half that had none.
+            let mut bytes = [512, 0].into_iter().cycle();
+            serve(Peer::default(), Echo, times, |peer| *peer = Peer { waiting: bytes.next().unwrap_or(0), room: 256 });
+        }
+        "exchange 64 B" => exchange(64, 1, times),
+        "exchange 16 x 1 KiB" => exchange(1024, 16, times),
+        "fill 64 KiB" => (0..times).for_each(|turn| pattern.fill(black_box(turn), black_box(&mut bytes))),
+        "match 64 KiB" => {
+            pattern.fill(3, &mut bytes);
+            for _ in 0..times {
+                assert_eq!(black_box(pattern.matching(black_box(3), &bytes)), bytes.len());
+            }
+        }
+        other => {
+            eprintln!("there is no path {other:?}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,161 @@
+//! A benchmark that can fail: what must not get slower is counted, not timed, so that it holds on any busy machine.
+//!
+//! Instructions of the hot paths are counted by callgrind and compared with `instructions.json`; after a change that is
+//! meant to cost or to save some, `MULTICONN_BASELINE=write cargo test --release -p benchmarks --test guard` writes it
+//! anew, to be committed with its reason. System calls a message are counted by strace.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// How much more a path may cost than it did. Another compiler makes a percent or two of difference.
+const TOLERANCE: f64 = 1.05;
+
+/// The paths, and how often each is run to be told from what surrounds it.
+const PATHS: [(&str, u64); 6] = [
+    ("echo 512 B", 20_000),
+    ("echo 512 B, half of it late", 20_000),
+    ("exchange 64 B", 20),
+    ("exchange 16 x 1 KiB", 20),
+    ("fill 64 KiB", 200),
+    ("match 64 KiB", 200),
+];
+
+/// Says loudly that a test does not run for want of a program; where everything has to run, that is a failure.
+fn have(program: &str) -> bool {
+    let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !there {
+        assert!(std::env::var_os("MULTICONN_LAB_REQUIRED").is_none(), "{program} is needed");
+        println!("SKIPPED: needs {program}");
+    }
+    there
+}
+
+/// Instructions that a program takes, as callgrind counts them.
+fn instructions(path: &str, times: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", env!("CARGO_BIN_EXE_hot-paths"), path])
+        .arg(times.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let collected = said.lines().find_map(|line| line.split("Collected : ").nth(1));
+    collected.expect(&said).trim().parse().unwrap()
+}
+
+#[test]
+fn hot_paths_take_no_more_instructions_than_they_did() {
+    if !have("valgrind") {
+        return;
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
+    let counted: BTreeMap<String, u64> = PATHS
+        .iter()
+        .map(|&(path, times)| {
+            // What the program does besides is the same in both.
+            let more = instructions(path, 2 * times) - instructions(path, times);
+            (path.to_owned(), more / times)
+        })
+        .collect();
+    if std::env::var_os("MULTICONN_BASELINE").is_some_and(|wish| wish == "write") {
+        std::fs::write(file, serde_json::to_string_pretty(&counted).unwrap() + "\n").unwrap();
+        return;
+    }
+    let baseline: BTreeMap<String, u64> = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let mut slower = Vec::new();
+    for (path, now) in &counted {
+        let ratio = *now as f64 / baseline[path] as f64;
+        println!("figure: {path}: {now} instructions, {ratio:.3} of the baseline");
+        if ratio > TOLERANCE {
+            slower.push(path);
+        }
+    }
+    assert!(slower.is_empty(), "more instructions than before: {slower:?}; if that is meant, see this file's head");
+}
+
+/// A program of the product's, built as users build it.
+fn product(name: &str) -> PathBuf {
+    let build = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--quiet", "--package", "multiconn", "--message-format", "json"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .output()
+        .unwrap();
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    let messages = String::from_utf8(build.stdout).unwrap();
+    let executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).unwrap();
+        Some(PathBuf::from(message["executable"].as_str()?))
+    });
+    executables.into_iter().find(|path| path.file_name().is_some_and(|file| file == name)).unwrap()
+}
+
+struct Traced {
+    strace: Child,
+    addr: SocketAddr,
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// A server whose calls are counted into a file.
+fn traced(counts: &Path) -> Traced {
+    let mut strace = Command::new("strace")
+        .args(["-f", "-c", "-o"])
+        .arg(counts)
+        .arg(product("multiconn-server"))
+        .args(["127.0.0.1", "0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
+    let addr = lines.find_map(|line| Some(line.unwrap().strip_prefix("Listening on ")?.parse().unwrap()));
+    std::thread::spawn(move || lines.for_each(drop)); // What it says later is read, so that it never waits.
+    Traced { strace, addr: addr.unwrap() }
+}
+
+#[test]
+fn an_echo_takes_two_system_calls_and_a_share_of_a_wait() {
+    const CONNECTIONS: u64 = 50;
+    const MESSAGES: u64 = 1000;
+    if !have("strace") {
+        return;
+    }
+    let counts = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calls");
+    let mut server = traced(&counts);
+    let status = Command::new(product("multiconn-client"))
+        .args(["-q", "127.0.0.1", &server.addr.port().to_string(), &CONNECTIONS.to_string()])
+        .args(["--size", "512", "--messages", &MESSAGES.to_string()])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    // strace hands the signal on, and writes its table when the server has ended.
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.strace.id())).unwrap();
+    let server_pid: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    sys::signal(server_pid, libc::SIGTERM).unwrap();
+    assert!(server.strace.wait().unwrap().success());
+
+    let table = std::fs::read_to_string(&counts).unwrap();
+    let calls = |name: &str| -> u64 {
+        let row = table.lines().find(|line| line.split_whitespace().next_back() == Some(name));
+        row.map_or(0, |row| row.split_whitespace().nth(3).unwrap().parse().unwrap())
+    };
+    let echoes = CONNECTIONS * MESSAGES;
+    let each = (calls("recvfrom") + calls("sendto") + calls("epoll_wait")) as f64 / echoes as f64;
+    println!("figure: system calls an echo: {each:.3}");
+    assert!(each <= 2.05, "{each} calls an echo:\n{table}");
+    // One for each connection, and the listener's and the signals' own.
+    assert!(calls("epoll_ctl") <= CONNECTIONS + 5, "something is registered again and again:\n{table}");
+    assert!(calls("accept4") <= 2 * CONNECTIONS, "{table}");
+    // Options are inherited from the listener: none is set for a connection.
+    for name in ["setsockopt", "getsockopt", "fcntl", "getpeername", "shutdown"] {
+        assert!(calls(name) < CONNECTIONS / 2, "{name}:\n{table}");
+    }
+}

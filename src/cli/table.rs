@@ -1,0 +1,239 @@
+//! The table of connections that SIGUSR1 asks for.
+//!
+//! Owns its layout. It says what `ss` and `netstat` cannot: what waits inside the process, and for whom.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::iter;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+
+use crate::cli::standard_error::{LossyStderr, USUAL_WIDTH};
+use crate::engine::connection::Connection;
+use crate::engine::event_loop::EventLoop;
+use crate::engine::protocol::Protocol;
+use crate::engine::role::Event;
+use crate::engine::signals::Signal;
+use crate::engine::sockets;
+use crate::engine::time::Moment;
+
+/// How many connections are shown, those with the most bytes waiting first. It fits a screen, and 50 lines are written
+/// in well under a millisecond; the totals above them count all.
+const ROWS: usize = 50;
+
+/// The columns in front of the addresses. The first is text, the others numbers.
+const COLUMNS: [&str; 7] = ["state", "inbound", "outbound", "received", "sent", "age", "idle"];
+
+/// Writes the table to standard error, whatever the log level, a line at a time: as with the log, lines that nobody
+/// reads are dropped.
+pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>) {
+    for line in table(event_loop) {
+        let _ = LossyStderr.write(format!("{line}\n").as_bytes()); // It never fails.
+    }
+}
+
+/// What to do with a server's events so that SIGUSR1 makes it print its table ([`Server::run_with`]).
+///
+/// [`Server::run_with`]: crate::server::Server::run_with
+#[expect(clippy::needless_pass_by_value, reason = "an event is handed over")]
+pub fn on_request<P: Protocol>(event: Event<P>, event_loop: &mut EventLoop<P>) {
+    if matches!(event, Event::Signal(Signal::Status)) {
+        write_table(event_loop);
+    }
+}
+
+fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
+    let now = event_loop.now();
+    let mut connections: Vec<_> = event_loop.connections().map(|(_, connection)| connection).collect();
+    connections.sort_by_key(|connection| Reverse(connection.inbound_len() + connection.outbound_len()));
+
+    let mut states: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut inbound, mut outbound, mut received, mut sent) = (0, 0, 0, 0);
+    for connection in &connections {
+        *states.entry(connection.state().to_string()).or_default() += 1;
+        inbound += connection.inbound_len();
+        outbound += connection.outbound_len();
+        received += connection.received();
+        sent += connection.sent();
+    }
+    let states: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let mut lines = wrapped(&format!(
+        "{} connection{}{}{}",
+        connections.len(),
+        if connections.len() == 1 { "" } else { "s" },
+        if states.is_empty() { "" } else { ": " },
+        states.join(", ")
+    ));
+    lines.extend(wrapped(&format!(
+        "bytes waiting: {inbound} inbound, {outbound} outbound; memory for buffers {}",
+        event_loop.memory()
+    )));
+    lines.extend(wrapped(&format!("received {received}, sent {sent}; turns {}", event_loop.turns())));
+    let left_out = connections.len().saturating_sub(ROWS);
+    connections.truncate(ROWS);
+    lines.extend(rows(&connections, now));
+    if left_out > 0 {
+        lines.push(format!("and {left_out} more"));
+    }
+    lines
+}
+
+/// A row for each connection, below their heads. Of the two addresses, the one that all rows share is said once, above
+/// them: a server's own, a client's target.
+fn rows<P>(connections: &[&Connection<TcpStream, P>], now: Moment) -> Vec<String> {
+    // A connection that was reset has no local address any more.
+    let local =
+        |connection: &Connection<TcpStream, P>| connection.transport().local_addr().ok().map(sockets::canonical);
+    let one_local = all_the_same(connections.iter().filter_map(|connection| local(connection)));
+    let one_foreign = all_the_same(connections.iter().map(|connection| connection.addr()));
+    let (shared, shows_foreign, shows_local) = match (one_local, one_foreign) {
+        (Some(local), _) => (Some(format!("local {local} in every row")), true, false),
+        (None, Some(foreign)) => (Some(format!("foreign {foreign} in every row")), false, true),
+        (None, None) => (None, true, true),
+    };
+    let addresses = |foreign: String, local: String| {
+        let foreign = shows_foreign.then_some(foreign);
+        foreign.into_iter().chain(shows_local.then_some(local))
+    };
+
+    let cells: Vec<[String; COLUMNS.len()]> = connections.iter().map(|connection| row(connection, now)).collect();
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| {
+        cells.iter().map(|row| row[column].len()).chain([COLUMNS[column].len()]).max().unwrap_or(0)
+    });
+    let mut lines: Vec<String> = shared.into_iter().collect();
+    let heads = aligned(&COLUMNS.map(String::from), widths);
+    lines.extend(filled(iter::once(heads).chain(addresses("foreign".to_owned(), "local".to_owned())), "  "));
+    for (connection, row) in connections.iter().zip(&cells) {
+        let local = local(connection).map_or_else(|| "-".to_owned(), |addr| addr.to_string());
+        let addresses = addresses(connection.addr().to_string(), local);
+        lines.extend(filled(iter::once(aligned(row, widths)).chain(addresses), "  "));
+    }
+    if connections.is_empty() { Vec::new() } else { lines }
+}
+
+fn all_the_same(mut addrs: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
+    let first = addrs.next()?;
+    addrs.all(|addr| addr == first).then_some(first)
+}
+
+fn row<P>(connection: &Connection<TcpStream, P>, now: Moment) -> [String; COLUMNS.len()] {
+    [
+        connection.state().to_string(),
+        amount(connection.inbound_len() as u64),
+        amount(connection.outbound_len() as u64),
+        amount(connection.received()),
+        amount(connection.sent()),
+        age(now.since(connection.opened())),
+        age(now.since(connection.last_active())),
+    ]
+}
+
+/// Text to the left, numbers to the right.
+fn aligned(row: &[String; COLUMNS.len()], widths: [usize; COLUMNS.len()]) -> String {
+    let text = format!("{:<1$}", row[0], widths[0]);
+    let numbers = row.iter().zip(widths).skip(1).map(|(cell, width)| format!("{cell:>width$}"));
+    iter::once(text).chain(numbers).collect::<Vec<_>>().join(" ")
+}
+
+/// A number of bytes in at most seven characters: exact below ten million, else in thousands, millions and so on, cut.
+fn amount(bytes: u64) -> String {
+    let values = iter::successors(Some(bytes), |value| Some(value / 1000));
+    let mut texts = values.zip(["", "k", "M", "G", "T", "P"]).map(|(value, unit)| format!("{value}{unit}"));
+    texts.find(|text| text.len() <= 7).unwrap_or_default() // The most that there can be is 18446P.
+}
+
+/// A time in at most four characters (for three years): `1.5s`, `60s`, `20m`, `30h`, `50d`, cut.
+fn age(time: Duration) -> String {
+    if time < Duration::from_secs(10) {
+        return format!("{}.{}s", time.as_secs(), time.subsec_millis() / 100);
+    }
+    let units = [(1, 's'), (60, 'm'), (3600, 'h'), (86_400, 'd')];
+    let unit = units.into_iter().find(|(seconds, _)| time.as_secs() / seconds < 1000);
+    let (seconds, letter) = unit.unwrap_or(units[3]);
+    format!("{}{letter}", time.as_secs() / seconds)
+}
+
+/// Text in lines that fit every terminal, broken behind a comma or semicolon.
+fn wrapped(text: &str) -> Vec<String> {
+    filled(text.split_inclusive([',', ';']).map(|part| part.trim_start().to_owned()), " ")
+}
+
+/// Parts in lines that fit every terminal, with `gap` between them. What does not fit goes to the next line, indented.
+fn filled(parts: impl Iterator<Item = String>, gap: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            None => lines.push(part),
+            Some(line) if line.len() + gap.len() + part.len() <= USUAL_WIDTH => line.extend([gap, &part]),
+            Some(_) => lines.push(format!("  {part}")),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::connection::{State, Timeouts};
+    use crate::engine::event_loop::Limits;
+    use crate::engine::sockets::ListenOptions;
+    use crate::server::echo::Echo;
+
+    #[test]
+    fn the_totals_come_first_and_the_table_is_cut() {
+        let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default()).unwrap();
+        assert_eq!(table(&event_loop)[0], "0 connections");
+        for _ in 0..ROWS + 7 {
+            event_loop.connect(addr, Echo);
+        }
+        let lines = table(&event_loop);
+        assert_eq!(lines[0], "57 connections: 57 connecting");
+        assert_eq!(lines[1], "bytes waiting: 0 inbound, 0 outbound; memory for buffers 0");
+        assert_eq!(lines[2], "received 0, sent 0; turns 0");
+        assert_eq!(lines[3], format!("foreign {addr} in every row"));
+        assert_eq!(lines[4], "state      inbound outbound received sent  age idle  local");
+        assert_eq!(lines.len(), 3 + 2 + ROWS + 1);
+        assert_eq!(lines.last().unwrap(), "and 7 more");
+    }
+
+    #[test]
+    fn the_widest_row_that_there_can_be_fits_80_columns() {
+        let most: [String; COLUMNS.len()] = [
+            State::PeerFinished.to_string(),
+            amount(9_999_999),
+            amount(u64::from(u32::MAX)),
+            amount(u64::MAX),
+            amount(9_999_999),
+            age(Duration::from_secs(999 * 86_400)),
+            age(Duration::from_millis(9_999)),
+        ];
+        let widths = std::array::from_fn(|column| most[column].len().max(COLUMNS[column].len()));
+        let row = aligned(&most, widths);
+        assert_eq!(row, "peer finished 9999999    4294M   18446P 9999999 999d 9.9s");
+        let fill = |addr: &str| filled([row.clone(), addr.to_owned()].into_iter(), "  ");
+        assert_eq!(fill("255.255.255.255:65535"), [format!("{row}  255.255.255.255:65535")]);
+        let long = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535";
+        assert_eq!(fill(long), [row.clone(), format!("  {long}")], "an IPv6 address may need a line of its own");
+
+        let states = "1048576 connections: 100000 connecting, 100000 established, 100000 finishing, 100000 peer \
+                      finished, 648576 stalled";
+        let lines = wrapped(states);
+        assert_eq!(lines.iter().map(|line| line.trim_start()).collect::<Vec<_>>().join(" "), states);
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
+    }
+
+    #[test]
+    fn amounts_and_ages_are_short_and_never_rounded_up() {
+        let amounts = [0, 9_999_999, 10_000_000, 999_999_999, 1_000_000_000].map(amount);
+        assert_eq!(amounts, ["0", "9999999", "10000k", "999999k", "1000M"]);
+        let ages = [0, 9, 10, 999, 1000, 59_999, 60_000, 3_600_000, 86_400_000, 86_400_001].map(Duration::from_secs);
+        let texts = ages.map(age);
+        assert_eq!(texts, ["0.0s", "9.0s", "10s", "999s", "16m", "999m", "16h", "41d", "1000d", "1000d"]);
+        assert_eq!(age(Duration::from_millis(9_990)), "9.9s");
+    }
+}

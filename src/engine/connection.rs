@@ -1,0 +1,833 @@
+//! One connection: what becomes of its bytes, how each of its two directions stands, and how it ends.
+//!
+//! Owns the wire, both buffers, the protocol and the state of both directions. Never waits, never reads a clock, never
+//! touches the poller or another connection: the loop says what became ready and when to act, and is handed the outcome.
+//! Generic over its [`Transport`], so that short writes, lost edges and resets are tested without a socket.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::engine::buffer::{self, SendBuffer};
+use crate::engine::log_budget::LogBudget;
+use crate::engine::peer_addr::PeerAddr;
+use crate::engine::progress::Progress;
+use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+use crate::engine::time::{Clock, Moment};
+use crate::engine::wire::{Input, Wire};
+pub use crate::engine::wire::{Readiness, Transport, Unacknowledged};
+
+/// How many bytes one connection may move before the others have their turn.
+///
+/// Moving 256 KiB takes some 0.1 ms, so a 1-byte ping beside a handful of peers that never stop sending still comes
+/// back within a millisecond or so; and it is one full read of the loop's buffer, so a bulk transfer loses nothing.
+pub const SERVICE_BUDGET: usize = 256 * 1024;
+
+/// One peer, its bytes on their way in and out, and what is known of its socket.
+///
+/// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
+/// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
+#[derive(Debug)]
+pub struct Connection<T, P> {
+    wire: Wire<T>,
+    addr: PeerAddr,
+    /// Bytes that the protocol has seen and not consumed: an unfinished line, say.
+    inbound: Vec<u8>,
+    /// Bytes that the socket has not taken.
+    outbound: SendBuffer,
+    protocol: P,
+    opened: Moment,
+    /// When a byte last moved, in either direction. Of a peer that owes an answer, a byte that the socket takes at once
+    /// does not count.
+    last_active: Moment,
+    progress: Progress,
+    reading: Reading,
+    writing: Writing,
+    ending: Ending,
+    /// The role woke it: what the protocol has not consumed is shown to it again.
+    woken: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// What arrives goes to the protocol.
+    Open,
+    /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
+    Discarding,
+    /// The peer's FIN was read, and the protocol has not heard of it yet.
+    AtEnd,
+    /// Nothing comes any more, and the protocol knows.
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// The connect is under way.
+    Connecting,
+    Open,
+    /// Our FIN follows what waits in `outbound`.
+    Finishing,
+    /// Our FIN is sent.
+    Finished,
+}
+
+/// An end decided by the loop or the role. It is carried out in `service`: only there does a connection end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// None: the connection ends when both directions have finished.
+    ByItself,
+    /// The loop is draining: what has arrived is answered, then our FIN follows.
+    Draining,
+    /// It was idle: our FIN follows, and the peer has a while to finish as well.
+    Idle,
+    /// A time ran out: it ends at its next service.
+    TimedOut(Timeout),
+    /// The role closed it: it ends at its next service.
+    Closed,
+}
+
+impl Ending {
+    /// The end that comes with the next service.
+    fn due(self) -> Option<End> {
+        match self {
+            Ending::ByItself | Ending::Draining | Ending::Idle => None,
+            Ending::TimedOut(timeout) => Some(End::TimedOut(timeout)),
+            Ending::Closed => Some(End::Closed),
+        }
+    }
+}
+
+/// Which time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// The connect was not answered.
+    Connect,
+    /// No byte moved in either direction.
+    Idle,
+    /// Bytes waited and the peer took none of them.
+    Stall,
+    /// We had ended, and the peer did not.
+    Linger,
+    /// The whole loop was draining, and this connection was not done.
+    Drain,
+}
+
+/// The times that a connection may take; `None` waits for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the start of a connect to its success.
+    pub connect: Option<Duration>,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// With bytes waiting of which the peer takes none.
+    pub stall: Option<Duration>,
+    /// How long a connection that we end first is kept to be read to its end. A bare close(2) with unread input sends
+    /// RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 2525, 2.17).
+    /// Without it, an idle connection is closed at once.
+    pub linger: Option<Duration>,
+}
+
+/// What the loop lends to a connection for one service.
+pub struct Context<'a> {
+    /// The time of this turn.
+    pub now: Moment,
+    /// The time to the microsecond, for protocols that measure.
+    pub clock: &'a dyn Clock,
+    /// The loop's one read buffer; its content means nothing between services.
+    pub scratch: &'a mut [u8],
+    /// How many bytes this connection may hold in a buffer, as memory stands now.
+    pub room_now: usize,
+    /// How many it could hold if memory were plenty: a message longer than that is too long.
+    pub room_most: usize,
+    /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
+    /// other pollers report a socket again only after a `WouldBlock`.
+    pub short_read_is_last: bool,
+    /// The budget for lines about traffic.
+    pub log: &'a mut LogBudget,
+    /// Set where the protocol asks for the role's attention ([`Outbox::notify`]).
+    pub notified: bool,
+}
+
+/// What came of one service.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing more can be done until the poller says so.
+    Waiting,
+    /// The budget is spent; there is more to do at once.
+    Runnable,
+    /// The connection is over. Dropping it closes its socket.
+    Ended(End),
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub enum End {
+    /// Both directions finished; all that was to be sent was handed to the kernel.
+    Finished,
+    /// The protocol ended it ([`Outbox::abort`]).
+    Aborted,
+    /// The connect failed.
+    ConnectFailed(io::Error),
+    /// Reading or writing failed: a reset by the peer, most often.
+    Failed(io::Error),
+    /// A time ran out.
+    TimedOut(Timeout),
+    /// One message was longer than the buffer for it.
+    MessageTooLong,
+    /// All connections together hold what they may, and this one's message is not complete.
+    OutOfMemory,
+    /// The protocol had more to send than the buffer holds and the peer did not read it.
+    Overflow,
+    /// The role closed it ([`EventLoop::close`](crate::engine::event_loop::EventLoop::close)).
+    Closed,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Finished => f.write_str("finished"),
+            End::Aborted => f.write_str("ended by the protocol"),
+            End::ConnectFailed(error) => write!(f, "connect failed: {error}"),
+            End::Failed(error) => write!(f, "{error}"),
+            End::TimedOut(Timeout::Connect) => f.write_str("connect timed out"),
+            End::TimedOut(Timeout::Idle) => f.write_str("idle for too long"),
+            End::TimedOut(Timeout::Stall) => f.write_str("the peer reads nothing"),
+            End::TimedOut(Timeout::Linger) => f.write_str("the peer does not finish"),
+            End::TimedOut(Timeout::Drain) => f.write_str("not done when the time to drain was over"),
+            End::MessageTooLong => f.write_str("a message longer than the buffer"),
+            End::OutOfMemory => f.write_str("no memory left for a message that is not complete"),
+            End::Overflow => f.write_str("more to send than the buffer holds"),
+            End::Closed => f.write_str("closed"),
+        }
+    }
+}
+
+/// What a connection is doing, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The connect is not answered yet.
+    Connecting,
+    /// Both directions are open.
+    Established,
+    /// Bytes wait that the peer does not take.
+    Stalled,
+    /// The peer has sent its FIN; ours follows when everything is sent.
+    PeerFinished,
+    /// Our FIN is sent or follows what waits; the peer's has not come.
+    Finishing,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Connecting => "connecting",
+            State::Established => "established",
+            State::Stalled => "stalled",
+            State::PeerFinished => "peer finished",
+            State::Finishing => "finishing",
+        })
+    }
+}
+
+impl<T, P> Connection<T, P> {
+    /// A connection that stands already: accepted, most likely.
+    pub fn open(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
+        Connection {
+            wire: Wire::new(transport),
+            addr: addr.into(),
+            inbound: Vec::new(),
+            outbound: SendBuffer::new(),
+            protocol,
+            opened: now,
+            last_active: now,
+            progress: Progress::new(now),
+            reading: Reading::Open,
+            writing: Writing::Open,
+            ending: Ending::ByItself,
+            woken: false,
+        }
+    }
+
+    /// A connection whose connect is under way.
+    pub fn connecting(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
+        Connection { writing: Writing::Connecting, ..Connection::open(transport, addr, protocol, now) }
+    }
+
+    /// The peer's address; one that is mapped into IPv6 as the IPv4 address that it means.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr.get()
+    }
+
+    /// The socket.
+    pub fn transport(&self) -> &T {
+        &self.wire.transport
+    }
+
+    /// The socket, to register it.
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.wire.transport
+    }
+
+    /// The protocol.
+    pub fn protocol(&self) -> &P {
+        &self.protocol
+    }
+
+    /// The protocol, to talk to it from outside: the lines of a chat are taken here.
+    pub fn protocol_mut(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
+    /// The protocol, once the connection is over. Closes the socket.
+    pub fn into_protocol(self) -> P {
+        self.protocol
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.wire.received
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.wire.sent
+    }
+
+    /// Bytes that the protocol has not consumed yet.
+    pub fn inbound_len(&self) -> usize {
+        self.inbound.len()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn outbound_len(&self) -> usize {
+        self.outbound.len()
+    }
+
+    /// Bytes of memory that both buffers hold.
+    pub fn memory(&self) -> usize {
+        self.inbound.capacity() + self.outbound.capacity()
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Moment {
+        self.opened
+    }
+
+    /// When the last byte moved, in either direction.
+    pub fn last_active(&self) -> Moment {
+        self.last_active
+    }
+
+    /// Whether its connect is under way.
+    pub fn is_connecting(&self) -> bool {
+        self.writing == Writing::Connecting
+    }
+
+    /// What it is doing, for people: nothing is decided by this.
+    pub fn state(&self) -> State {
+        match (self.writing, self.reading) {
+            (Writing::Connecting, _) => State::Connecting,
+            _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
+            (_, Reading::AtEnd | Reading::Finished) => State::PeerFinished,
+            (Writing::Finishing | Writing::Finished, _) => State::Finishing,
+            (Writing::Open, _) => State::Established,
+        }
+    }
+
+    /// Notes what the poller said. Flags are only ever added here; touching no socket, this is safe at any time.
+    pub fn note(&mut self, event: Readiness) {
+        self.wire.note(event);
+    }
+
+    /// Queues bytes from outside of the protocol; the next service sends them. Refused, with nothing queued, if the
+    /// connection would then hold more than `room_now` bytes, or if it is finishing.
+    pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<(), SendError> {
+        if self.writing != Writing::Open || self.ending.due().is_some() {
+            return Err(SendError::Finishing);
+        }
+        if self.outbound.len() + self.inbound.len() + bytes.len() > room_now {
+            return Err(SendError::Full);
+        }
+        let nothing_waited = self.outbound.is_empty();
+        self.outbound.push(bytes, room_now);
+        self.time_the_wait(nothing_waited, now);
+        Ok(())
+    }
+
+    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered; then we finish, and what arrives
+    /// later is thrown away until the peer finishes too.
+    pub fn drain(&mut self) {
+        if self.ending == Ending::ByItself {
+            self.ending = Ending::Draining;
+        }
+        self.wire.ready.readable = true; // A connection accepted just now has had no event yet.
+    }
+
+    /// Finishes behind what waits to be sent; what still arrives is read and thrown away.
+    pub fn stop_answering(&mut self) {
+        if self.reading == Reading::Open {
+            self.finish();
+            self.reading = Reading::Discarding;
+        }
+    }
+
+    /// Shows the protocol what it has not consumed yet at the next service: it may go on now.
+    pub fn wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// Ends the connection at its next service.
+    pub fn close(&mut self) {
+        if self.ending.due().is_none() {
+            self.ending = Ending::Closed;
+        }
+    }
+
+    /// Our FIN follows what waits.
+    fn finish(&mut self) {
+        if self.writing == Writing::Open {
+            self.writing = Writing::Finishing;
+        }
+    }
+
+    /// The time to stall begins when bytes begin to wait, not when the last answer was sent.
+    fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
+        if nothing_waited && !self.outbound.is_empty() {
+            self.last_active = now;
+            if self.reading != Reading::Discarding {
+                self.progress.begin_to_wait(now);
+            }
+        }
+    }
+
+    /// The peer has taken something. A lingering connection's time is counted from its beginning, whatever moves.
+    fn peer_took_bytes(&mut self, since: Moment) {
+        self.last_active = self.last_active.max(since);
+        if self.reading != Reading::Discarding {
+            self.progress.waiting_since = self.progress.waiting_since.max(since);
+        }
+    }
+}
+
+/// Why [`Connection::send`] refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The peer has not read what was sent before, and the buffer for it is full.
+    Full,
+    /// The connection is finishing or over.
+    Finishing,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Full => "the peer does not read and its buffer is full",
+            SendError::Finishing => "the connection is finishing",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl<T: Transport, P: Protocol> Connection<T, P> {
+    /// The next time that something runs out, and what. A function of the state alone: nothing is kept up to date.
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
+        if self.writing == Writing::Connecting {
+            return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
+        }
+        let linger = |since: Moment| timeouts.linger.map(|limit| (since.plus(limit), Timeout::Linger));
+        let waiting_since = self.progress.waiting_since;
+        if self.reading == Reading::Discarding {
+            return if self.ending == Ending::Draining { None } else { linger(waiting_since) };
+        }
+        let bytes_wait = self.progress.kernel_holds || !self.outbound.is_empty();
+        let stall = timeouts
+            .stall
+            .filter(|_| bytes_wait)
+            .map(|limit| (self.progress.next_look(waiting_since, limit), Timeout::Stall));
+        let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
+            // A peer for which bytes wait is not idle. Whether it still takes them is judged by the time to stall.
+            Expects::Anything if stall.is_some() => None,
+            Expects::Anything => Some(self.last_active.plus(limit)),
+            Expects::AnswerSince(owed) if self.outbound.is_empty() => Some(self.last_active.max(owed).plus(limit)),
+            Expects::AnswerSince(owed) => Some(self.progress.next_look(self.last_active.max(owed), limit)),
+            Expects::Nothing => None,
+        });
+        let idle = idle.map(|when| (when, Timeout::Idle));
+        let finished = if self.writing == Writing::Finished { linger(self.last_active) } else { None };
+        [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
+    /// A time ran out. The connection ends, unless the kernel's queue shows that the peer takes what is sent to it: then
+    /// it has a new deadline. Returns whether there is something to do, at its next service. An idle connection ends
+    /// gently if `timeouts` give it the time.
+    pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
+        if self.ending.due().is_some() {
+            return true;
+        }
+        if self.may_go_on(timeout, timeouts, now) {
+            return false;
+        }
+        let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
+        if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
+            self.stop_answering();
+            self.progress.waiting_since = now;
+            if self.ending == Ending::ByItself {
+                self.ending = Ending::Idle;
+            }
+        } else {
+            let idle = self.ending == Ending::Idle;
+            self.ending = Ending::TimedOut(if idle { Timeout::Idle } else { timeout });
+        }
+        true
+    }
+
+    /// Looks at the kernel's queue, if that can tell anything, before a connection is ended for want of progress. Returns
+    /// whether it may go on in spite of the time that ran out.
+    fn may_go_on(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
+        let owes_an_answer = matches!(self.protocol.expects(), Expects::AnswerSince(_));
+        let worth_a_look = match timeout {
+            Timeout::Stall => true,
+            // The kernels of both ends take megabytes for a peer that reads nothing: only what they take when they
+            // were full is a sign of life of one that owes an answer.
+            Timeout::Idle => !owes_an_answer || !self.outbound.is_empty(),
+            Timeout::Linger => self.reading != Reading::Discarding,
+            Timeout::Connect | Timeout::Drain => false,
+        };
+        if !worth_a_look {
+            return false;
+        }
+        if let Some(found) = self.wire.transport.unacknowledged()
+            && let Some(since) = self.progress.look(self.wire.sent, found, now)
+        {
+            self.peer_took_bytes(since);
+            return true;
+        }
+        match timeout {
+            Timeout::Idle if !owes_an_answer => {
+                if self.progress.kernel_holds && timeouts.stall.is_none() {
+                    self.last_active = now; // Nobody judges whether the peer takes what waits for it.
+                }
+                self.progress.kernel_holds
+            }
+            Timeout::Stall | Timeout::Idle => self.progress.look_again(),
+            _ => false,
+        }
+    }
+
+    /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
+    /// connection's error cannot end the loop.
+    pub fn service(&mut self, context: &mut Context<'_>) -> Outcome {
+        match self.advance(context) {
+            Ok(true) => Outcome::Runnable,
+            Ok(false) => Outcome::Waiting,
+            Err(end) => Outcome::Ended(end),
+        }
+    }
+
+    /// Every byte's way: what waits is flushed; then bytes are read and shown to the protocol, whose answer is written;
+    /// then the end of input is heard, what the protocol produces is written, and our FIN follows if all is done.
+    /// Returns whether there may be more to do at once.
+    fn advance(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        // The first comparison is all that it costs where no end was decided.
+        if self.ending != Ending::ByItself
+            && let Some(end) = self.ending.due()
+        {
+            return Err(end);
+        }
+        if self.writing == Writing::Connecting && !self.connected(context.now)? {
+            return Ok(false);
+        }
+        if mem::take(&mut self.woken) {
+            self.show(&[], context)?;
+        }
+        let mut moved = 0;
+        let runnable = loop {
+            self.flush(context)?;
+            let read = self.read(context)?;
+            self.hear_the_end(context)?;
+            // Behind the read, which may have found out that there is nothing more to wait for.
+            let produced = self.produce(context)?;
+            moved += read + produced;
+            // What is not readable and produces nothing would find nothing to do in another round either.
+            if produced == 0 && (read == 0 || !self.wire.ready.readable) {
+                break false;
+            }
+            if moved >= SERVICE_BUDGET {
+                break true;
+            }
+        };
+        self.shut_down_if_done(context.now)?;
+        Ok(runnable)
+    }
+
+    /// Whether the connect is through.
+    fn connected(&mut self, now: Moment) -> Result<bool, End> {
+        let through = self.wire.finish_connect().map_err(End::ConnectFailed)?;
+        if through {
+            // It may have been told to finish while it was under way, and nobody will say so again.
+            let told = self.reading == Reading::Discarding;
+            self.writing = if told { Writing::Finishing } else { Writing::Open };
+            self.last_active = now; // The time to connect was not idleness.
+            self.progress.waiting_since = now;
+        }
+        Ok(through)
+    }
+
+    /// Sends what waits; then there is room again for answers that had none.
+    fn flush(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        if !self.outbound.is_empty() && self.wire.ready.writable {
+            self.send_queue(context)?;
+            if self.outbound.is_empty() {
+                self.show(&[], context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the queue, as far as the socket takes it.
+    fn send_queue(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let mut queue = mem::take(&mut self.outbound);
+        while self.wire.ready.writable && !queue.is_empty() {
+            let taken = self.write(queue.front(), context)?;
+            queue.consume(taken);
+            if taken > 0 {
+                self.peer_took_bytes(context.now); // The socket was full: the peer has taken something.
+            }
+        }
+        self.outbound = queue;
+        Ok(())
+    }
+
+    /// Writes `bytes` until the socket takes no more. Returns how many it took.
+    #[expect(clippy::inline_always, reason = "on the way of every byte: counted, 25 instructions")]
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<usize, End> {
+        let taken = self.wire.write(bytes).map_err(End::Failed)?;
+        if taken > 0 {
+            self.protocol.log_sent(&bytes[..taken], &self.addr, context.log);
+            if !matches!(self.protocol.expects(), Expects::AnswerSince(_)) {
+                self.last_active = context.now;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Lets the protocol say something by itself. Returns how many bytes that was.
+    fn produce(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+        if self.writing != Writing::Open || !self.wire.ready.writable || !self.outbound.is_empty() {
+            return Ok(0);
+        }
+        // The peer has finished, and may have closed: writing on could bring a reset before its last words are read.
+        if self.wire.end_is_near() {
+            return Ok(0);
+        }
+        let space = context.scratch.len().min(context.room_now.saturating_sub(self.inbound.len()));
+        match self.protocol.produce(&mut context.scratch[..space], context.clock) {
+            Produced::Bytes(produced) => {
+                let scratch = mem::take(&mut context.scratch);
+                let taken = self.write(&scratch[..produced], context)?;
+                if taken < produced {
+                    self.protocol.blocked();
+                }
+                self.outbound.push(&scratch[taken..produced], context.room_now);
+                context.scratch = scratch;
+                self.time_the_wait(true, context.now);
+                Ok(produced)
+            }
+            Produced::Nothing => Ok(0),
+            Produced::Finished => {
+                self.finish();
+                Ok(0)
+            }
+        }
+    }
+
+    /// Reads once and shows the protocol what came. Returns how many bytes that was.
+    fn read(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+        if !self.wire.ready.readable {
+            return Ok(0);
+        }
+        let wanted = self.read_size(context);
+        if wanted == 0 {
+            return self.no_room_to_read(context);
+        }
+        // A draining connection reads on to the `WouldBlock` that it waits for.
+        let short_read_is_last = context.short_read_is_last && self.ending != Ending::Draining;
+        match self.wire.read(&mut context.scratch[..wanted], short_read_is_last).map_err(End::Failed)? {
+            Input::Bytes(count) => {
+                self.last_active = context.now;
+                if self.reading == Reading::Open {
+                    let scratch = mem::take(&mut context.scratch);
+                    let shown = self.hear(&scratch[..count], context);
+                    context.scratch = scratch;
+                    shown?;
+                }
+                Ok(count)
+            }
+            Input::End => {
+                self.reading = match self.reading {
+                    Reading::Discarding => Reading::Finished,
+                    _ => Reading::AtEnd,
+                };
+                Ok(0)
+            }
+            Input::Nothing => {
+                if self.ending == Ending::Draining {
+                    self.stop_answering();
+                }
+                Ok(0)
+            }
+        }
+    }
+
+    /// How much to ask for: never more than there is room to queue, should the socket take none of the answer, and
+    /// nothing at all above the high-water mark, half of what is allowed. Reading on whenever a few bytes have left the
+    /// queue would make a stalled transfer crawl on in reads of a few bytes each.
+    ///
+    /// Input that is not answered needs no room in the queue, and must not wait for any: the peer may be waiting for us
+    /// to read what it has sent before it reads more itself.
+    fn read_size(&self, context: &Context<'_>) -> usize {
+        let room = match self.reading {
+            Reading::Open if !self.protocol.answers() => context.room_now.saturating_sub(self.inbound.len()),
+            Reading::Open if self.outbound.len() > context.room_now / 2 => 0,
+            Reading::Open => context.room_now.saturating_sub(self.outbound.len() + self.inbound.len()),
+            Reading::Discarding => usize::MAX,
+            Reading::AtEnd | Reading::Finished => 0,
+        };
+        room.min(context.scratch.len())
+    }
+
+    /// Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from what is sent,
+    /// and with nothing to send, none will come.
+    fn no_room_to_read(&self, context: &Context<'_>) -> Result<usize, End> {
+        match self.reading {
+            Reading::Open if !self.outbound.is_empty() => Ok(0),
+            Reading::Open if self.inbound.len() >= context.room_most => Err(End::MessageTooLong),
+            Reading::Open => Err(End::OutOfMemory),
+            _ => Ok(0),
+        }
+    }
+
+    /// Bytes arrived: logs them, and shows them to the protocol.
+    fn hear(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+        self.protocol.log_received(input, &self.addr, context.log);
+        self.show(input, context)
+    }
+
+    /// Shows the protocol `input` behind what it left of earlier input, and keeps what it leaves now.
+    ///
+    /// It is shown again while it consumes something and its answers go out: a protocol may have stopped only because its
+    /// answers had no more room, and as they have gone out at once, nothing else would ever make it go on.
+    fn show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+        if self.inbound.is_empty() {
+            let left = self.converse_on(input, context)?;
+            if !left.is_empty() {
+                self.keep(left, context.room_now);
+            }
+            return Ok(());
+        }
+        self.keep(input, context.room_now);
+        let mut inbound = mem::take(&mut self.inbound);
+        let left = self.converse_on(&inbound, context)?.len();
+        if left > 0 {
+            inbound.drain(..inbound.len() - left);
+            if left < inbound.capacity() / 2 {
+                inbound.shrink_to_fit(); // A long line that is done with does not go on to take its memory.
+            }
+            self.inbound = inbound;
+        }
+        Ok(())
+    }
+
+    /// Lets the protocol consume `input` for as long as it does and its answers go out. Returns what is left.
+    fn converse_on<'a>(&mut self, mut input: &'a [u8], context: &mut Context<'_>) -> Result<&'a [u8], End> {
+        while !input.is_empty() {
+            let consumed = self.converse(context, |protocol, out| protocol.receive(input, out))?;
+            input = &input[consumed..];
+            if consumed == 0 || !self.outbound.is_empty() {
+                break;
+            }
+        }
+        Ok(input)
+    }
+
+    /// Puts input aside for later, growing as the outbound queue does.
+    fn keep(&mut self, input: &[u8], limit: usize) {
+        let (len, capacity) = (self.inbound.len(), self.inbound.capacity());
+        self.inbound.reserve_exact(buffer::grown(len + input.len(), capacity, limit) - len);
+        self.inbound.extend_from_slice(input);
+    }
+
+    /// Tells the protocol that the peer has finished: at once, unless there is input that it has not consumed because
+    /// its answers have no room yet.
+    fn hear_the_end(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        while self.reading == Reading::AtEnd && (self.inbound.is_empty() || self.outbound.is_empty()) {
+            let before = self.inbound.len();
+            self.show(&[], context)?;
+            if self.inbound.len() == before {
+                self.reading = Reading::Finished;
+                let rest = mem::take(&mut self.inbound);
+                self.converse(context, |protocol, out| protocol.end_of_input(&rest, out))?;
+                self.finish();
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the protocol and does what it asks for. What it borrows from its input is written at once, from where it
+    /// was read; only what the socket does not take is copied.
+    fn converse<'a, 'context: 'a, R>(
+        &mut self,
+        context: &mut Context<'context>,
+        call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
+    ) -> Result<R, End> {
+        let nothing_waited = self.outbound.is_empty();
+        let mut out = Outbox::new(mem::take(&mut self.outbound), context.room_now, context.clock);
+        let result = call(&mut self.protocol, &mut out);
+        let Outbox { queue, tail, shut_down, abort, notify, .. } = out;
+        context.notified |= notify;
+        if abort {
+            return Err(End::Aborted);
+        }
+        if self.writing == Writing::Finished {
+            return Ok(result); // Our FIN is out: what is said now reaches nobody.
+        }
+        self.outbound = queue;
+        if !self.outbound.is_empty() {
+            self.send_queue(context)?;
+        }
+        let taken = if self.outbound.is_empty() { self.write(tail, context)? } else { 0 };
+        self.outbound.push(&tail[taken..], context.room_now);
+        self.time_the_wait(nothing_waited, context.now);
+        if self.outbound.len() > context.room_now {
+            return Err(End::Overflow);
+        }
+        if shut_down {
+            self.finish();
+        }
+        Ok(result)
+    }
+
+    /// Sends our FIN once everything is sent, and ends when the peer's is here as well.
+    fn shut_down_if_done(&mut self, now: Moment) -> Result<(), End> {
+        if self.writing == Writing::Finishing && self.outbound.is_empty() {
+            self.writing = Writing::Finished;
+            // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
+            if self.reading != Reading::Finished {
+                self.wire.transport.shutdown_write().map_err(End::Failed)?;
+                self.last_active = now;
+            }
+        }
+        if self.writing == Writing::Finished && self.reading == Reading::Finished {
+            let idle = self.ending == Ending::Idle;
+            return Err(if idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
+        }
+        Ok(())
+    }
+}

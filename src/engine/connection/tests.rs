@@ -1,0 +1,1057 @@
+//! What a connection does, step by step, on a socket that follows a script.
+
+use super::*;
+use crate::engine::progress::LOOKS;
+use crate::server::echo::Echo;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+
+/// What the socket does at the next read.
+enum Input {
+    Bytes(&'static [u8]),
+    Flood(usize),
+    End,
+    Fails(ErrorKind),
+}
+
+/// What the socket does at the next write; without an entry, it takes everything.
+enum Output {
+    Takes(usize),
+    Fails(ErrorKind),
+}
+
+/// A socket that follows a script. Reads without an entry, and at the end of one, say `WouldBlock`.
+#[derive(Default)]
+struct Script {
+    input: VecDeque<Input>,
+    output: VecDeque<Output>,
+    sent: Vec<u8>,
+    reads: usize,
+    writes: usize,
+    fin_sent: bool,
+    connects: VecDeque<io::Result<bool>>,
+    /// What the kernel still holds; a system that cannot tell if it is none.
+    unacknowledged: Option<Unacknowledged>,
+}
+
+impl Read for Script {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        assert!(!buf.is_empty(), "a read for nothing would look like the end");
+        self.reads += 1;
+        match self.input.pop_front() {
+            Some(Input::Bytes(bytes)) => {
+                let count = bytes.len().min(buf.len());
+                buf[..count].copy_from_slice(&bytes[..count]);
+                if count < bytes.len() {
+                    self.input.push_front(Input::Bytes(&bytes[count..]));
+                }
+                Ok(count)
+            }
+            Some(Input::Flood(left)) => {
+                let count = left.min(buf.len());
+                buf[..count].fill(b'.');
+                if count < left {
+                    self.input.push_front(Input::Flood(left - count));
+                }
+                Ok(count)
+            }
+            Some(Input::End) => {
+                self.input.push_front(Input::End);
+                Ok(0)
+            }
+            Some(Input::Fails(kind)) => Err(kind.into()),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Script {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        assert!(!self.fin_sent, "a write behind our own FIN");
+        self.writes += 1;
+        let count = match self.output.pop_front() {
+            Some(Output::Takes(count)) => count.min(buf.len()),
+            Some(Output::Fails(kind)) => return Err(kind.into()),
+            None => buf.len(),
+        };
+        self.sent.extend(&buf[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Script {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.fin_sent = true;
+        Ok(())
+    }
+
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        self.connects.pop_front().unwrap_or(Ok(true))
+    }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        self.unacknowledged
+    }
+}
+
+/// A connection and all that its loop would lend it.
+struct Bench<P> {
+    connection: Connection<Script, P>,
+    log: LogBudget,
+    scratch: Vec<u8>,
+    now: Moment,
+    room_now: usize,
+    short_read_is_last: bool,
+    /// What the last service said of the protocol's wish for the role's attention.
+    notified: bool,
+}
+
+const LIMIT: usize = 4096;
+
+impl<P: Protocol> Bench<P> {
+    fn new(protocol: P, input: impl IntoIterator<Item = Input>) -> Bench<P> {
+        let script = Script { input: input.into_iter().collect(), ..Script::default() };
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let mut connection = Connection::open(script, addr, protocol, Moment::START);
+        connection.note(Readiness { readable: true, writable: true, ..Readiness::default() });
+        Bench {
+            connection,
+            log: LogBudget::new(),
+            scratch: vec![0; SERVICE_BUDGET],
+            now: Moment::START,
+            room_now: LIMIT,
+            short_read_is_last: true,
+            notified: false,
+        }
+    }
+
+    fn output(mut self, output: impl IntoIterator<Item = Output>) -> Bench<P> {
+        self.connection.wire.transport.output = output.into_iter().collect();
+        self
+    }
+
+    fn service(&mut self) -> Outcome {
+        let mut context = Context {
+            now: self.now,
+            clock: &self.now,
+            scratch: &mut self.scratch,
+            room_now: self.room_now,
+            room_most: LIMIT,
+            short_read_is_last: self.short_read_is_last,
+            log: &mut self.log,
+            notified: false,
+        };
+        let outcome = self.connection.service(&mut context);
+        self.notified = context.notified;
+        outcome
+    }
+
+    /// When it ends, and for which time, if nothing moves until then: at the last look.
+    fn ends_unless_moved(&mut self, timeouts: Timeouts) -> Option<(Moment, Timeout)> {
+        self.connection.progress.looks = LOOKS - 1;
+        self.connection.deadline(&timeouts)
+    }
+
+    #[track_caller]
+    fn waits(&mut self) -> &mut Script {
+        let outcome = self.service();
+        assert!(matches!(outcome, Outcome::Waiting), "{outcome:?}");
+        &mut self.connection.wire.transport
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> End {
+        match self.service() {
+            Outcome::Ended(end) => end,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn finishes(&mut self) {
+        let end = self.ends();
+        assert!(matches!(end, End::Finished), "{end:?}");
+    }
+
+    fn readable(&mut self, input: impl IntoIterator<Item = Input>) {
+        self.connection.wire.transport.input.extend(input);
+        self.connection.note(Readiness { readable: true, ..Readiness::default() });
+    }
+
+    fn writable(&mut self) {
+        self.connection.note(Readiness { writable: true, ..Readiness::default() });
+    }
+}
+
+use Input::{Bytes, End as Fin, Flood};
+use Output::Takes;
+
+const BLOCKED: Output = Output::Fails(ErrorKind::WouldBlock);
+
+#[test]
+fn an_echo_is_one_read_and_one_write_and_no_memory() {
+    let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
+    let script = bench.waits();
+    assert_eq!((script.reads, script.writes), (1, 1));
+    assert_eq!(script.sent, b"ping");
+    assert_eq!(bench.connection.memory(), 0);
+}
+
+#[test]
+fn without_epoll_reading_goes_on_to_would_block() {
+    let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
+    bench.short_read_is_last = false;
+    assert_eq!(bench.waits().reads, 2);
+}
+
+#[test]
+fn data_and_fin_in_one_event_end_the_connection() {
+    let mut bench = Bench::new(Echo, [Bytes(b"last words"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"last words");
+}
+
+/// Always has something to say.
+struct Talker;
+
+impl Protocol for Talker {
+    fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+        input.len()
+    }
+    fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+        space[0] = b'!';
+        Produced::Bytes(1)
+    }
+}
+
+#[test]
+fn a_known_end_is_read_before_more_is_written() {
+    let mut bench = Bench::new(Talker, [Bytes(b"last "), Bytes(b"words"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!((bench.connection.received(), bench.connection.sent()), (10, 0));
+}
+
+#[test]
+fn an_end_that_was_no_end_keeps_nobody_from_writing() {
+    let mut bench = Bench::new(Talker, []).output([Takes(1), BLOCKED]);
+    bench.connection.note(Readiness::ALL);
+    assert_eq!(bench.waits().sent, b"!");
+}
+
+#[test]
+fn bytes_behind_an_urgent_mark_are_read_at_once() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc"), Bytes(b"X"), Bytes(b"def")]);
+    bench.connection.note(Readiness { urgent: true, ..Readiness::default() });
+    assert_eq!(bench.waits().sent, b"abcXdef");
+}
+
+#[test]
+fn spurious_readiness_is_harmless() {
+    let mut bench = Bench::new(Echo, []);
+    bench.connection.note(Readiness::ALL);
+    let script = bench.waits();
+    assert_eq!((script.reads, script.writes), (1, 0));
+    assert_eq!(bench.waits().reads, 1, "only an event makes it readable again");
+}
+
+#[test]
+fn interruptions_are_tried_again() {
+    let interrupted = ErrorKind::Interrupted;
+    let mut bench = Bench::new(Echo, [Input::Fails(interrupted), Bytes(b"ping")]).output([
+        Output::Fails(interrupted),
+        Takes(1),
+        Output::Fails(interrupted),
+    ]);
+    assert_eq!(bench.waits().sent, b"ping");
+}
+
+#[test]
+fn a_short_write_keeps_the_rest_in_order() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(2), BLOCKED]);
+    assert_eq!(bench.waits().sent, b"abc");
+    assert_eq!(bench.connection.outbound_len(), 3);
+    assert_eq!(bench.connection.state(), State::Stalled);
+    bench.readable([Bytes(b"gh")]);
+    assert_eq!(bench.waits().sent, b"abc", "not writable: what comes is queued behind");
+    bench.writable();
+    assert_eq!(bench.waits().sent, b"abcdefgh");
+    assert_eq!(bench.connection.memory(), 0);
+}
+
+#[test]
+fn a_short_write_alone_is_no_reason_to_wait() {
+    // Something other than a full socket may have cut it, and then no edge follows.
+    let mut bench = Bench::new(Echo, [Bytes(b"abcdef")]).output([Takes(1), Takes(1), Takes(1)]);
+    assert_eq!(bench.waits().sent, b"abcdef");
+}
+
+#[test]
+fn a_write_of_nothing_ends_the_connection() {
+    let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Takes(0)]);
+    assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::WriteZero));
+}
+
+#[test]
+fn a_reset_ends_the_connection_and_says_so() {
+    let mut bench = Bench::new(Echo, [Input::Fails(ErrorKind::ConnectionReset)]);
+    assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::ConnectionReset));
+    let mut bench = Bench::new(Echo, [Bytes(b"ping")]).output([Output::Fails(ErrorKind::BrokenPipe)]);
+    assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::BrokenPipe));
+}
+
+#[test]
+fn half_close_echoes_everything_first() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abcdef"), Fin]).output([Takes(2), BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    assert!(!bench.waits().fin_sent);
+    assert_eq!(bench.connection.outbound_len(), 4);
+    bench.writable();
+    bench.finishes();
+    let script = &bench.connection.wire.transport;
+    assert_eq!(script.sent, b"abcdef");
+    assert!(!script.fin_sent, "closing sends the FIN, shutdown(2) would be one call too many");
+}
+
+#[test]
+fn a_full_queue_of_its_own_keeps_no_side_from_reading() {
+    /// Sends what it can and answers nothing.
+    struct Flooder;
+    impl Protocol for Flooder {
+        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+            input.len()
+        }
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            Produced::Bytes(space.len())
+        }
+        fn answers(&self) -> bool {
+            false
+        }
+    }
+    let mut bench = Bench::new(Flooder, []).output([Takes(1), BLOCKED]);
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), LIMIT - 1);
+    bench.readable([Bytes(b"the peer has the same trouble")]);
+    bench.waits();
+    assert_eq!(bench.connection.received(), 29);
+}
+
+#[test]
+fn a_peer_that_never_reads_is_read_no_further() {
+    let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
+    bench.waits();
+    let reads = bench.connection.wire.transport.reads;
+    assert!(bench.connection.outbound_len() <= LIMIT);
+    assert!(bench.connection.memory() <= LIMIT);
+    bench.connection.note(Readiness { readable: true, ..Readiness::default() });
+    assert_eq!(bench.waits().reads, reads, "backpressure is not reading");
+
+    // As it reads again, everything follows, without another edge of readability.
+    bench.writable();
+    while !matches!(bench.service(), Outcome::Waiting) {}
+    assert_eq!(bench.connection.wire.transport.sent.len(), 1 << 20);
+}
+
+#[test]
+fn reading_resumes_below_the_high_water_mark_only() {
+    let mut bench =
+        Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED, Takes(100), BLOCKED, Takes(LIMIT / 2), BLOCKED]);
+    bench.waits();
+    assert_eq!(bench.connection.received(), LIMIT as u64);
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.received(), LIMIT as u64, "100 bytes of room are not worth a read");
+    bench.writable();
+    bench.connection.wire.transport.output.extend((0..9).map(|_| BLOCKED));
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), LIMIT, "filled up in one read");
+}
+
+#[test]
+fn scarce_memory_makes_reads_smaller() {
+    let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
+    bench.room_now = 100;
+    bench.waits();
+    assert_eq!(bench.connection.memory(), 100);
+}
+
+#[test]
+fn scarce_memory_is_not_blamed_on_the_message() {
+    let mut bench = Bench::new(Lengths, [Flood(200)]);
+    bench.room_now = 100;
+    assert!(matches!(bench.ends(), End::OutOfMemory));
+}
+
+#[test]
+fn a_firehose_can_be_told_to_finish() {
+    let mut bench = Bench::new(Echo, [Flood(9 * SERVICE_BUDGET)]);
+    bench.connection.drain();
+    assert!(matches!(bench.service(), Outcome::Runnable));
+    let answered = bench.connection.wire.transport.sent.len();
+    bench.connection.stop_answering();
+    while matches!(bench.service(), Outcome::Runnable) {}
+    assert_eq!(bench.connection.wire.transport.sent.len(), answered);
+    assert!(bench.connection.wire.transport.fin_sent);
+}
+
+#[test]
+fn a_connect_told_to_finish_while_under_way_finishes_when_it_is_through() {
+    let connects = [Ok(false), Ok(true)].into_iter().collect();
+    let mut bench = Bench::new(Talker, []);
+    let addr = "127.0.0.1:1".parse().unwrap();
+    bench.connection = Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
+    bench.writable();
+    bench.waits();
+    bench.connection.stop_answering();
+    bench.writable();
+    let script = bench.waits();
+    assert!(script.fin_sent);
+    assert_eq!(script.sent, b"", "the time to talk is over");
+    bench.readable([Fin]);
+    bench.finishes();
+}
+
+#[test]
+fn a_firehose_gives_way_when_its_budget_is_spent() {
+    let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
+    assert!(matches!(bench.service(), Outcome::Runnable));
+    let received = bench.connection.received();
+    assert!((SERVICE_BUDGET as u64..=(SERVICE_BUDGET + LIMIT) as u64).contains(&received), "{received}");
+}
+
+#[test]
+fn a_connect_waits_and_then_works_or_fails() {
+    let script = Script {
+        connects: [Ok(false), Ok(true)].into_iter().collect(),
+        input: [Bytes(b"ping")].into_iter().collect(),
+        ..Script::default()
+    };
+    let mut bench = Bench::new(Echo, []);
+    bench.connection = Connection::connecting(script, "127.0.0.1:1".parse().unwrap(), Echo, Moment::START);
+    bench.waits();
+    assert_eq!(bench.connection.wire.transport.connects.len(), 2, "not writable: there is nothing to ask yet");
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Connecting);
+    bench.connection.note(Readiness::ALL);
+    bench.waits();
+    assert_eq!(bench.connection.wire.transport.sent, b"ping");
+
+    bench.connection.writing = Writing::Connecting;
+    bench.connection.wire.transport.connects.push_back(Err(ErrorKind::ConnectionRefused.into()));
+    assert!(matches!(bench.ends(), End::ConnectFailed(error) if error.kind() == ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn draining_answers_what_is_there_then_finishes_and_reads_to_the_end() {
+    let mut bench = Bench::new(Echo, [Bytes(b"in time")]);
+    bench.connection.wire.ready = Readiness { writable: true, ..Readiness::default() };
+    bench.connection.drain();
+    let script = bench.waits();
+    assert_eq!(script.sent, b"in time");
+    assert!(script.fin_sent);
+    assert_eq!(bench.connection.state(), State::Finishing);
+    bench.readable([Bytes(b"too late"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"in time");
+}
+
+#[test]
+fn draining_waits_for_what_is_queued() {
+    let mut bench = Bench::new(Echo, [Bytes(b"in time")]).output([Takes(2), BLOCKED]);
+    bench.connection.drain();
+    assert!(!bench.waits().fin_sent);
+    bench.writable();
+    assert!(bench.waits().fin_sent);
+    assert_eq!(bench.connection.wire.transport.sent, b"in time");
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::after_start(Duration::from_secs(seconds))
+}
+
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Some(Duration::from_secs(1)),
+    idle: Some(Duration::from_secs(100)),
+    stall: Some(Duration::from_secs(10)),
+    linger: Some(Duration::from_secs(5)),
+};
+
+#[test]
+fn an_idle_connection_is_ended_gently() {
+    let mut bench = Bench::new(Echo, []);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(100), Timeout::Idle)));
+    bench.now = at(100);
+    bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now);
+    assert!(bench.waits().fin_sent);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
+    bench.now = at(103);
+    bench.readable([Bytes(b"too late")]);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)), "for a bounded time");
+    bench.connection.expire(Timeout::Linger, &TIMEOUTS, at(105));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)), "it ends for what it was ended for");
+}
+
+#[test]
+fn without_time_to_linger_an_idle_connection_ends_at_once() {
+    let timeouts = Timeouts { linger: None, ..TIMEOUTS };
+    let mut bench = Bench::new(Echo, []);
+    bench.connection.expire(Timeout::Idle, &timeouts, at(100));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+}
+
+#[test]
+fn the_time_to_stall_begins_with_the_wait_and_again_with_each_byte() {
+    let mut bench = Bench::new(Echo, []).output([BLOCKED, Takes(1), BLOCKED]);
+    bench.waits();
+    bench.now = at(50);
+    bench.readable([Bytes(b"ping")]);
+    bench.waits();
+    assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(60), Timeout::Stall)));
+    bench.now = at(55);
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)));
+    bench.now = at(60);
+    bench.readable([Bytes(b"more")]);
+    bench.waits();
+    assert_eq!(bench.ends_unless_moved(TIMEOUTS), Some((at(65), Timeout::Stall)), "it still takes nothing");
+    assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(65)));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
+}
+
+#[test]
+fn what_the_socket_takes_at_once_is_no_sign_of_life_of_a_peer_that_owes_an_answer() {
+    struct Impatient;
+    impl Protocol for Impatient {
+        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+            input.len()
+        }
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            space[0] = b'?';
+            Produced::Bytes(1)
+        }
+        fn expects(&self) -> Expects {
+            Expects::AnswerSince(at(7))
+        }
+    }
+    let mut bench = Bench::new(Impatient, []).output([Takes(1), BLOCKED, Takes(1), BLOCKED, Takes(1), BLOCKED]);
+    let idle = |bench: &mut Bench<Impatient>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
+    bench.now = at(5);
+    bench.waits();
+    assert_eq!(idle(&mut bench), Some((at(107), Timeout::Idle)), "since the answer is owed");
+    bench.now = at(50);
+    bench.writable();
+    bench.waits();
+    assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "the socket was full, and the peer made room");
+    bench.connection.outbound = SendBuffer::new();
+    bench.now = at(60);
+    bench.connection.wire.transport.output = [Takes(1)].into_iter().collect();
+    bench.writable();
+    let taken = bench.connection.sent();
+    bench.service();
+    assert!(bench.connection.sent() > taken);
+    assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
+    bench.now = at(70);
+    bench.readable([Bytes(b"!")]);
+    bench.service();
+    assert_eq!(idle(&mut bench), Some((at(170), Timeout::Idle)));
+}
+
+#[test]
+fn a_connect_has_its_own_time() {
+    let connection = Connection::connecting(Script::default(), "127.0.0.1:1".parse().unwrap(), Echo, at(3));
+    assert_eq!(connection.deadline(&TIMEOUTS), Some((at(4), Timeout::Connect)));
+    assert_eq!(connection.deadline(&Timeouts::default()), None);
+}
+
+#[test]
+fn bytes_from_outside_are_sent_in_turn_or_refused_whole() {
+    let mut bench = Bench::new(Echo, []).output([BLOCKED]);
+    assert_eq!(bench.connection.send(b"news", LIMIT, at(0)), Ok(()));
+    bench.waits();
+    assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
+    assert_eq!(bench.connection.send(b"!", LIMIT, at(0)), Ok(()));
+    bench.writable();
+    assert_eq!(bench.waits().sent, b"news!");
+    bench.connection.close();
+    assert_eq!(bench.connection.send(b"late", LIMIT, at(0)), Err(SendError::Finishing));
+    assert!(matches!(bench.ends(), End::Closed));
+}
+
+/// Answers each line with its length; finishes on an empty one.
+struct Lengths;
+
+impl Protocol for Lengths {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let mut consumed = 0;
+        for line in input.split_inclusive(|&byte| byte == b'\n') {
+            if !line.ends_with(b"\n") || out.room() < 8 {
+                break;
+            }
+            if line == b"\n" {
+                out.shut_down();
+            }
+            out.copy(format!("{}\n", line.len() - 1).as_bytes());
+            consumed += line.len();
+        }
+        consumed
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        if !rest.is_empty() {
+            out.copy(b"unfinished: ");
+            out.send(rest);
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_line_waits_inbound_and_is_shown_again() {
+    let mut bench = Bench::new(Lengths, [Bytes(b"on")]);
+    assert_eq!(bench.waits().sent, b"");
+    assert_eq!(bench.connection.inbound_len(), 2);
+    bench.readable([Bytes(b"e\ntwo"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"3\nunfinished: two");
+}
+
+#[test]
+fn a_long_line_leaves_no_memory_behind() {
+    let mut bench = Bench::new(Lengths, [Flood(LIMIT / 2)]);
+    bench.waits();
+    assert_eq!(bench.connection.memory(), LIMIT / 2);
+    bench.readable([Bytes(b"\nz")]);
+    bench.waits();
+    assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (1, 1));
+}
+
+#[test]
+fn a_woken_protocol_goes_on_where_it_stopped() {
+    struct Shy(bool);
+    impl Protocol for Shy {
+        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+            if self.0 {
+                out.send(input);
+            }
+            if self.0 { input.len() } else { 0 }
+        }
+    }
+    let mut bench = Bench::new(Shy(false), [Bytes(b"hello")]);
+    assert_eq!(bench.waits().sent, b"");
+    bench.connection.protocol_mut().0 = true;
+    assert_eq!(bench.waits().sent, b"", "nothing has happened");
+    bench.connection.wake();
+    assert_eq!(bench.waits().sent, b"hello");
+}
+
+#[test]
+fn a_line_longer_than_the_buffer_ends_the_connection() {
+    let mut bench = Bench::new(Lengths, [Flood(LIMIT + 1)]);
+    assert!(matches!(bench.ends(), End::MessageTooLong));
+    assert!(bench.connection.memory() <= LIMIT);
+}
+
+#[test]
+fn answers_longer_than_their_input_wait_for_room() {
+    const LINES: &[u8] = &[b'\n'; LIMIT];
+    struct Long;
+    impl Protocol for Long {
+        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+            let fit = input.len().min(out.room() / 10);
+            out.copy(&b"0123456789".repeat(fit));
+            fit
+        }
+    }
+    let mut bench = Bench::new(Long, [Bytes(LINES)]);
+    assert_eq!(bench.waits().sent.len(), 10 * LIMIT, "a peer that reads gets it all at once");
+
+    let mut bench = Bench::new(Long, [Bytes(LINES), Fin]).output([BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    assert!(bench.connection.outbound_len() <= LIMIT);
+    bench.writable();
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent.len(), 10 * LIMIT);
+}
+
+#[test]
+fn a_protocol_that_ignores_the_room_overflows() {
+    struct Loud;
+    impl Protocol for Loud {
+        fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+            out.copy(&[b'!'; LIMIT + 1]);
+            input.len()
+        }
+    }
+    let mut bench = Bench::new(Loud, [Bytes(b"?")]);
+    assert_eq!(bench.waits().sent.len(), LIMIT + 1, "a peer that reads gets it all");
+    let mut bench = Bench::new(Loud, [Bytes(b"?")]).output([BLOCKED]);
+    assert!(matches!(bench.ends(), End::Overflow));
+}
+
+#[test]
+fn a_protocol_may_finish_first_and_still_hears_the_peer() {
+    let mut bench = Bench::new(Lengths, [Bytes(b"one\n\n")]);
+    let script = bench.waits();
+    assert_eq!(script.sent, b"3\n0\n");
+    assert!(script.fin_sent);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(5), Timeout::Linger)));
+    bench.now = at(4);
+    bench.readable([Bytes(b"still talking\n")]);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(9), Timeout::Linger)), "a peer that sends is there");
+    bench.readable([Fin]);
+    bench.finishes();
+}
+
+#[test]
+fn a_protocol_that_produces_does_so_whenever_the_queue_is_out() {
+    struct Countdown(u8);
+    impl Protocol for Countdown {
+        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+            input.len()
+        }
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            if self.0 == 0 {
+                return Produced::Finished;
+            }
+            self.0 -= 1;
+            space[..2].copy_from_slice(&[b'0' + self.0, b' ']);
+            Produced::Bytes(2)
+        }
+    }
+    let mut bench = Bench::new(Countdown(4), []).output([Takes(2), Takes(1), BLOCKED]);
+    assert_eq!(bench.waits().sent, b"3 2");
+    bench.writable();
+    let script = bench.waits();
+    assert_eq!(script.sent, b"3 2 1 0 ");
+    assert!(script.fin_sent, "it is finished");
+}
+
+/// Keeps what it is shown until it is told to take some, finishes when told to, and counts.
+#[derive(Default)]
+struct Keeper {
+    shown: usize,
+    takes: usize,
+    finishes: bool,
+    notifies: bool,
+    rest: Option<Vec<u8>>,
+}
+
+impl Protocol for Keeper {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        self.shown += 1;
+        if mem::take(&mut self.notifies) {
+            out.notify();
+        }
+        if self.finishes {
+            out.shut_down();
+        }
+        mem::take(&mut self.takes).min(input.len())
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], _out: &mut Outbox<'a>) {
+        self.rest = Some(rest.to_vec());
+    }
+}
+
+#[test]
+fn input_that_waits_is_shown_again_only_for_a_reason() {
+    let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]);
+    bench.waits();
+    assert_eq!(bench.connection.protocol().shown, 1);
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().shown, 1, "nothing was waiting to be sent");
+    bench.connection.protocol_mut().takes = 4;
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!((bench.connection.protocol().shown, bench.connection.memory()), (2, 0));
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().shown, 2, "there is nothing to show");
+}
+
+#[test]
+fn memory_is_given_back_when_half_of_it_is_not_needed() {
+    let take = |count: usize| {
+        let mut bench = Bench::new(Keeper::default(), [Flood(100)]);
+        bench.waits();
+        assert_eq!(bench.connection.memory(), 100);
+        bench.connection.protocol_mut().takes = count;
+        bench.connection.wake();
+        bench.waits();
+        (bench.connection.inbound_len(), bench.connection.memory())
+    };
+    assert_eq!(take(30), (70, 100));
+    assert_eq!(take(50), (50, 100));
+    assert_eq!(take(51), (49, 49));
+}
+
+#[test]
+fn input_that_is_kept_takes_no_more_memory_than_it_may() {
+    let mut bench = Bench::new(Keeper::default(), [Flood(3000)]);
+    bench.waits();
+    assert_eq!(bench.connection.memory(), 3000, "as much as there is");
+    bench.readable([Bytes(b"and ten more")]);
+    bench.waits();
+    assert_eq!(bench.connection.memory(), LIMIT, "twice that would be more than it may");
+    bench.readable([Flood(LIMIT - 3013)]);
+    bench.waits();
+    assert_eq!((bench.connection.inbound_len(), bench.connection.memory()), (LIMIT - 1, LIMIT));
+}
+
+#[test]
+fn what_is_unconsumed_counts_for_what_may_be_sent() {
+    let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
+    bench.waits();
+    assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
+    assert_eq!(bench.connection.send(&[0; LIMIT - 4], LIMIT, at(0)), Ok(()));
+}
+
+#[test]
+fn a_notification_belongs_to_the_service_that_it_came_in() {
+    // Shown twice in one service, and only the first time it asks for attention.
+    let mut bench = Bench::new(Keeper { notifies: true, takes: 1, ..Keeper::default() }, [Bytes(b"ab")]);
+    bench.waits();
+    assert_eq!(bench.connection.protocol().shown, 2);
+    assert!(bench.notified, "what was said later did not take it back");
+    bench.readable([Bytes(b"b")]);
+    bench.waits();
+    assert!(!bench.notified);
+}
+
+#[test]
+fn states_are_told_as_they_are() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc"), Fin]).output([BLOCKED]);
+    bench.connection.wire.ready.writable = false;
+    assert_eq!(bench.connection.state(), State::Established, "a full socket alone stalls nothing");
+    bench.writable();
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Stalled);
+    bench.writable();
+    assert_eq!(bench.connection.state(), State::PeerFinished);
+    bench.finishes();
+    let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Finishing);
+}
+
+#[test]
+fn the_end_of_what_is_thrown_away_is_not_told() {
+    let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.connection.stop_answering();
+    bench.finishes();
+    assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
+}
+
+#[test]
+fn one_service_moves_its_budget_and_no_more() {
+    let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
+    assert!(matches!(bench.service(), Outcome::Runnable));
+    assert_eq!(bench.connection.received(), SERVICE_BUDGET as u64);
+}
+
+#[test]
+fn up_to_the_high_water_mark_reading_goes_on() {
+    let mut bench = Bench::new(Echo, [Flood(LIMIT / 2)]).output([BLOCKED]);
+    bench.waits();
+    bench.readable([Bytes(b"!")]);
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
+    bench.readable([Bytes(b"!")]);
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), LIMIT / 2 + 1);
+}
+
+#[test]
+fn nothing_is_produced_for_a_full_socket() {
+    let mut bench = Bench::new(Talker, []);
+    bench.connection.wire.ready.writable = false;
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), 0);
+}
+
+#[test]
+fn a_socket_that_takes_nothing_is_no_sign_of_life() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, BLOCKED, Takes(1), BLOCKED]);
+    let stall = |bench: &Bench<Echo>| bench.connection.deadline(&Timeouts { idle: None, ..TIMEOUTS });
+    bench.now = at(5);
+    bench.waits();
+    let deadline = stall(&bench);
+    bench.now = at(6);
+    bench.writable();
+    bench.waits();
+    assert_eq!(stall(&bench), deadline);
+    bench.now = at(7);
+    bench.writable();
+    bench.waits();
+    assert_ne!(stall(&bench), deadline);
+}
+
+#[test]
+fn what_a_full_socket_takes_is_a_sign_of_life_of_a_peer_that_owes_an_answer() {
+    struct Owed;
+    impl Protocol for Owed {
+        fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+            input.len()
+        }
+        fn expects(&self) -> Expects {
+            Expects::AnswerSince(at(1))
+        }
+    }
+    let mut bench = Bench::new(Owed, []).output([BLOCKED, Takes(1), BLOCKED, BLOCKED]);
+    let idle = |bench: &mut Bench<Owed>| bench.ends_unless_moved(Timeouts { stall: None, ..TIMEOUTS });
+    assert_eq!(bench.connection.send(b"abc", LIMIT, at(2)), Ok(()));
+    for (now, deadline) in [(3, 102), (50, 150), (60, 150)] {
+        bench.now = at(now);
+        bench.writable();
+        bench.waits();
+        assert_eq!(idle(&mut bench), Some((at(deadline), Timeout::Idle)), "at {now}");
+    }
+}
+
+#[test]
+fn lingering_is_timed_from_its_beginning_whatever_is_sent() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, Takes(1), BLOCKED]);
+    bench.waits();
+    bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
+    let deadline = bench.connection.deadline(&TIMEOUTS);
+    bench.now = at(4);
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.sent(), 1);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), deadline);
+}
+
+/// What the kernel holds, and how many seconds ago the last acknowledgement came.
+fn held(bytes: u32, ago: u64) -> Unacknowledged {
+    Unacknowledged { bytes, last_acknowledgement: Duration::from_secs(ago) }
+}
+
+/// An echo of which the socket took `taken` bytes at 0 s, and more waits.
+fn blocked(taken: usize) -> Bench<Echo> {
+    let mut bench = Bench::new(Echo, [Flood(LIMIT)]).output([Takes(taken), BLOCKED]);
+    bench.waits();
+    bench
+}
+
+#[test]
+fn a_slow_but_steady_reader_is_not_called_stalled() {
+    let mut bench = blocked(1000);
+    // The socket never reports room, but the kernel's queue shrinks, now and then.
+    for (now, bytes, ago) in [(3, 900, 1), (6, 900, 4), (9, 800, 2), (12, 800, 1), (15, 700, 0)] {
+        bench.connection.wire.transport.unacknowledged = Some(held(bytes, ago));
+        assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)), "at {now} s");
+    }
+    assert_eq!(bench.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Stall);
+    assert!(bench.connection.deadline(&TIMEOUTS).unwrap().0 > at(15));
+}
+
+#[test]
+fn an_answer_to_a_window_probe_is_no_progress() {
+    let mut bench = blocked(1000);
+    let mut looks = Vec::new();
+    let ended = loop {
+        let (when, timeout) = bench.connection.deadline(&TIMEOUTS).unwrap();
+        looks.push(when.since(Moment::START).as_secs_f64());
+        // Acknowledgements come all the time, and acknowledge nothing.
+        bench.connection.wire.transport.unacknowledged = Some(held(900, 0));
+        if bench.connection.expire(timeout, &TIMEOUTS, when) {
+            break when;
+        }
+    };
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Stall)));
+    // The first look, after a quarter of the 10 s, finds the 100 bytes that were acknowledged some time before it.
+    assert_eq!(looks, [2.5, 5.0, 7.5, 10.0, 12.5]);
+    assert_eq!(ended, Moment::after_start(Duration::from_millis(12_500)));
+}
+
+#[test]
+fn a_dead_path_is_found_out_at_the_first_look_that_counts() {
+    let mut bench = blocked(1000);
+    for now in [3, 5, 8] {
+        bench.connection.wire.transport.unacknowledged = Some(held(1000, now));
+        assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
+    }
+    bench.connection.wire.transport.unacknowledged = Some(held(1000, 10));
+    assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
+}
+
+#[test]
+fn where_the_kernel_cannot_tell_only_what_the_socket_takes_is_progress() {
+    let mut bench = blocked(1000);
+    for now in [3, 5, 8] {
+        assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
+    }
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(10), Timeout::Stall)));
+    assert!(bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(10)));
+}
+
+#[test]
+fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
+    let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
+    bench.waits();
+    assert_eq!(bench.connection.outbound_len(), 0, "the kernel took everything");
+    bench.connection.wire.transport.unacknowledged = Some(held(1000, 1));
+    assert!(!bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+    // From now on the time to stall is what judges.
+    let look = Moment::after_start(Duration::from_millis(99_000 + 2_500));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((look, Timeout::Stall)));
+    bench.connection.wire.transport.unacknowledged = Some(held(0, 1));
+    assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(102)));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(101 + 100), Timeout::Idle)), "it took the last bytes");
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(201)));
+}
+
+#[test]
+fn without_a_time_to_stall_a_peer_is_kept_while_bytes_wait_for_it() {
+    let timeouts = Timeouts { stall: None, ..TIMEOUTS };
+    let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
+    bench.waits();
+    bench.connection.wire.transport.unacknowledged = Some(held(4096, 100)); // All of it.
+    assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(100)));
+    assert_eq!(bench.connection.deadline(&timeouts), Some((at(200), Timeout::Idle)));
+}
+
+#[test]
+fn a_peer_that_only_sends_is_not_kept_by_old_acknowledgements() {
+    let mut bench = Bench::new(Keeper { takes: 1, ..Keeper::default() }, [Bytes(b"a")]);
+    bench.waits();
+    bench.connection.wire.transport.unacknowledged = Some(held(0, 0));
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)), "nothing was ever sent to it");
+}
+
+#[test]
+fn who_has_finished_already_is_not_finished_gently() {
+    let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+    bench.waits();
+    bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+}
+
+#[test]
+fn ends_are_told_in_words() {
+    let reset = || io::Error::from(ErrorKind::ConnectionReset);
+    let timed_out = |timeout| End::TimedOut(timeout).to_string();
+    assert_eq!(End::Finished.to_string(), "finished");
+    assert_eq!(End::ConnectFailed(reset()).to_string(), "connect failed: connection reset");
+    assert_eq!(End::Failed(reset()).to_string(), "connection reset");
+    assert_eq!(timed_out(Timeout::Idle), "idle for too long");
+    assert_eq!(timed_out(Timeout::Stall), "the peer reads nothing");
+    assert_eq!(SendError::Full.to_string(), "the peer does not read and its buffer is full");
+    assert_eq!(SendError::Finishing.to_string(), "the connection is finishing");
+    assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
+}

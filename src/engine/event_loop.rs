@@ -1,0 +1,587 @@
+//! The readiness loop: one thread, one poller, every connection.
+//!
+//! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and the
+//! account of memory. Asks the [`System`] for everything else. Never looks at a byte and never decides what a
+//! connection's error means: that is the connection's. What happened that is not about bytes is handed to the [`Role`]
+//! as an [`Event`].
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use log::{debug, warn};
+pub use mio::Token;
+use slab::Slab;
+
+use crate::engine::accepting::{ACCEPT_BUDGET, Accepting};
+use crate::engine::connection::{Connection, Context, End, Outcome, SendError, Timeout, Timeouts};
+use crate::engine::deadlines::{Deadlines, Due};
+use crate::engine::log_budget::{Line, LogBudget};
+use crate::engine::memory::Memory;
+pub use crate::engine::memory::{Limits, MINIMUM_BUFFER};
+use crate::engine::protocol::Protocol;
+pub use crate::engine::role::{Event, Role};
+use crate::engine::run_queue::RunQueue;
+use crate::engine::silence::{Silence, Wait};
+use crate::engine::sockets::AcceptError;
+pub use crate::engine::system::LISTENER;
+use crate::engine::system::{Mio, SIGNALS, System, TIMER};
+use crate::engine::time::Moment;
+
+/// How many bytes all connections together may move before the loop looks at the poller again: some 2 ms of copying,
+/// so that signals and new events are never far off, however many connections are busy.
+const TURN_BUDGET: u64 = 8 * 1024 * 1024;
+
+/// How long accepting rests when descriptors or memory have run out. It is also tried whenever a connection closes; the
+/// timer is for when other processes hold what is missing.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What may be ready beside the connections: the listener, the signals and the timer.
+const OTHER_SOURCES: usize = 3;
+
+/// Accepting has to pause.
+static CANNOT_ACCEPT: Line = Line { opening: "cannot accept", level: log::Level::Warn, of_a_state: true };
+
+/// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
+/// larger ones fall out of the second-level cache.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// One poller and everything that is registered with it.
+///
+/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
+/// queue, each within a budget, and nowhere else is a slot freed. So no event can reach a connection that it was not
+/// meant for.
+pub struct EventLoop<P, S: System = Mio> {
+    system: S,
+    connections: Slab<Connection<S::Stream, P>>,
+    accepting: Option<Accepting<S::Listener, P>>,
+    run_queue: RunQueue,
+    deadlines: Deadlines,
+    silence: Silence,
+    memory: Memory,
+    /// What happened and was not handed to the role yet.
+    happened: VecDeque<Event<P>>,
+    scratch: Box<[u8]>,
+    timeouts: Timeouts,
+    log: LogBudget,
+    /// What the timer is set to; none if it went off.
+    wake_at: Option<Moment>,
+    now: Moment,
+    turns: u64,
+    draining: bool,
+    stopped: bool,
+}
+
+impl<P, S: System> fmt::Debug for EventLoop<P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLoop")
+            .field("listening", &self.accepting.is_some())
+            .field("connections", &self.connections.len())
+            .field("memory", &self.memory)
+            .field("turns", &self.turns)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Protocol> EventLoop<P> {
+    /// A loop without any connection.
+    pub fn new(limits: Limits, timeouts: Timeouts) -> io::Result<EventLoop<P>> {
+        Ok(EventLoop::on(Mio::new()?, limits, timeouts))
+    }
+}
+
+impl<P: Protocol, S: System> EventLoop<P, S> {
+    /// A loop without any connection, on a system of one's own: a simulated one, say.
+    pub fn on(system: S, limits: Limits, timeouts: Timeouts) -> EventLoop<P, S> {
+        EventLoop {
+            system,
+            connections: Slab::new(),
+            accepting: None,
+            run_queue: RunQueue::default(),
+            deadlines: Deadlines::default(),
+            silence: Silence::new(),
+            memory: Memory::new(limits),
+            happened: VecDeque::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            timeouts,
+            log: LogBudget::new(),
+            wake_at: None,
+            now: Moment::START,
+            turns: 0,
+            draining: false,
+            stopped: false,
+        }
+    }
+
+    /// The system that it runs on.
+    pub fn system(&self) -> &S {
+        &self.system
+    }
+
+    /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer.
+    /// A listener that there was before is closed.
+    pub fn listen(
+        &mut self,
+        mut socket: S::Listener,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<()> {
+        self.system.register_listener(&mut socket)?;
+        self.accepting = Some(Accepting::new(socket, protocol_for));
+        Ok(())
+    }
+
+    /// Closes the listener. Connections that wait in its backlog are reset.
+    pub fn stop_listening(&mut self) {
+        self.accepting = None;
+        self.deadlines.cancel(Due::Accept);
+    }
+
+    /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        self.system.catch_signals()
+    }
+
+    /// Begins to connect to `addr`. Whether that succeeds, an [`Event`] tells: `Connected`, or `Closed` with the
+    /// protocol handed back.
+    pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
+        self.connect_from(None, addr, protocol);
+    }
+
+    /// As [`connect`](EventLoop::connect), from the local address `source` if there is one.
+    pub fn connect_from(&mut self, source: Option<IpAddr>, addr: SocketAddr, protocol: P) {
+        let opened = self.system.now();
+        match self.system.connect(source, addr) {
+            Ok(stream) => {
+                self.insert(Connection::connecting(stream, addr, protocol, opened));
+            }
+            Err(error) => self.never_opened(addr, protocol, End::ConnectFailed(error)),
+        }
+    }
+
+    /// Queues `bytes` for a connection, behind everything that waits there; they are sent in the next turn. Refused
+    /// whole if the connection's buffer is full, or if it is finishing or gone.
+    pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
+        let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
+        let connection = &mut self.connections[token.0];
+        connection.send(bytes, self.memory.room_now(before), self.now)?;
+        self.memory.changed(before, connection.memory());
+        self.run_queue.push(token);
+        Ok(())
+    }
+
+    /// Ends a connection in the next turn, if it is not gone already; what waits to be sent is lost.
+    pub fn close(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.close();
+            self.run_queue.push(token);
+        }
+    }
+
+    /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce, or can consume
+    /// what it could not before.
+    pub fn wake(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.wake();
+            self.run_queue.push(token);
+        }
+    }
+
+    /// Sees to it that there is a turn at `when`, to tens of microseconds, and the role's
+    /// [`advance`](Role::advance) behind it; `None`: no need any more. A time given before is forgotten.
+    pub fn wake_at(&mut self, when: Option<Moment>) -> io::Result<()> {
+        if when == self.wake_at {
+            return Ok(());
+        }
+        self.wake_at = when;
+        self.system.set_timer(when.map(|when| when.since(self.system.now())))
+    }
+
+    /// The connection with this token, if there is one.
+    pub fn connection(&self, token: Token) -> Option<&Connection<S::Stream, P>> {
+        self.connections.get(token.0)
+    }
+
+    /// The protocol of the connection with this token, if there is one.
+    pub fn protocol_mut(&mut self, token: Token) -> Option<&mut P> {
+        self.connections.get_mut(token.0).map(Connection::protocol_mut)
+    }
+
+    /// All connections, in no particular order. One may be among them whose `Accepted` the role has yet to be handed.
+    pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
+        self.connections.iter().map(|(key, connection)| (Token(key), connection))
+    }
+
+    /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
+    /// waits for the peers' FINs, `timeout` at the most. Then the loop is idle and [`run`](EventLoop::run) returns.
+    ///
+    /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs. There is
+    /// no way back: connections that the role opens or accepts from now on are drained as well.
+    pub fn drain(&mut self, timeout: Duration) {
+        self.draining = true;
+        self.deadlines.set(Due::StopAnswering, self.now.plus(timeout / 2));
+        self.deadlines.set(Due::CutOff, self.now.plus(timeout));
+        if let Some(accepting) = &mut self.accepting {
+            accepting.ready = true;
+        }
+        self.resume_accepting();
+        self.change_all(|connection, _, _| connection.drain());
+    }
+
+    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left. It will not run again.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether there is neither listener nor connection: the tutorial's `not sel.get_map()`.
+    pub fn is_idle(&self) -> bool {
+        self.accepting.is_none() && self.connections.is_empty()
+    }
+
+    /// The time of the current turn.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// The time now, later than [`now`](EventLoop::now) by what the turn has taken so far.
+    pub fn clock_now(&self) -> Moment {
+        self.system.now()
+    }
+
+    /// How many turns there were so far. An idle loop makes none.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Bytes of memory that the connections' buffers hold.
+    pub fn memory(&self) -> usize {
+        self.memory.held()
+    }
+
+    /// The budgets of log lines, for the role's own.
+    pub fn log_budget(&mut self) -> &mut LogBudget {
+        &mut self.log
+    }
+
+    /// Turns until there is nothing left to do, or until [`stop`](EventLoop::stop).
+    ///
+    /// An error is one of the poller itself; no connection can cause it.
+    pub fn run(&mut self, role: &mut impl Role<P, S>) -> io::Result<()> {
+        loop {
+            // Handling what happened may leave the role with more to open, and opening may fail at once, which is one
+            // more thing that happened: only when both are through is it known whether to wait.
+            let more = loop {
+                while let Some(event) = self.happened.pop_front() {
+                    role.handle(event, self);
+                }
+                let more = role.advance(self);
+                if self.happened.is_empty() {
+                    break more;
+                }
+            };
+            if self.stopped || (self.is_idle() && !more) {
+                break;
+            }
+            self.turn()?;
+        }
+        self.log.tell_left_out();
+        Ok(())
+    }
+
+    /// Waits for something to happen and acts on all of it, once.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let known_until = self.wait()?;
+        self.note()?;
+        self.act();
+        self.expire(known_until);
+        Ok(())
+    }
+
+    /// Sleeps until the poller has events or something is due; not at all if anything can run. Returns until when
+    /// everything that happened is known ([`Silence`]).
+    fn wait(&mut self) -> io::Result<Option<Moment>> {
+        let due = self.deadlines.next(self.silence.judged_from());
+        let earliest = [due, self.log.deadline()].into_iter().flatten().min();
+        let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
+        let timeout = if self.run_queue.is_empty() {
+            earliest.zip(began).map(|(when, began)| when.since(began))
+        } else {
+            Some(Duration::ZERO)
+        };
+        let returned = match self.system.wait(timeout) {
+            // A signal, or only SIGSTOP and SIGCONT: there are no events, but there may be some the next time.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            result => {
+                result?;
+                Some(self.system.events().count())
+            }
+        };
+        self.turns += 1;
+        let last_ended = self.now;
+        self.now = self.system.now();
+        self.log.refill(self.now);
+        Ok(began.and_then(|began| {
+            self.silence.after(&Wait {
+                began,
+                ended: self.now,
+                last_ended,
+                timeout,
+                returned,
+                most: self.system.most_events(),
+                sources: self.connections.len() + OTHER_SOURCES,
+            })
+        }))
+    }
+
+    /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
+    fn note(&mut self) -> io::Result<()> {
+        let (mut signalled, mut timed) = (false, false);
+        for (token, readiness) in self.system.events() {
+            match token {
+                SIGNALS => signalled = true,
+                TIMER => timed = true, // The turn is all that was asked for.
+                LISTENER => {
+                    if self.accepting.as_mut().is_some_and(Accepting::note) {
+                        self.run_queue.push(LISTENER);
+                    }
+                }
+                token => {
+                    if let Some(connection) = self.connections.get_mut(token.0) {
+                        connection.note(readiness);
+                        self.run_queue.push(token);
+                    }
+                }
+            }
+        }
+        if timed {
+            self.wake_at = None;
+            self.system.take_timer()?;
+        }
+        if signalled {
+            let taken = self.system.take_signals()?;
+            self.happened.extend(taken.into_iter().map(Event::Signal));
+        }
+        Ok(())
+    }
+
+    /// Serves everything that can run, once, in order, within the budget of a turn.
+    fn act(&mut self) {
+        let mut moved = 0;
+        for _ in 0..self.run_queue.len() {
+            match self.run_queue.pop() {
+                Some(LISTENER) => self.accept(),
+                Some(token) => moved += self.service_connection(token),
+                None => break,
+            }
+            if moved >= TURN_BUDGET {
+                break;
+            }
+        }
+    }
+
+    /// Serves one connection. Returns how many bytes it moved.
+    fn service_connection(&mut self, token: Token) -> u64 {
+        // A slot is freed in here only, and its token is queued once: each one in the queue is that of its connection.
+        let connection = &mut self.connections[token.0];
+        let memory_before = connection.memory();
+        let connecting = connection.is_connecting();
+        let connected_after = connecting.then(|| self.system.now().since(connection.opened()));
+        let moved_before = connection.received() + connection.sent();
+        let mut context = Context {
+            now: self.now,
+            clock: &self.system,
+            scratch: &mut self.scratch,
+            room_now: self.memory.room_now(memory_before),
+            room_most: self.memory.limits().connection_buffer,
+            short_read_is_last: S::SHORT_READ_IS_LAST,
+            log: &mut self.log,
+            notified: false,
+        };
+        let outcome = connection.service(&mut context);
+        let notified = context.notified;
+        let moved = connection.received() + connection.sent() - moved_before;
+        self.memory.changed(memory_before, connection.memory());
+        if let Some(after) = connected_after
+            && !connection.is_connecting()
+        {
+            self.happened.push_back(Event::Connected { token, after });
+        }
+        if let Outcome::Ended(end) = outcome {
+            self.remove(token, end); // The event carries the protocol, and so whatever it notified of.
+            return moved;
+        }
+        if notified {
+            self.happened.push_back(Event::Notified { token });
+        }
+        if matches!(outcome, Outcome::Runnable) {
+            self.run_queue.push(token);
+        }
+        self.arm(token);
+        moved
+    }
+
+    /// Accepts the connections that wait, up to a budget.
+    fn accept(&mut self) {
+        let mut accepted = false;
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(accepting) = &mut self.accepting else { return };
+            if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {
+                return; // The end of the rest, the next edge or the next connection that ends resumes.
+            }
+            match self.system.accept(&accepting.socket) {
+                Ok((stream, addr)) => {
+                    accepted = true;
+                    let protocol = (accepting.protocol_for)(addr);
+                    self.admit(stream, addr, protocol);
+                }
+                Err(error) => match AcceptError::of(&error) {
+                    AcceptError::Empty => {
+                        accepting.ready = false;
+                        if self.draining {
+                            self.stop_listening();
+                        }
+                        return;
+                    }
+                    AcceptError::Gone => debug!("a connection was gone before it was accepted: {error}"),
+                    AcceptError::Exhausted => return self.rest_from_accepting(&error),
+                },
+            }
+        }
+        if accepted {
+            self.resume_accepting(); // At the back of the queue.
+        } else {
+            self.rest_from_accepting(&io::Error::other("one connection after the other was gone"));
+        }
+    }
+
+    /// Takes in an accepted connection.
+    fn admit(&mut self, stream: S::Stream, addr: SocketAddr, protocol: P) {
+        let mut connection = Connection::open(stream, addr, protocol, self.now);
+        if self.draining {
+            connection.drain();
+        }
+        if let Some(token) = self.insert(connection) {
+            self.happened.push_back(Event::Accepted { token, addr });
+            if self.draining {
+                self.run_queue.push(token);
+            }
+        }
+    }
+
+    /// Registers a connection and gives it a slot. One that cannot be registered ends at once.
+    fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
+        let token = Token(self.connections.vacant_key());
+        if let Err(error) = self.system.register(connection.transport_mut(), token) {
+            let connecting = connection.is_connecting();
+            let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
+            self.never_opened(connection.addr(), connection.into_protocol(), end);
+            return None;
+        }
+        self.connections.insert(connection);
+        self.arm(token);
+        Some(token)
+    }
+
+    /// A connection ended before it had a slot.
+    fn never_opened(&mut self, addr: SocketAddr, protocol: P, end: End) {
+        self.happened.push_back(Event::Closed { token: None, addr, protocol, end, received: 0, sent: 0 });
+        self.resume_accepting(); // Its descriptor is free again.
+    }
+
+    /// Frees a connection's slot. Closing the socket takes it out of the poller, as no descriptor is ever duplicated.
+    fn remove(&mut self, token: Token, end: End) {
+        let connection = self.connections.remove(token.0);
+        self.deadlines.disarm(token);
+        self.memory.changed(connection.memory(), 0);
+        let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
+        let protocol = connection.into_protocol();
+        self.happened.push_back(Event::Closed { token: Some(token), addr, protocol, end, received, sent });
+        self.resume_accepting();
+    }
+
+    /// Out of descriptors or memory: no edge will tell when that is over.
+    fn rest_from_accepting(&mut self, error: &io::Error) {
+        if self.log.allows(&CANNOT_ACCEPT) {
+            warn!(
+                "cannot accept with {} connections open: {error}; new connections wait (ulimit -n shows the limit)",
+                self.connections.len()
+            );
+        }
+        if let Some(accepting) = &mut self.accepting {
+            accepting.resting = true;
+            self.deadlines.set(Due::Accept, self.now.plus(ACCEPT_RETRY));
+        }
+    }
+
+    /// There may be room for another connection: look, if one waits.
+    fn resume_accepting(&mut self) {
+        if self.accepting.as_mut().is_some_and(Accepting::resume) {
+            self.deadlines.cancel(Due::Accept);
+            self.run_queue.push(LISTENER);
+        }
+    }
+
+    /// Sees to it that the loop wakes up for a connection's next deadline.
+    fn arm(&mut self, token: Token) {
+        if let Some((when, _)) = self.connections[token.0].deadline(&self.timeouts) {
+            self.deadlines.arm(token, when);
+        }
+    }
+
+    /// Sees to what is due. Connections are only marked and queued: they end in `act`.
+    fn expire(&mut self, known_until: Option<Moment>) {
+        while let Some(due) = self.deadlines.pop(self.now, known_until) {
+            match due {
+                Due::Accept => self.resume_accepting(),
+                Due::StopAnswering => self.change_all(|connection, _, _| connection.stop_answering()),
+                Due::CutOff => {
+                    self.stop_listening();
+                    self.change_all(|connection, timeouts, now| {
+                        connection.expire(Timeout::Drain, timeouts, now);
+                    });
+                }
+                Due::Connection(token) => self.expire_connection(token, known_until),
+            }
+        }
+    }
+
+    fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
+        let connection = &mut self.connections[token.0];
+        match connection.deadline(&self.timeouts) {
+            // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
+            Some((_, Timeout::Idle | Timeout::Stall)) if self.run_queue.contains(token) => {}
+            Some((when, timeout)) if known_until.is_some_and(|known_until| when <= known_until) => {
+                if connection.expire(timeout, &self.timeouts, self.now) {
+                    self.run_queue.push(token);
+                } else {
+                    self.arm(token);
+                }
+            }
+            _ => self.arm(token),
+        }
+    }
+
+    /// Does something to every connection, and sees to it that all are served for it.
+    fn change_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
+        for (key, connection) in &mut self.connections {
+            change(connection, &self.timeouts, self.now);
+            self.run_queue.push(Token(key));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::echo::Echo;
+    use mio::net::TcpStream;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // mio's TcpStream carries a registration check in debug builds and on its poll(2) backend.
+        let extra = size_of::<TcpStream>() - size_of::<std::os::fd::RawFd>();
+        let bytes = size_of::<Connection<TcpStream, Echo>>();
+        assert!(bytes - extra.next_multiple_of(8) <= 120, "{bytes} bytes, {extra} of them mio's");
+    }
+}

@@ -1,0 +1,209 @@
+//! What a connection does with the bytes that it carries.
+//!
+//! Owns the trait that a server of your own implements and the [`Outbox`] it answers through. Knows no socket,
+//! no clock and no loop, so a protocol is tested by calling it.
+
+use log::info;
+
+use crate::engine::buffer::SendBuffer;
+use crate::engine::escape::Escaped;
+use crate::engine::log_budget::{Line, LogBudget};
+use crate::engine::peer_addr::PeerAddr;
+use crate::engine::time::{Clock, Moment};
+
+/// One end of one connection: bytes in, bytes out.
+///
+/// The connection calls these functions when there is something to say and carries out what they ask for:
+/// partial sends, backpressure, half-close and errors are its work, not the protocol's. A protocol that counts
+/// the bytes of each line and answers with the count:
+///
+/// ```
+/// use multiconn::protocol::{Outbox, Protocol};
+///
+/// struct Count;
+///
+/// impl Protocol for Count {
+///     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+///         let mut consumed = 0;
+///         for line in input.split_inclusive(|&byte| byte == b'\n') {
+///             // A line that is not whole yet is left where it is, and shown again with more behind it. So is one
+///             // whose answer has no room, until the peer has read some of what waits for it.
+///             if !line.ends_with(b"\n") || out.room() < 32 {
+///                 break;
+///             }
+///             out.copy(format!("{}\n", line.len() - 1).as_bytes());
+///             consumed += line.len();
+///         }
+///         consumed
+///     }
+/// }
+/// ```
+pub trait Protocol {
+    /// Takes what has arrived: `input` is everything received and not yet consumed, oldest first.
+    ///
+    /// Returns how many of its bytes are done with. The rest waits in the connection's inbound buffer and is shown
+    /// again, with more behind it, when more arrives or when the queue of outbound bytes has been sent. A protocol
+    /// that wants more than a whole buffer before it consumes anything ends its connection
+    /// ([`End::MessageTooLong`](crate::engine::connection::End::MessageTooLong)).
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
+
+    /// Puts bytes to send of the protocol's own accord into `space`, from its beginning on.
+    ///
+    /// Called whenever the socket takes bytes and none are queued, so that "the next message when the last is out"
+    /// is what happens by itself; and again until it produces nothing. What it produces is written at once.
+    fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
+        let _ = (space, clock);
+        Produced::Nothing
+    }
+
+    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes when
+    /// it has.
+    fn blocked(&mut self) {}
+
+    /// The peer has finished sending: its FIN was read.
+    ///
+    /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out
+    /// before our own FIN, which follows in any case.
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        let _ = (rest, out);
+    }
+
+    /// Whether what arrives can lead to something to send. It does for most servers: nothing is then read while too much
+    /// waits to be sent (backpressure). A protocol that sends of its own accord and only looks at what comes back must
+    /// say no: if both sides wait for the other to read, they wait for ever.
+    fn answers(&self) -> bool {
+        true
+    }
+
+    /// What the peer has to do not to be called idle. For a server, anything at all.
+    fn expects(&self) -> Expects {
+        Expects::Anything
+    }
+
+    /// Bytes arrived: the place for a log line about them. By default there is none.
+    fn log_received(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        let _ = (bytes, peer, log);
+    }
+
+    /// The socket took bytes: the place for a log line about them. By default `Sending b"…" to …`, as the tutorial has it.
+    fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        static SENDING: Line = Line::info("Sending");
+        if log.allows(&SENDING) {
+            info!("Sending {} to {peer}", Escaped(bytes));
+        }
+    }
+}
+
+/// What is a sign of life, as long as an idle timeout runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expects {
+    /// Nothing: silence is in order.
+    Nothing,
+    /// A byte, in either direction.
+    Anything,
+    /// An answer that is owed since then. What the socket takes at once is no sign of life, as it takes megabytes for a
+    /// peer that is gone; what it takes after it was full is one.
+    AnswerSince(Moment),
+}
+
+/// What a protocol produced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Produced {
+    /// So many bytes; at least one.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Nothing any more: our FIN follows what was sent (a half-close). Input still arrives.
+    Finished,
+}
+
+/// Where a protocol puts its answer, and says what is to become of the connection.
+///
+/// The lifetime is that of the input: [`send`](Outbox::send) borrows from it, so that an echo costs no copy.
+pub struct Outbox<'a> {
+    /// The connection's own queue, lent for the call.
+    pub(crate) queue: SendBuffer,
+    /// Goes out behind the queue, straight from where it was read if the socket takes it.
+    pub(crate) tail: &'a [u8],
+    pub(crate) shut_down: bool,
+    pub(crate) abort: bool,
+    pub(crate) notify: bool,
+    limit: usize,
+    clock: &'a dyn Clock,
+}
+
+impl<'a> Outbox<'a> {
+    pub(crate) fn new(queue: SendBuffer, limit: usize, clock: &'a dyn Clock) -> Outbox<'a> {
+        Outbox { queue, tail: &[], shut_down: false, abort: false, notify: false, limit, clock }
+    }
+
+    /// The time now: just behind the read that brought the input.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Sends a part of the input without copying it, behind everything sent before.
+    ///
+    /// One such part in a call is free of any copy; a second puts the first into the queue.
+    pub fn send(&mut self, bytes: &'a [u8]) {
+        self.queue.push(self.tail, self.limit);
+        self.tail = bytes;
+    }
+
+    /// Sends bytes that live only for the call, by copying them into the queue.
+    pub fn copy(&mut self, bytes: &[u8]) {
+        self.send(&[]); // Keeps the order: what was borrowed so far goes first.
+        self.queue.push(bytes, self.limit);
+    }
+
+    /// How many more bytes may be sent before the connection is over its limit.
+    ///
+    /// Input never exceeds this, so a protocol whose answers are no longer than their input need not ask. One whose
+    /// answers are longer should stop consuming when they no longer fit; a connection that has more queued than its
+    /// limit, after the socket took what it could, is ended ([`End::Overflow`](crate::engine::connection::End::Overflow)).
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.queue.len() + self.tail.len())
+    }
+
+    /// Shuts our direction down: everything sent so far goes out, then our FIN (a half-close). Input still arrives.
+    pub fn shut_down(&mut self) {
+        self.shut_down = true;
+    }
+
+    /// Ends the connection at once; what was not sent yet is lost.
+    pub fn abort(&mut self) {
+        self.abort = true;
+    }
+
+    /// Tells the loop's role that this connection has something for it
+    /// ([`Event::Notified`](crate::engine::event_loop::Event::Notified)): how a chat learns that a line came in.
+    pub fn notify(&mut self) {
+        self.notify = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borrowed_and_copied_parts_keep_their_order() {
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
+        out.send(b"one ");
+        out.copy(b"two ");
+        out.send(b"three ");
+        out.send(b"four");
+        assert_eq!(out.queue.front(), b"one two three ");
+        assert_eq!(out.tail, b"four");
+        assert_eq!(out.room(), 100 - 18);
+    }
+
+    #[test]
+    fn one_borrowed_part_is_not_copied() {
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
+        out.send(b"as it is");
+        assert_eq!(out.queue.capacity(), 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! Until when it is known what happened: the proof of silence that a deadline needs before it ends a connection.
+//!
+//! Owns what the last waits proved. Knows no connection: it is told how each wait went.
+
+use std::time::Duration;
+
+use crate::engine::time::Moment;
+
+/// A loop that got no CPU for that long was stopped (SIGSTOP, Ctrl-Z, a frozen machine) or starved: a turn takes some
+/// milliseconds.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long no connection is judged by a deadline after such a pause. The peers may have been stopped as well, for
+/// instance by the same Ctrl-Z, and need a moment to answer.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How one wait for events went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// When it began.
+    pub(crate) began: Moment,
+    /// When it was over.
+    pub(crate) ended: Moment,
+    /// When the wait before was over.
+    pub(crate) last_ended: Moment,
+    /// How long it was to take at most.
+    pub(crate) timeout: Option<Duration>,
+    /// How many events it returned; none if it was interrupted.
+    pub(crate) returned: Option<usize>,
+    /// How many it could have returned.
+    pub(crate) most: usize,
+    /// How many sources of events there are.
+    pub(crate) sources: usize,
+}
+
+/// What the waits of a loop proved.
+///
+/// Deadlines are not judged by the clock: a connection must not be called idle while its bytes wait in its socket, as
+/// they may for all of them when a process was stopped and goes on, all deadlines over. Only a wait that began after a
+/// deadline, and returned all that was ready, proves that nothing came.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    /// The round of waits that is not complete.
+    round: Option<Round>,
+    judged_from: Moment,
+}
+
+/// A look at everything that was ready at one moment. It takes several waits if more is ready than one of them returns.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// When the first wait began.
+    began: Moment,
+    /// How many sources may have been ready then and were not returned yet.
+    left: usize,
+}
+
+impl Silence {
+    pub(crate) fn new() -> Silence {
+        Silence { round: None, judged_from: Moment::START }
+    }
+
+    /// The moment before which no connection is judged.
+    pub(crate) fn judged_from(&self) -> Moment {
+        self.judged_from
+    }
+
+    /// Takes note of a wait. Returns until when everything that happened is known, if anything is.
+    pub(crate) fn after(&mut self, wait: &Wait) -> Option<Moment> {
+        if wait.timeout.is_some_and(|timeout| wait.ended.since(wait.last_ended) > timeout + PAUSE) {
+            self.judged_from = wait.ended.plus(GRACE);
+        }
+        let known_until = self.all_returned_since(wait);
+        known_until.filter(|_| wait.ended >= self.judged_from)
+    }
+
+    /// A wait that is not full has returned all that was ready when it began. A full one may have left some behind. But
+    /// epoll returns what became ready first, first: waits that together return as many events as there are sources have
+    /// returned all that was ready when the first of them began, and nothing is known of what came later. So deadlines
+    /// are judged even where every wait is full.
+    fn all_returned_since(&mut self, wait: &Wait) -> Option<Moment> {
+        let round = self.round.take();
+        let returned = wait.returned?; // An interrupted wait proves nothing, and ends the round.
+        if returned < wait.most {
+            return Some(wait.began);
+        }
+        let Round { began, left } = round.unwrap_or(Round { began: wait.began, left: wait.sources });
+        let left = left.saturating_sub(returned);
+        if left == 0 {
+            return Some(began);
+        }
+        self.round = Some(Round { began, left });
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::after_start(Duration::from_millis(millis))
+    }
+
+    /// A wait from `began` to `ended`, in milliseconds, that returned as many of at most 10 events, of 25 sources.
+    fn wait(began: u64, ended: u64, returned: Option<usize>) -> Wait {
+        Wait {
+            began: at(began),
+            ended: at(ended),
+            last_ended: at(began),
+            timeout: Some(Duration::ZERO),
+            returned,
+            most: 10,
+            sources: 25,
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_not_full_proves_all_until_it_began() {
+        let mut silence = Silence::new();
+        assert_eq!(silence.after(&wait(5, 9, Some(9))), Some(at(5)));
+        assert_eq!(silence.after(&wait(12, 13, Some(0))), Some(at(12)));
+    }
+
+    #[test]
+    fn a_round_of_full_waits_proves_all_until_its_first_wait_began() {
+        let mut silence = Silence::new();
+        assert_eq!(silence.after(&wait(1, 2, Some(10))), None);
+        assert_eq!(silence.after(&wait(3, 4, Some(10))), None);
+        assert_eq!(silence.after(&wait(5, 6, Some(10))), Some(at(1)));
+        assert_eq!(silence.after(&wait(7, 8, Some(10))), None, "the next round begins");
+    }
+
+    #[test]
+    fn an_interrupted_wait_ends_a_round() {
+        let mut silence = Silence::new();
+        silence.after(&wait(1, 2, Some(10)));
+        silence.after(&wait(3, 4, Some(10)));
+        assert_eq!(silence.after(&wait(5, 6, None)), None);
+        assert_eq!(silence.after(&wait(7, 8, Some(10))), None);
+        assert_eq!(silence.after(&wait(9, 10, Some(3))), Some(at(9)));
+    }
+
+    #[test]
+    fn after_a_pause_nobody_is_judged_for_a_second() {
+        let mut silence = Silence::new();
+        silence.after(&wait(1, 2, Some(0)));
+        assert_eq!(silence.after(&Wait { ended: at(9000), ..wait(2, 0, Some(0)) }), None);
+        assert_eq!(silence.judged_from(), at(10_000));
+        assert_eq!(silence.after(&wait(9999, 9999, Some(0))), None);
+        assert_eq!(silence.after(&wait(10_000, 10_000, Some(0))), Some(at(10_000)));
+    }
+}

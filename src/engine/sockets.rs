@@ -1,0 +1,389 @@
+//! Sockets: names to addresses, listeners, connects, and what their errors mean.
+//!
+//! Owns every socket option the product sets and the reading of accept(2)'s and connect(2)'s errors. Keeps no socket
+//! and never waits, except for name resolution, which the system's resolver does in its own time.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+
+use mio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::engine::connection::{Transport, Unacknowledged};
+
+/// How a listener is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// How many connections may wait to be accepted. The kernel clips it (listen(2): `net.core.somaxconn`).
+    ///
+    /// A connect that finds it full is not refused but dropped, and the client's kernel tries again after a whole
+    /// second, so it has to hold the largest burst that is expected.
+    pub backlog: u32,
+    /// Lets several processes listen on the same port; the kernel shares the connections out (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+}
+
+impl Default for ListenOptions {
+    /// A backlog of 4,096 and a port of one's own.
+    fn default() -> ListenOptions {
+        ListenOptions { backlog: 4096, reuse_port: false }
+    }
+}
+
+/// All addresses of `host`: an IPv4 address, an IPv6 address with or without brackets, or a name.
+///
+/// An IPv4 address that is mapped into IPv6 (`::ffff:127.0.0.1`) is the IPv4 address: it names the same host, and an
+/// IPv6 socket takes it only if it is not for IPv6 alone.
+///
+/// An unknown name is an error; the list is never empty. Blocks while the system resolves a name.
+pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut addrs: Vec<SocketAddr> = Vec::new();
+    for addr in (without_brackets(host).unwrap_or(host), port).to_socket_addrs()? {
+        let addr = canonical(addr);
+        if !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    if addrs.is_empty() {
+        return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addrs)
+}
+
+/// What stands in the brackets, if `host` is in brackets.
+pub(crate) fn without_brackets(host: &str) -> Option<&str> {
+    host.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// The IPv4 address that is mapped into an IPv6 one; any other address as it is.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+        IpAddr::V6(_) => addr, // With its scope, which says on which link it is.
+    }
+}
+
+/// Listens on `host` and `port`, non-blocking; port 0 takes a free one.
+///
+/// An empty `host` means all interfaces: one socket for IPv6 and IPv4 where there is IPv6, else IPv4 alone. `::` is
+/// taken the same way, whatever `net.ipv6.bindv6only` says, and `0.0.0.0` is IPv4 alone. Of a name with several
+/// addresses, the first that can be bound is used.
+///
+/// mio's own `TcpListener::bind` fixes the backlog at 128 on some systems, hence socket2.
+pub fn listen(host: &str, port: u16, options: ListenOptions) -> io::Result<TcpListener> {
+    let addrs = if host.is_empty() {
+        vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]
+    } else {
+        resolve(host, port)?
+    };
+    let mut result = Err(io::Error::from(ErrorKind::AddrNotAvailable));
+    for addr in addrs {
+        result = listen_on(addr, options);
+        // Only an address that this host does not have is a reason to try the next: a port that is taken on one is
+        // the error to tell, not one to step around.
+        match &result {
+            Err(error) if is_foreign_address(error) => {}
+            _ => break,
+        }
+    }
+    result
+}
+
+fn is_foreign_address(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+        || error.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error())
+}
+
+fn listen_on(addr: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+    let socket = new_socket(addr)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(addr.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    // Connections of an earlier run that linger in TIME_WAIT do not keep its successor from the port.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(options.reuse_port)?;
+    // On Linux an accepted socket inherits these, which makes accepting two system calls and not five.
+    set_stream_options(&SockRef::from(&socket))?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Begins to connect to `addr`, non-blocking, from the local address `source` if there is one.
+///
+/// Whether it succeeded is found out later ([`Transport::finish_connect`]), once the socket is writable. An error now is
+/// one that needs no answer from the network: no route, no free local port (`EADDRNOTAVAIL`), no descriptor.
+pub fn connect(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = new_socket(addr)?;
+    set_stream_options(&SockRef::from(&socket))?;
+    if let Some(source) = source {
+        bind_late(&socket)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+/// A non-blocking TCP socket that is closed on exec.
+fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Lets a bind to an address leave the port open until the connect. Otherwise bind(2) has to find a port that is free
+/// for any destination, and 28,000 connections from one address are all there can be; now they are to each destination
+/// (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
+#[cfg(target_os = "linux")]
+fn bind_late(socket: &Socket) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+    Ok(setsockopt(socket, IpBindAddressNoPort, &true)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind_late(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
+    // A small answer is not held back until the last one is acknowledged.
+    socket.set_tcp_nodelay(true)?;
+    // An urgent byte stays in its place in the stream, to be echoed like any other.
+    socket.set_out_of_band_inline(true)?;
+    // A peer that vanished without a word is found out in the end.
+    socket.set_keepalive(true)
+}
+
+/// Accepts whoever waits longest, non-blocking.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, addr) = listener.accept()?;
+    // On Linux the options are inherited from the listener. A socket that takes none is one whose peer is gone.
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        set_stream_options(&SockRef::from(&stream)).map_err(|_| io::Error::from(Errno::CONNABORTED))?;
+    }
+    Ok((stream, canonical(addr)))
+}
+
+impl Transport for TcpStream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn finish_connect(&mut self) -> io::Result<bool> {
+        // The order matters: SO_ERROR is cleared by the first look, and a failed socket has no peer.
+        if let Some(error) = self.take_error()? {
+            return Err(error);
+        }
+        match self.peer_addr() {
+            // Connecting to an unused port of this very host, the kernel may choose that port for our end, and TCP's
+            // simultaneous open joins the socket to itself: there is no server, which is what "refused" means.
+            Ok(peer) if self.local_addr()? == peer => Err(Errno::CONNREFUSED.into()),
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.kind() == ErrorKind::NotConnected
+                    || error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        let bytes = tcp_state::unacknowledged(self.as_fd()).ok()?;
+        let last_acknowledgement = tcp_state::last_acknowledgement(self.as_fd()).ok()?;
+        Some(Unacknowledged { bytes, last_acknowledgement })
+    }
+}
+
+/// Whether connections can come from this address: an error says why not.
+pub fn check_source(source: IpAddr) -> io::Result<()> {
+    let addr = SocketAddr::new(source, 0);
+    new_socket(addr)?.bind(&addr.into())
+}
+
+/// How many local ports the system has for connections to one destination, if it says so.
+#[must_use]
+pub fn ephemeral_ports() -> Option<u32> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    (last + 1).checked_sub(first)
+}
+
+/// What an error of accept(2) means for the listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// Nobody waits.
+    Empty,
+    /// The connection that was to be accepted is gone, or its network is: accept(2) says to try the next.
+    Gone,
+    /// The process or the system is out of something; it will not get better by asking again at once.
+    Exhausted,
+}
+
+impl AcceptError {
+    /// Classifies an error that accept(2) returned. What is unknown counts as `Exhausted`, which never spins.
+    #[must_use]
+    pub fn of(error: &io::Error) -> AcceptError {
+        const GONE: [Errno; 10] = [
+            Errno::CONNABORTED,
+            Errno::INTR,
+            Errno::PROTO,
+            Errno::PERM, // A firewall forbids it.
+            Errno::NETDOWN,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+        ];
+        #[cfg(target_os = "linux")]
+        const GONE_ON_LINUX: Errno = Errno::NONET;
+        #[cfg(not(target_os = "linux"))]
+        const GONE_ON_LINUX: Errno = Errno::NETDOWN;
+        match Errno::from_io_error(error) {
+            Some(Errno::WOULDBLOCK) => AcceptError::Empty,
+            Some(errno) if GONE.contains(&errno) || errno == GONE_ON_LINUX => AcceptError::Gone,
+            _ => AcceptError::Exhausted,
+        }
+    }
+}
+
+/// What to check when a connect failed so; `others_stand`: others to the same place succeeded.
+#[must_use]
+pub fn connect_advice(error: &io::Error, others_stand: bool) -> &'static str {
+    match error.kind() {
+        // Nothing on the way is shut then: a listener whose queue is full drops a SYN, and so does a limit.
+        ErrorKind::TimedOut if others_stand => {
+            "others stand: most likely the server's accept queue is full (its backlog is too small, or it accepts too \
+             slowly), or a limit on connections is reached"
+        }
+        ErrorKind::ConnectionRefused => "is the server running, and is the port right? A firewall may refuse, too",
+        ErrorKind::TimedOut => "is the host up, and does every firewall on the way let this TCP port through?",
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
+            "is the address right, and is there a route to it?"
+        }
+        ErrorKind::AddrNotAvailable => {
+            "there is no free local port for this destination: wait for old connections to leave TIME_WAIT, or widen \
+             net.ipv4.ip_local_port_range"
+        }
+        ErrorKind::PermissionDenied => "does a local firewall rule forbid it?",
+        ErrorKind::ConnectionReset => "the server, or something between, ended it at once: its log may say why",
+        ErrorKind::UnexpectedEof => "is it an echo server?",
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => "raise the limit of open files (ulimit -n)",
+        _ if error.raw_os_error().is_none() => "is the host name right?",
+        _ => "see connect(2) for what the system means by it",
+    }
+}
+
+/// What to do when a listener could not be bound.
+#[must_use]
+pub fn listen_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::AddrInUse => "another program listens there (`ss -ltnp` names it): end it or choose another port",
+        ErrorKind::PermissionDenied => "ports below 1024 need a special right: choose a higher one",
+        ErrorKind::AddrNotAvailable => "no interface of this host has that address: `ip addr` shows those there are",
+        _ => "is the host name right?",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::{FdFlags, fcntl_getfd};
+
+    #[test]
+    fn brackets_around_an_ipv6_address_are_accepted() {
+        assert_eq!(resolve("[::1]", 7).unwrap(), resolve("::1", 7).unwrap());
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        assert_eq!(resolve("::ffff:127.0.0.1", 7).unwrap(), resolve("127.0.0.1", 7).unwrap());
+        assert_eq!(resolve("[::ffff:0.0.0.0]", 7).unwrap(), resolve("0.0.0.0", 7).unwrap());
+        assert_eq!(resolve("fe80::1%1", 7).unwrap()[0].to_string(), "[fe80::1%1]:7", "a scope is kept");
+    }
+
+    #[test]
+    fn accept_errors_are_told_apart() {
+        let of = |errno: Errno| AcceptError::of(&errno.into());
+        assert_eq!(of(Errno::AGAIN), AcceptError::Empty);
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::NETUNREACH, Errno::PERM] {
+            assert_eq!(of(errno), AcceptError::Gone);
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::BADF] {
+            assert_eq!(of(errno), AcceptError::Exhausted);
+        }
+        assert_eq!(AcceptError::of(&io::Error::other("no errno at all")), AcceptError::Exhausted);
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        let listener = listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = accept(&listener).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.out_of_band_inline().unwrap());
+        assert!(socket.keepalive().unwrap());
+    }
+
+    #[test]
+    fn descriptors_are_closed_on_exec() {
+        let listener = listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+        let stream = connect(None, listener.local_addr().unwrap()).unwrap();
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        };
+        assert!(fcntl_getfd(&listener).unwrap().contains(FdFlags::CLOEXEC));
+        assert!(fcntl_getfd(&stream).unwrap().contains(FdFlags::CLOEXEC));
+        assert!(fcntl_getfd(&accepted).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_socket_joined_to_itself_is_refused() {
+        // Bound to the port that it connects to, the socket meets itself at once.
+        let socket = new_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.connect(&own).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(socket.into());
+        let refused = stream.finish_connect().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn the_wildcard_takes_both_families_and_0_0_0_0_only_one() {
+        for host in ["", "::", "[::]"] {
+            let Ok(listener) = listen(host, 0, ListenOptions::default()) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            std::net::TcpStream::connect(("127.0.0.1", port)).expect(host);
+        }
+        let listener = listen("0.0.0.0", 0, ListenOptions::default()).unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4());
+    }
+
+    #[test]
+    fn a_refused_connect_is_told_by_finish_connect() {
+        let closed = listen("127.0.0.1", 0, ListenOptions::default()).unwrap().local_addr().unwrap();
+        let mut stream = connect(None, closed).unwrap();
+        // On loopback the answer is there when connect(2) returns.
+        let error = stream.finish_connect().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(connect_advice(&error, false).contains("server running"));
+    }
+}

@@ -1,0 +1,226 @@
+//! What the loop asks of the operating system: sockets, readiness, signals and the time.
+//!
+//! Owns the poller, the timer, the signal pipe and the clock. Decides nothing and keeps nothing about a connection: it
+//! reports, and the loop acts. It is a trait so that the whole loop runs as well on a simulated network, where each
+//! run with the same seed is the same run.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::engine::connection::{Readiness, Transport};
+use crate::engine::signals::{Signal, Signals};
+use crate::engine::sockets;
+use crate::engine::time::{Clock, Moment};
+use crate::engine::timer::Timer;
+
+/// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
+pub const LISTENER: Token = Token(usize::MAX);
+/// The token of the signals.
+pub const SIGNALS: Token = Token(usize::MAX - 1);
+/// The token of the timer.
+pub const TIMER: Token = Token(usize::MAX - 2);
+
+/// How many events one wait of epoll's returns at most. If more connections are ready, the rest comes in the next turn,
+/// which keeps a turn short; at 12 bytes an event, the buffer is small.
+const EVENTS_A_WAIT: usize = 1024;
+
+/// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Whether mio uses epoll, which promises another edge after a short read. Its poll(2) backend reports a socket again
+/// only after a `WouldBlock` of mio's own.
+const EPOLL: bool = cfg!(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)));
+
+/// An operating system with an edge-triggered poller: each change of readiness is reported once.
+pub trait System: Clock {
+    /// A connection's socket.
+    type Stream: Transport;
+    /// A socket that accepts.
+    type Listener;
+
+    /// Whether a read that returns less than was asked for means that the socket is empty, and that the next byte will
+    /// be reported. epoll(7) promises it for streams; other pollers report a socket again only after a `WouldBlock`.
+    const SHORT_READ_IS_LAST: bool;
+
+    /// Reports about `stream` from now on, under `token`, until it is dropped.
+    fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()>;
+
+    /// Reports about `listener` from now on, under [`LISTENER`], until it is dropped.
+    fn register_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+
+    /// Begins to connect to `addr`, from the local address `source` if there is one.
+    fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<Self::Stream>;
+
+    /// Takes whoever waits longest. [`AcceptError`](super::sockets::AcceptError) tells what an error means.
+    fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+
+    /// Waits for events, `timeout` at the most; for ever if there is none. They replace those of the last wait.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// How many events one wait returns at most. Where more sockets are ready, the next waits return the others first:
+    /// what became ready later comes behind them.
+    fn most_events(&self) -> usize;
+
+    /// What the last wait found.
+    fn events(&self) -> impl Iterator<Item = (Token, Readiness)>;
+
+    /// Reports signals from now on, under [`SIGNALS`].
+    fn catch_signals(&mut self) -> io::Result<()>;
+
+    /// The signals that came, each once; asked for after each event of [`SIGNALS`].
+    fn take_signals(&mut self) -> io::Result<Vec<Signal>>;
+
+    /// Reports the passing of so much time, once, under [`TIMER`]; `None`: no more.
+    fn set_timer(&mut self, wait: Option<Duration>) -> io::Result<()>;
+
+    /// Called after each event of [`TIMER`].
+    fn take_timer(&mut self) -> io::Result<()>;
+}
+
+/// The real one: mio's `Poll`, sockets, and the monotonic clock.
+pub struct Mio {
+    poll: Poll,
+    events: Events,
+    signals: Option<Signals>,
+    timer: Timer,
+    began: Instant,
+    busy_poll: Duration,
+    polled: Duration,
+}
+
+impl fmt::Debug for Mio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mio").field("poll", &self.poll).finish_non_exhaustive()
+    }
+}
+
+impl Mio {
+    /// A poller with nothing registered. Its clock begins now.
+    pub fn new() -> io::Result<Mio> {
+        Ok(Mio {
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_A_WAIT),
+            signals: None,
+            timer: Timer::new(TIMER),
+            began: Instant::now(),
+            busy_poll: Duration::ZERO,
+            polled: Duration::ZERO,
+        })
+    }
+
+    /// From now on a wait asks again and again for so long before it sleeps. Falling asleep and waking up take longer
+    /// than most answers on a short path; not doing so costs up to a whole core.
+    #[must_use]
+    pub fn with_busy_poll(self, busy_poll: Duration) -> Mio {
+        Mio { busy_poll, ..self }
+    }
+
+    /// How much time went into asking again and again: CPU time that did no work.
+    #[must_use]
+    pub fn time_polled(&self) -> Duration {
+        self.polled
+    }
+
+    /// Asks again and again, for so long. Returns whether anything was found.
+    fn poll_busily(&mut self, time: Duration) -> io::Result<bool> {
+        let began = Instant::now();
+        loop {
+            let result = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+            let elapsed = began.elapsed();
+            if result.is_err() || !self.events.is_empty() || elapsed >= time {
+                self.polled += elapsed;
+                return result.map(|()| !self.events.is_empty());
+            }
+        }
+    }
+}
+
+impl Clock for Mio {
+    fn now(&self) -> Moment {
+        Moment::after_start(self.began.elapsed())
+    }
+}
+
+impl System for Mio {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+    const SHORT_READ_IS_LAST: bool = EPOLL;
+
+    fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
+        self.poll.registry().register(stream, token, INTEREST)
+    }
+
+    fn register_listener(&mut self, listener: &mut TcpListener) -> io::Result<()> {
+        self.poll.registry().register(listener, LISTENER, Interest::READABLE)
+    }
+
+    fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
+        sockets::connect(source, addr)
+    }
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        sockets::accept(listener)
+    }
+
+    fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
+        let busily = timeout.map_or(self.busy_poll, |timeout| timeout.min(self.busy_poll));
+        if !busily.is_zero() {
+            if self.poll_busily(busily)? {
+                return Ok(());
+            }
+            timeout = timeout.map(|timeout| timeout.saturating_sub(busily));
+        }
+        self.poll.poll(&mut self.events, timeout)
+    }
+
+    fn most_events(&self) -> usize {
+        // mio's poll(2) backend returns all there are, however many that is.
+        if EPOLL { EVENTS_A_WAIT } else { usize::MAX }
+    }
+
+    fn events(&self) -> impl Iterator<Item = (Token, Readiness)> {
+        self.events.iter().map(|event| (event.token(), readiness(event)))
+    }
+
+    fn catch_signals(&mut self) -> io::Result<()> {
+        self.signals = Some(Signals::catch(self.poll.registry(), SIGNALS)?);
+        Ok(())
+    }
+
+    fn take_signals(&mut self) -> io::Result<Vec<Signal>> {
+        match &mut self.signals {
+            Some(signals) => signals.take(self.poll.registry()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn set_timer(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.timer.set(self.poll.registry(), wait)
+    }
+
+    fn take_timer(&mut self) -> io::Result<()> {
+        if EPOLL {
+            return Ok(()); // epoll sees the next time that it goes off as an edge.
+        }
+        self.timer.rearm(self.poll.registry())
+    }
+}
+
+/// What an event says about a connection. An error or a hang-up concerns both directions, whatever else the event says.
+fn readiness(event: &mio::event::Event) -> Readiness {
+    let over = event.is_error() || (event.is_read_closed() && event.is_write_closed());
+    Readiness {
+        readable: event.is_readable() || event.is_read_closed() || over,
+        writable: event.is_writable() || event.is_write_closed() || over,
+        read_closed: event.is_read_closed() || over,
+        urgent: event.is_priority(),
+    }
+}

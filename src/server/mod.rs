@@ -1,0 +1,183 @@
+//! The server: a listener, a protocol for whoever comes, and an orderly end.
+//!
+//! Owns the life of a serving loop: what it says about its connections, what it does on a signal, how it ends. Knows
+//! nothing of bytes; for an echo server the protocol is [`Echo`](crate::server::echo::Echo).
+
+pub mod echo;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::engine::connection::{End, Timeouts};
+use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
+use crate::engine::log_budget::Line;
+use crate::engine::protocol::Protocol;
+use crate::engine::signals::Signal;
+use crate::engine::sockets::{self, ListenOptions};
+use crate::engine::system::Mio;
+
+/// How a server listens and what it allows its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How the listener is made.
+    pub listen: ListenOptions,
+    /// How much it may hold.
+    pub limits: Limits,
+    /// After how long without a byte in either direction a connection is ended; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// After how long a connection is closed whose peer takes no byte while some wait for it; `None`: never.
+    pub stall_timeout: Option<Duration>,
+    /// How long to wait for peers to finish when the server ends, and for a peer whose idle connection it ends.
+    pub drain_timeout: Duration,
+    /// How long to poll without sleeping after the last event ([`Mio::with_busy_poll`]).
+    pub busy_poll: Duration,
+}
+
+impl Default for Config {
+    /// No idle timeout, 60 s for a stalled peer, 10 s to drain, no busy polling, and the default limits.
+    fn default() -> Config {
+        Config {
+            listen: ListenOptions::default(),
+            limits: Limits::default(),
+            idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(60)),
+            drain_timeout: Duration::from_secs(10),
+            busy_poll: Duration::ZERO,
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It stopped listening and drained its connections, as far as the time allowed.
+    Drained,
+    /// A second signal ended it at once.
+    Killed(Signal),
+}
+
+static ACCEPTED: Line = Line::info("Accepted connection from");
+static CLOSING: Line = Line::info("Closing connection");
+
+/// A server that is bound and has not begun to serve.
+///
+/// ```no_run
+/// use multiconn::protocol::echo::Echo;
+/// use multiconn::server::{Config, Server};
+///
+/// let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), |_| Echo)?;
+/// server.catch_signals()?;
+/// server.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Server<P> {
+    event_loop: EventLoop<P>,
+    addr: SocketAddr,
+    drain_timeout: Duration,
+}
+
+impl<P: Protocol> Server<P> {
+    /// Listens on `host` and `port` (see [`sockets::listen`]), to talk `protocol_for(peer)` with each peer.
+    ///
+    /// Peers can connect from now on; they are served by [`run`](Server::run).
+    pub fn bind(
+        host: &str,
+        port: u16,
+        config: &Config,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<Server<P>> {
+        let listener = sockets::listen(host, port, config.listen)?;
+        let addr = listener.local_addr()?;
+        let timeouts = Timeouts {
+            connect: None,
+            idle: config.idle_timeout,
+            stall: config.stall_timeout,
+            linger: Some(config.drain_timeout),
+        };
+        let system = Mio::new()?.with_busy_poll(config.busy_poll);
+        let mut event_loop = EventLoop::on(system, config.limits, timeouts);
+        event_loop.listen(listener, protocol_for)?;
+        Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
+    }
+
+    /// The address it listens on, with the port that it got if it asked for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From now on SIGINT and SIGTERM drain the server, and a second one ends it at once. SIGUSR1 is an event for
+    /// [`run_with`](Server::run_with): the time to print what the server is doing.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        self.event_loop.catch_signals()
+    }
+
+    /// Serves until a signal ends it.
+    pub fn run(self) -> io::Result<Ending> {
+        self.run_with(|_, _| {})
+    }
+
+    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections have
+    /// to do with each other.
+    pub fn run_with(mut self, on_event: impl FnMut(Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
+        info!("Listening on {}", self.addr);
+        let mut serving = Serving { drain_timeout: self.drain_timeout, drained_by: None, killed_by: None, on_event };
+        self.event_loop.run(&mut serving)?;
+        Ok(serving.killed_by.map_or(Ending::Drained, Ending::Killed))
+    }
+}
+
+/// What a server does while its loop turns.
+struct Serving<H> {
+    drain_timeout: Duration,
+    drained_by: Option<Signal>,
+    killed_by: Option<Signal>,
+    on_event: H,
+}
+
+impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> {
+    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
+        match &event {
+            Event::Accepted { addr, .. } => {
+                if event_loop.log_budget().allows(&ACCEPTED) {
+                    info!("Accepted connection from {addr}");
+                }
+            }
+            Event::Closed { addr, end, .. } => {
+                if event_loop.log_budget().allows(&CLOSING) {
+                    match end {
+                        End::Finished => info!("Closing connection to {addr}"),
+                        end => info!("Closing connection to {addr}: {end}"),
+                    }
+                }
+            }
+            // The table is the program's business.
+            Event::Signal(Signal::Status) | Event::Connected { .. } | Event::Notified { .. } => {}
+            Event::Signal(signal) => self.end(*signal, event_loop),
+        }
+        (self.on_event)(event, event_loop);
+    }
+}
+
+impl<H> Serving<H> {
+    fn end<P: Protocol>(&mut self, signal: Signal, event_loop: &mut EventLoop<P>) {
+        if self.drained_by.is_some() {
+            warn!("Caught {}, exiting at once", signal.name());
+            self.killed_by = Some(signal);
+            event_loop.stop();
+            return;
+        }
+        self.drained_by = Some(signal);
+        info!("Caught {}, exiting", signal.name());
+        let open = event_loop.connections().len();
+        if open > 0 {
+            let seconds = self.drain_timeout.as_secs_f64();
+            let what = if open == 1 { "1 connection".to_owned() } else { format!("{open} connections") };
+            info!("Finishing {what}, for {seconds} s at the most; a second signal ends at once");
+        }
+        event_loop.drain(self.drain_timeout);
+    }
+}

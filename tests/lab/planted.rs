@@ -1,0 +1,295 @@
+//! Do the tests bite? Bugs of the kinds that such a loop has are planted, one at a time, in a copy of the sources; for
+//! each, the tests named beside it must fail.
+//!
+//! Takes some minutes, most of them compiling: `cargo test --test planted -- --ignored --nocapture`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use common::figure;
+
+/// A change of the sources that is a bug, and who has to notice it.
+struct Bug {
+    name: &'static str,
+    file: &'static str,
+    /// Stands once in the file.
+    right: &'static str,
+    wrong: &'static str,
+    /// Which of cargo's targets has tests that notice, and what their names have in common.
+    tests: (&'static [&'static str], &'static str),
+}
+
+const SIMULATION: (&[&str], &str) = (&["--test", "simulation"], "");
+
+const BUGS: &[Bug] = &[
+    Bug {
+        name: "an edge is forgotten when the next one comes",
+        file: "src/engine/wire.rs",
+        right: "self.ready.readable |= event.readable;",
+        wrong: "self.ready.readable = event.readable;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "the end is missed behind a short read",
+        file: "src/engine/wire.rs",
+        right: "short_read_is_last && !self.ready.read_closed &&",
+        wrong: "short_read_is_last &&",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "bytes behind an urgent mark are missed",
+        file: "src/engine/wire.rs",
+        right: " && !self.ready.urgent {",
+        wrong: " {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "queued bytes are dropped at the peer's end",
+        file: "src/engine/connection.rs",
+        right: "if self.writing == Writing::Finishing && self.outbound.is_empty() {",
+        wrong: "if self.writing == Writing::Finishing {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a short write is taken for a full socket",
+        file: "src/engine/wire.rs",
+        right: "                    taken += count;\n",
+        wrong: "                    taken += count;\n                    self.ready.writable = taken == bytes.len();\n",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "no budget for one connection",
+        file: "src/engine/connection.rs",
+        right: "if moved >= SERVICE_BUDGET {",
+        wrong: "if moved >= usize::MAX {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "no backpressure",
+        file: "src/engine/connection.rs",
+        right: "Reading::Open if self.outbound.len() > context.room_now / 2 => 0,",
+        wrong: "Reading::Open if self.outbound.len() > usize::MAX / 2 => 0,",
+        tests: (&["--lib"], "connection"),
+    },
+    Bug {
+        name: "a client whose own queue is full does not read",
+        file: "src/client/exchange.rs",
+        right: "fn answers(&self) -> bool {\n        false",
+        wrong: "fn answers(&self) -> bool {\n        true",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "what waits in our own queue passes for missing",
+        file: "src/client/exchange.rs",
+        right: "self.sending.bytes.saturating_sub(out.queue.len() as u64);",
+        wrong: "self.sending.bytes;",
+        tests: (&["--lib"], "our_own_queue"),
+    },
+    Bug {
+        name: "foreign bytes are called by the time they came",
+        file: "src/client/exchange.rs",
+        right: "if all_begun && self.sending.within == 0 {",
+        wrong: "if all_begun || self.sending.within == 0 {",
+        tests: (&["--lib"], "whatever_the_timing"),
+    },
+    Bug {
+        name: "what is unread is reset by a bare close",
+        file: "src/engine/connection.rs",
+        right: "            self.finish();\n            self.reading = Reading::Discarding;",
+        wrong: "            self.finish();\n            self.reading = Reading::Finished;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "who has spent its budget is not served again",
+        file: "src/engine/event_loop.rs",
+        right: "if matches!(outcome, Outcome::Runnable) {",
+        wrong: "if matches!(outcome, Outcome::Runnable) && false {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "no retry of accepting after a time",
+        file: "src/engine/event_loop.rs",
+        right: "            self.deadlines.set(Due::Accept, self.now.plus(ACCEPT_RETRY));\n",
+        wrong: "",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "accepting is not resumed when a connection ends",
+        file: "src/engine/event_loop.rs",
+        right: "end, received, sent });\n        self.resume_accepting();",
+        wrong: "end, received, sent });",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a connection that was gone ends a burst of accepts",
+        file: "src/engine/event_loop.rs",
+        right: "AcceptError::Gone => debug!(\"a connection was gone before it was accepted: {error}\"),",
+        wrong: "AcceptError::Gone => return,",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "exhaustion is met by asking again at once",
+        file: "src/engine/event_loop.rs",
+        right: "AcceptError::Exhausted => return self.rest_from_accepting(&error),",
+        wrong: "AcceptError::Exhausted => return self.resume_accepting(),",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "an event for a token that does not exist is believed",
+        file: "src/engine/event_loop.rs",
+        right: "if let Some(connection) = self.connections.get_mut(token.0) {\n                        connection.note(readiness);",
+        wrong: "{\n                        let connection = &mut self.connections[token.0];\n                        connection.note(readiness);",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "an interrupted wait ends the loop",
+        file: "src/engine/event_loop.rs",
+        right: "Err(error) if error.kind() == io::ErrorKind::Interrupted => None,",
+        wrong: "Err(error) if error.kind() == io::ErrorKind::NotFound => None,",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "the memory of connections that ended is never given back",
+        file: "src/engine/event_loop.rs",
+        right: "        self.memory.changed(connection.memory(), 0);\n",
+        wrong: "",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "the cap on all memory is no cap",
+        file: "src/engine/memory.rs",
+        right: "self.limits.total_buffer.saturating_sub(self.held);",
+        wrong: "self.limits.total_buffer;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "the cap on connections is no cap",
+        file: "src/engine/event_loop.rs",
+        right: "if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {",
+        wrong: "if accepting.resting || !accepting.ready {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "an unregistered connection is kept",
+        file: "src/engine/event_loop.rs",
+        right: "            self.never_opened(connection.addr(), connection.into_protocol(), end);\n            return None;\n",
+        wrong: "            let _ = end;\n",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a drain forgets who waits in the backlog",
+        file: "src/engine/event_loop.rs",
+        right: "        if let Some(accepting) = &mut self.accepting {\n            accepting.ready = true;\n        }\n        self.resume_accepting();",
+        wrong: "        self.accepting = None;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "who was idle is judged by the clock alone",
+        file: "src/engine/silence.rs",
+        right: "let known_until = self.all_returned_since(wait);",
+        wrong: "let known_until = self.all_returned_since(wait).map(|_| wait.ended);",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a round is judged by its last wait",
+        file: "src/engine/silence.rs",
+        right: "            return Some(began);\n        }\n        self.round",
+        wrong: "            return Some(wait.began);\n        }\n        self.round",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a full wait counts as a look at everything",
+        file: "src/engine/silence.rs",
+        right: "if returned < wait.most {",
+        wrong: "if returned <= wait.most {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a loop that was stopped gives its peers no time to answer",
+        file: "src/engine/silence.rs",
+        right: "self.judged_from = wait.ended.plus(GRACE);",
+        wrong: "self.judged_from = wait.ended;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "only what the socket takes is progress",
+        file: "src/engine/connection.rs",
+        right: "        if !worth_a_look {",
+        wrong: "        if worth_a_look || !worth_a_look {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a peer that reads nothing is kept for ever",
+        file: "src/engine/progress.rs",
+        right: "let again = self.looks + 1 < LOOKS;",
+        wrong: "let again = self.looks < LOOKS;",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "what comes back is not compared",
+        file: "src/client/exchange.rs",
+        right: "_ if !self.work.verify => input.len(),",
+        wrong: "_ if self.work.connections > 0 => input.len(),",
+        tests: SIMULATION,
+    },
+];
+
+#[test]
+#[ignore = "compiles the library once for each planted bug: some minutes"]
+fn planted_bugs_are_caught() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
+    copy_sources(root, &copy);
+    for (targets, filter) in [(SIMULATION.0, ""), (&["--lib"], ""), (&["--test", "server"], "stopped")] {
+        assert!(passes(&copy, (targets, filter)), "{targets:?} fail without any planted bug");
+    }
+    let mut missed = Vec::new();
+    for Bug { name, file, right, wrong, tests } in BUGS {
+        let path = copy.join(file);
+        let source = fs::read_to_string(&path).unwrap();
+        assert_eq!(source.matches(right).count(), 1, "{name}: what is to be changed in {file} has changed itself");
+        fs::write(&path, source.replace(right, wrong)).unwrap();
+        let begun = Instant::now();
+        let caught = !passes(&copy, *tests);
+        println!("{}: {name} ({:.0?})", if caught { "caught" } else { "MISSED" }, begun.elapsed());
+        if !caught {
+            missed.push(name);
+        }
+        fs::write(&path, source).unwrap();
+    }
+    figure("planted bugs caught", format_args!("{} of {}", BUGS.len() - missed.len(), BUGS.len()));
+    assert!(missed.is_empty(), "not caught: {missed:#?}");
+}
+
+/// Copies what git knows of, as it is now.
+fn copy_sources(root: &Path, copy: &Path) {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
+    assert!(listed.status.success(), "git knows what belongs to the sources");
+    for name in listed.stdout.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        let name = std::str::from_utf8(name).unwrap();
+        let (from, to) = (root.join(name), copy.join(name));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        // An unchanged file keeps its time, so that nothing is compiled again for it.
+        if fs::read(&from).ok() != fs::read(&to).ok() {
+            fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// Whether these tests pass. They must compile.
+fn passes(copy: &Path, (targets, filter): (&[&str], &str)) -> bool {
+    let cargo = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.current_dir(copy).env("CARGO_TARGET_DIR", copy.join("target")).env("RUST_BACKTRACE", "0");
+        command.env("MULTICONN_WORLDS", "3000"); // Some bugs show in few of them; the first ends the test.
+        command.args(["test", "--locked", "--quiet"]).args(targets).args(more).output().unwrap()
+    };
+    let built = cargo(&["--no-run"]);
+    assert!(built.status.success(), "{targets:?} do not compile: {}", String::from_utf8_lossy(&built.stderr));
+    cargo(&[filter]).status.success()
+}
