@@ -14,7 +14,7 @@ const SHOWN: usize = 64;
 /// More than 64 bytes are cut, and the whole length is named: `b"aaaa…" (65536 bytes)`.
 ///
 /// ```
-/// # use multiconn::escape::Escaped;
+/// # use multiconn::Escaped;
 /// assert_eq!(Escaped(b"It's \x1b[31mred\n").to_string(), r#"b"It's \x1b[31mred\n""#);
 /// ```
 #[derive(Clone, Copy, Debug)]

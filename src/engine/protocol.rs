@@ -18,7 +18,7 @@ use crate::engine::time::{Clock, Moment};
 /// the bytes of each line and answers with the count:
 ///
 /// ```
-/// use multiconn::protocol::{Outbox, Protocol};
+/// use multiconn::{Outbox, Protocol};
 ///
 /// struct Count;
 ///

@@ -65,7 +65,7 @@ static CLOSING: Line = Line::info("Closing connection");
 /// A server that is bound and has not begun to serve.
 ///
 /// ```no_run
-/// use multiconn::protocol::echo::Echo;
+/// use multiconn::server::echo::Echo;
 /// use multiconn::server::{Config, Server};
 ///
 /// let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), |_| Echo)?;
