@@ -123,11 +123,11 @@ enum Buffer {
     Grown,
 }
 
-/// How many blocks make a receive buffer grow to its limit: 1 GiB, a second's work.
+/// What is sent to make a receive buffer grow, in blocks: 1 GiB, a second's work.
 const BLOCKS_TO_GROW: usize = 65_536;
 
-/// The longest time for which the kernel's queue for a reader did not shrink, and the size of the reader's buffer. The
-/// reader takes `rate` bytes a second, a tenth of them every 0.1 s.
+/// The longest time in which a reader's kernel acknowledged nothing, and the size of its buffer in the end. The reader
+/// takes `rate` bytes a second, a tenth of them every 0.1 s.
 fn longest_gap(rate: usize, buffer: Buffer, time: Duration) -> (Duration, usize) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -140,30 +140,30 @@ fn longest_gap(rate: usize, buffer: Buffer, time: Duration) -> (Duration, usize)
     if let Buffer::Grown = buffer {
         let mut flooder = writer.try_clone().unwrap();
         let flood = thread::spawn(move || (0..BLOCKS_TO_GROW).for_each(|_| flooder.write_all(&BLOCK).unwrap()));
-        let mut space = vec![0; BLOCK.len()];
-        (0..BLOCKS_TO_GROW).for_each(|_| reader.read_exact(&mut space).unwrap());
+        let mut space = vec![0; 64 * BLOCK.len()]; // Many at a time: the buffer grows with what one read takes.
+        (0..BLOCKS_TO_GROW / 64).for_each(|_| reader.read_exact(&mut space).unwrap());
         flood.join().unwrap();
     }
     writer.set_nonblocking(true).unwrap();
-    while writer.write(&BLOCK).is_ok() {}
-    let size = SockRef::from(&reader).recv_buffer_size().unwrap();
+    let mut slow_reader = reader.try_clone().unwrap();
     thread::spawn(move || {
         let mut piece = vec![0; rate / 10];
-        while reader.read(&mut piece).is_ok_and(|count| count > 0) {
+        while slow_reader.read(&mut piece).is_ok_and(|count| count > 0) {
             thread::sleep(Duration::from_millis(100)); // A slow reader is what is measured.
         }
     });
-    let (begun, mut shrunk, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
-    let mut held = tcp_state::unacknowledged(writer.as_fd()).unwrap();
-    while begun.elapsed() < time && held > 0 {
-        let holds = tcp_state::unacknowledged(writer.as_fd()).unwrap();
-        if holds < held {
-            longest = longest.max(shrunk.elapsed());
-            (held, shrunk) = (holds, Instant::now());
+    let (begun, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+    let (mut written, mut acknowledged) = (0_usize, 0);
+    while begun.elapsed() < time {
+        written += std::iter::from_fn(|| writer.write(&BLOCK).ok()).sum::<usize>(); // The queue is always full.
+        let taken = written.saturating_sub(tcp_state::unacknowledged(writer.as_fd()).unwrap() as usize);
+        if taken > acknowledged {
+            longest = longest.max(last.elapsed());
+            (acknowledged, last) = (taken, Instant::now());
         }
         thread::sleep(Duration::from_millis(20)); // No event says that a queue shrinks.
     }
-    (longest.max(shrunk.elapsed()), size)
+    (longest.max(last.elapsed()), SockRef::from(&reader).recv_buffer_size().unwrap())
 }
 
 /// What `--stall-timeout` can tell: a shorter one than these would take the reader for stalled.
