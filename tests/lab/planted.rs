@@ -227,7 +227,7 @@ const BUGS: &[Bug] = &[
         name: "a peer that reads nothing is kept for ever",
         file: "src/engine/progress.rs",
         right: "let again = self.looks + 1 < LOOKS;",
-        wrong: "let again = self.looks < LOOKS;",
+        wrong: "let again = true;",
         tests: SIMULATION,
     },
     Bug {
