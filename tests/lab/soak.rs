@@ -33,7 +33,7 @@ const TOTAL_BUFFER: u64 = 16 * MIB;
 /// More than are ever open at once here.
 const MOST_CONNECTIONS: u64 = 2000;
 
-/// Random numbers that a seed repeats on every machine: `SplitMix64`.
+/// A rough one that is the same for a seed wherever it runs: `SplitMix64`.
 struct Dice(u64);
 
 impl Dice {
