@@ -59,7 +59,7 @@ impl Dice {
     }
 }
 
-/// An error that a peer found.
+/// What a peer found wrong.
 type Fault = String;
 
 /// What all peers share.
