@@ -388,6 +388,15 @@ impl<T, P> Connection<T, P> {
         }
     }
 
+    /// What happened at `turn`, the beginning of a turn that took long, may have happened as late as `end`.
+    pub(crate) fn redate(&mut self, turn: Moment, end: Moment) {
+        for time in [&mut self.last_active, &mut self.progress.waiting_since] {
+            if *time == turn {
+                *time = end;
+            }
+        }
+    }
+
     /// Our FIN follows what waits.
     fn finish(&mut self) {
         if self.writing == Writing::Open {
@@ -502,16 +511,21 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if !worth_a_look {
             return false;
         }
-        if let Some(found) = self.wire.transport.unacknowledged()
-            && let Some(since) = self.progress.look(self.wire.sent, found, now)
-        {
+        let found = self.wire.transport.unacknowledged();
+        let progress_since = found.and_then(|found| self.progress.look(self.wire.sent, found, now));
+        if timeout == Timeout::Idle && !owes_an_answer && self.progress.kernel_holds {
+            // From now on the stall timeout judges the peer. The last of the bytes that the kernel holds were sent no
+            // later than a byte last moved; the last acknowledgement may be much older.
+            self.progress.waiting_since = self.progress.waiting_since.max(self.last_active);
+        }
+        if let Some(since) = progress_since {
             self.peer_took_bytes(since);
             return true;
         }
         match timeout {
             Timeout::Idle if !owes_an_answer => {
                 if self.progress.kernel_holds && timeouts.stall.is_none() {
-                    self.last_active = now; // Nobody judges whether the peer takes what waits for it.
+                    self.last_active = now; // Without a stall timeout, nothing judges whether the peer takes the bytes.
                 }
                 self.progress.kernel_holds
             }

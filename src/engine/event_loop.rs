@@ -38,6 +38,10 @@ const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 /// timer is for when other processes hold what is missing.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// A turn that took longer than this was stopped in the middle (SIGSTOP, a frozen machine). Otherwise a turn takes some
+/// milliseconds, by which deadlines may well be early.
+const LONG_TURN: Duration = Duration::from_millis(20);
+
 /// What may be ready beside the connections: the listener, the signals and the timer.
 const OTHER_SOURCES: usize = 3;
 
@@ -70,7 +74,8 @@ pub struct EventLoop<P, S: System = Mio> {
     wake_at: Option<Moment>,
     now: Moment,
     turns: u64,
-    draining: bool,
+    /// When the drain is cut off; none if the loop does not drain.
+    drain_until: Option<Moment>,
     stopped: bool,
 }
 
@@ -110,7 +115,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             wake_at: None,
             now: Moment::START,
             turns: 0,
-            draining: false,
+            drain_until: None,
             stopped: false,
         }
     }
@@ -219,9 +224,10 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs. There is
     /// no way back: connections that the role opens or accepts from now on are drained as well.
     pub fn drain(&mut self, timeout: Duration) {
-        self.draining = true;
+        let cut_off = self.now.plus(timeout);
+        self.drain_until = Some(cut_off);
         self.deadlines.set(Due::StopAnswering, self.now.plus(timeout / 2));
-        self.deadlines.set(Due::CutOff, self.now.plus(timeout));
+        self.deadlines.set(Due::CutOff, cut_off);
         if let Some(accepting) = &mut self.accepting {
             accepting.ready = true;
         }
@@ -304,6 +310,14 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         let due = self.deadlines.next(self.silence.judged_from());
         let earliest = [due, self.log.deadline()].into_iter().flatten().min();
         let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
+        if let Some(began) = began
+            && began.since(self.now) > LONG_TURN
+        {
+            // Bytes that moved in that turn were dated with its beginning, and may have moved at its end.
+            for (_, connection) in &mut self.connections {
+                connection.redate(self.now, began);
+            }
+        }
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
@@ -367,13 +381,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves everything that can run, once, in order, within the budget of a turn.
     fn act(&mut self) {
+        // Before any slot is freed: a slot that is freed below stays empty until the role has heard that its connection
+        // ended. What the role sends to the old connection until then reaches no new one.
+        if self.run_queue.take_listener() {
+            self.accept();
+        }
         let mut moved = 0;
-        for _ in 0..self.run_queue.len() {
-            match self.run_queue.pop() {
-                Some(LISTENER) => self.accept(),
-                Some(token) => moved += self.service_connection(token),
-                None => break,
-            }
+        for _ in 0..self.run_queue.waiting_connections() {
+            let Some(token) = self.run_queue.pop() else { break };
+            moved += self.service_connection(token);
             if moved >= TURN_BUDGET {
                 break;
             }
@@ -438,7 +454,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
                         accepting.ready = false;
-                        if self.draining {
+                        if self.drain_until.is_some() {
                             self.stop_listening();
                         }
                         return;
@@ -449,7 +465,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
         }
         if accepted {
-            self.resume_accepting(); // At the back of the queue.
+            self.resume_accepting(); // In the next turn.
         } else {
             self.rest_from_accepting(&io::Error::other("one connection after the other was gone"));
         }
@@ -457,19 +473,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Takes in an accepted connection.
     fn admit(&mut self, stream: S::Stream, addr: SocketAddr, protocol: P) {
-        let mut connection = Connection::open(stream, addr, protocol, self.now);
-        if self.draining {
-            connection.drain();
-        }
-        if let Some(token) = self.insert(connection) {
+        if let Some(token) = self.insert(Connection::open(stream, addr, protocol, self.now)) {
             self.happened.push_back(Event::Accepted { token, addr });
-            if self.draining {
-                self.run_queue.push(token);
-            }
         }
     }
 
-    /// Registers a connection and gives it a slot. One that cannot be registered ends at once.
+    /// Registers a connection and gives it a slot. One that cannot be registered ends at once. While the loop drains, the
+    /// connection is drained as well.
     fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
         let token = Token(self.connections.vacant_key());
         if let Err(error) = self.system.register(connection.transport_mut(), token) {
@@ -477,6 +487,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
             self.never_opened(connection.addr(), connection.into_protocol(), end);
             return None;
+        }
+        if let Some(cut_off) = self.drain_until {
+            connection.drain();
+            if self.now >= cut_off {
+                connection.expire(Timeout::Drain, &self.timeouts, self.now);
+            }
+            self.run_queue.push(token);
         }
         self.connections.insert(connection);
         self.arm(token);
@@ -549,8 +566,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
         let connection = &mut self.connections[token.0];
         match connection.deadline(&self.timeouts) {
-            // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
-            Some((_, Timeout::Idle | Timeout::Stall)) if self.run_queue.contains(token) => {}
+            // A connection in the run queue may have in its socket what it was missing: bytes, room, the answer to a
+            // connect. Its next service arms the deadline again.
+            Some((_, Timeout::Idle | Timeout::Stall | Timeout::Connect)) if self.run_queue.contains(token) => {}
             Some((when, timeout)) if known_until.is_some_and(|known_until| when <= known_until) => {
                 if connection.expire(timeout, &self.timeouts, self.now) {
                     self.run_queue.push(token);

@@ -14,6 +14,7 @@
 mod dice;
 mod network;
 mod peer;
+mod promises;
 mod world;
 
 use std::panic;

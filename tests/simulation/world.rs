@@ -11,7 +11,7 @@ use std::time::Duration;
 use multiconn::client::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
 use multiconn::client::rate::Rate;
 use multiconn::internals::connection::{End, Timeout, Timeouts};
-use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
+use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role, Token};
 use multiconn::internals::time::Moment;
 use multiconn::server::echo::Echo;
 
@@ -21,7 +21,7 @@ use crate::peer::{Kind, Outcome, Peer};
 
 type Side = multiconn::client::side::Side<Echo>;
 
-const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
+pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 
 /// The times of a world, far longer than anything in it takes, so that one that runs out was earned.
 const TIMEOUTS: Timeouts = Timeouts {
@@ -64,6 +64,8 @@ struct Tester {
     drained: Option<(Moment, BTreeMap<Id, u64>)>,
     /// Draining ended because its time was over.
     cut: bool,
+    /// The connections that the loop has handed over, until it says that they ended.
+    known: BTreeMap<Token, SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +103,16 @@ impl Role<Side, Simulated> for Tester {
     }
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side, Simulated>) {
+        self.check_tokens(event_loop);
+        match event {
+            Event::Closed { token: Some(token), .. } => {
+                self.known.remove(&token);
+            }
+            Event::Accepted { token, addr } => {
+                self.known.insert(token, addr);
+            }
+            _ => {}
+        }
         match event {
             Event::Closed { protocol: Side::Client(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
@@ -123,6 +135,16 @@ impl Role<Side, Simulated> for Tester {
 }
 
 impl Tester {
+    /// While the role has not heard that a connection ended, its token names no other connection: what the role sends to
+    /// it would go to a stranger.
+    fn check_tokens(&self, event_loop: &EventLoop<Side, Simulated>) {
+        for (&token, &addr) in &self.known {
+            if let Some(connection) = event_loop.connection(token) {
+                assert_eq!(connection.addr(), addr, "{token:?} was given away before the role heard that it was free");
+            }
+        }
+    }
+
     /// What must hold at any time.
     fn check(&self, event_loop: &EventLoop<Side, Simulated>) {
         let mut memory = 0;
@@ -290,6 +312,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
         served: BTreeMap::new(),
         drained: None,
         cut: false,
+        known: BTreeMap::new(),
     };
     event_loop.run(&mut tester).unwrap();
 

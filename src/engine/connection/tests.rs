@@ -509,6 +509,18 @@ fn without_time_to_linger_an_idle_connection_ends_at_once() {
 }
 
 #[test]
+fn a_byte_that_moved_in_a_long_turn_moved_as_late_as_its_end() {
+    let mut bench = Bench::new(Echo, []);
+    bench.now = at(3);
+    bench.readable([Bytes(b"ping")]);
+    bench.waits();
+    bench.connection.redate(at(2), at(9));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(103), Timeout::Idle)), "it did not move in that turn");
+    bench.connection.redate(at(3), at(9));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(109), Timeout::Idle)));
+}
+
+#[test]
 fn the_time_to_stall_begins_with_the_wait_and_again_with_each_byte() {
     let mut bench = Bench::new(Echo, []).output([BLOCKED, Takes(1), BLOCKED]);
     bench.waits();
@@ -1014,6 +1026,29 @@ fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
     assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(102)));
     assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(101 + 100), Timeout::Idle)), "it took the last bytes");
     assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(201)));
+}
+
+#[test]
+fn a_peer_has_the_whole_time_to_stall_for_bytes_that_an_idle_timeout_found_in_the_kernel() {
+    let timeouts = Timeouts { idle: Some(Duration::from_secs(5)), stall: Some(Duration::from_secs(60)), ..TIMEOUTS };
+    // Acknowledged before: nothing, or an answer of long ago.
+    for (earlier, ago) in [(None, 200), (Some(Bytes(b"long ago")), 50)] {
+        let mut bench = Bench::new(Echo, earlier);
+        bench.waits();
+        bench.now = at(199);
+        bench.readable([Bytes(b"ping")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&timeouts), Some((at(204), Timeout::Idle)));
+        bench.connection.wire.transport.unacknowledged = Some(held(4, ago));
+        assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(204)));
+        let ended = loop {
+            let (when, timeout) = bench.connection.deadline(&timeouts).unwrap();
+            if bench.connection.expire(timeout, &timeouts, when) {
+                break when;
+            }
+        };
+        assert_eq!(ended, at(199 + 60), "the last acknowledgement is {ago} s old");
+    }
 }
 
 #[test]
