@@ -1,4 +1,6 @@
 //! What the loop promises its role, each promise on a network in which nothing goes wrong.
+//!
+//! Owns one small role for each promise. The worlds check what must be true of every byte.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -40,7 +42,7 @@ fn loop_for<P: Protocol + 'static>(
     (network, event_loop)
 }
 
-/// Always has something to say.
+/// Produces bytes whenever it is asked.
 struct Talker;
 
 impl Protocol for Talker {
@@ -94,10 +96,10 @@ fn a_connection_that_the_role_opens_while_the_loop_drains_is_drained_as_well() {
 
 #[test]
 fn a_connect_that_was_answered_in_time_may_wait_for_its_service() {
-    /// As many peers that send without end as take three turns to serve.
+    /// How many peers send without end: serving them takes three turns.
     const FIREHOSES: usize = 40;
 
-    /// Lets the firehoses run, and connects when all of them stand in the run queue.
+    /// Lets all peers send, and connects when all of their connections are in the run queue.
     struct Connector {
         network: Rc<RefCell<Network>>,
         firehoses: Vec<Id>,
@@ -137,5 +139,5 @@ fn a_connect_that_was_answered_in_time_may_wait_for_its_service() {
     let mut connector = Connector { network, firehoses, accepted: 0, turns: 0, outcome: None };
     event_loop.run(&mut connector).unwrap();
     assert!(matches!(connector.outcome, Some(Ok(()))), "{:?}", connector.outcome);
-    assert!(connector.turns > 3, "it did not have to wait");
+    assert!(connector.turns > 3, "the connection was served at once, so the test proves nothing");
 }
