@@ -51,8 +51,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "queued bytes are dropped at the peer's end",
         file: "src/engine/connection.rs",
-        right: "if self.writing == Writing::Finishing && self.outbound.is_empty() {",
-        wrong: "if self.writing == Writing::Finishing {",
+        right: "if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {",
+        wrong: "if self.writing == Writing::ShuttingDown {",
         tests: SIMULATION,
     },
     Bug {
@@ -100,8 +100,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "what is unread is reset by a bare close",
         file: "src/engine/connection.rs",
-        right: "            self.finish();\n            self.reading = Reading::Discarding;",
-        wrong: "            self.finish();\n            self.reading = Reading::Finished;",
+        right: "            self.shut_down_behind_queue();\n            self.reading = Reading::Discarding;",
+        wrong: "            self.shut_down_behind_queue();\n            self.reading = Reading::Ended;",
         tests: SIMULATION,
     },
     Bug {
