@@ -219,11 +219,12 @@ fn a_crowd_that_never_reads_stays_within_the_total() {
 }
 
 #[test]
-#[ignore = "takes 15 s"]
+#[ignore = "takes 30 s"]
 fn a_thousand_that_never_read_stay_within_the_total() {
     const CROWD: u64 = 1000;
     raise_limit().unwrap();
-    let server = Server::start(&["--stall-timeout", "10s"]);
+    // Each is looked at every 5 s, within a second or two of the others: between two rounds of looks there is rest.
+    let server = Server::start(&["--stall-timeout", "20s"]);
     let before = rss(&server.program);
     let streams: Vec<TcpStream> = (0..CROWD).map(|_| connect_with_small_buffers(server.addr)).collect();
     let begun = Instant::now();
@@ -242,7 +243,7 @@ fn a_thousand_that_never_read_stay_within_the_total() {
 
     settle(&server.program);
     let (woken, used) = cost_of_rest(&server.program, Duration::from_secs(3));
-    assert!(begun.elapsed() < Duration::from_secs(10), "too slow a machine to have measured rest");
+    assert!(begun.elapsed() < Duration::from_secs(20), "too slow a machine to have measured rest");
     figure("CPU while 1,000 peers are stuck", format_args!("{used:?} in 3 s, {woken} wake-ups"));
     // Not nothing, with full windows so small: the kernel's probes of them carry some bytes now and then.
     assert!(used <= Duration::from_millis(30), "{woken} wake-ups, {used:?}");
