@@ -15,8 +15,8 @@ use multiconn::cli::{self, Verbosity};
 use multiconn::server::{Config, Server};
 use multiconn::{Event, EventLoop, Outbox, Protocol, Token};
 
-/// How many bytes of one member's lines are taken at a time. Each line becomes longer by its speaker's address, and the lines
-/// have to fit into the others' buffers. The rest waits in the member's own inbound buffer.
+/// How many bytes of one member's lines are taken at a time. Each line becomes longer by its speaker's address, and the
+/// lines have to fit into the others' buffers. The rest waits in the member's own inbound buffer.
 const TALK_AT_A_TIME: usize = 16 * 1024;
 
 /// One member: its address, and its lines that were not sent to the others yet.

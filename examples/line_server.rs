@@ -3,8 +3,8 @@
 //!     cargo run --example line_server [HOST [PORT]]
 //!     nc 127.0.0.1 65432
 //!
-//! All it takes is the [`Protocol`] below. A line that is not whole yet stays in the connection's inbound buffer; partial
-//! sends, slow readers, half-close, signals and limits are the library's business.
+//! All it takes is the [`Protocol`] below. A line that is not whole yet stays in the connection's inbound buffer;
+//! partial sends, slow readers, half-close, signals and limits are the library's business.
 
 use std::process::ExitCode;
 
@@ -15,8 +15,8 @@ use multiconn::{Outbox, Protocol};
 /// One connection's state.
 #[derive(Default)]
 struct UpperCase {
-    /// How many bytes of the unfinished line were searched for its end already. Without this number, a line that arrives
-    /// byte by byte would be searched from its beginning each time.
+    /// How many bytes of the unfinished line were searched for its end already. Without this number, a line that
+    /// arrives byte by byte would be searched from its beginning each time.
     searched: usize,
 }
 

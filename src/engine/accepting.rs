@@ -1,7 +1,7 @@
 //! The listener, and whether the loop may accept from it now.
 //!
-//! Owns the listening socket, the function that makes a protocol for a peer, and the sticky flag that peers may wait. Never
-//! accepts by itself: the loop does, at most once a turn.
+//! Owns the listening socket, the function that makes a protocol for a peer, and the sticky flag that peers may wait.
+//! Never accepts by itself: the loop does, at most once a turn.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,8 +26,8 @@ impl<L, P> Accepting<L, P> {
         Accepting { socket, protocol_for: Box::new(protocol_for), ready: false, resting: false }
     }
 
-    /// Notes that the poller reported peers. Returns whether to accept them now: while accepting rests, only the flag is
-    /// set.
+    /// Notes that the poller reported peers. Returns whether to accept them now: while accepting rests, only the flag
+    /// is set.
     pub(crate) fn note(&mut self) -> bool {
         self.ready = true;
         !self.resting

@@ -1,7 +1,7 @@
 //! The bytes that a socket has not taken yet.
 //!
-//! Owns one queue of bytes, and the rule by which its memory grows and is freed. Never decides how much may be queued: the
-//! connection passes its limit with each push.
+//! Owns one queue of bytes, and the rule by which its memory grows and is freed. Never decides how much may be queued:
+//! the connection passes its limit with each push.
 
 use std::collections::VecDeque;
 
@@ -50,8 +50,8 @@ impl SendBuffer {
 
     /// Appends `bytes`.
     ///
-    /// The memory grows to what is needed or, if that is more, to twice what it was, but at most to `limit` bytes. Only if
-    /// more than `limit` bytes wait does the queue hold more memory than that.
+    /// The memory grows to what is needed or, if that is more, to twice what it was, but at most to `limit` bytes. Only
+    /// if more than `limit` bytes wait does the queue hold more memory than that.
     #[inline] // Mostly there is nothing to queue.
     pub fn push(&mut self, bytes: &[u8], limit: usize) {
         if !bytes.is_empty() {
@@ -80,8 +80,8 @@ impl SendBuffer {
     }
 }
 
-/// The capacity that a buffer should have to hold `needed` bytes. If `capacity` is not enough, it is doubled, so that the
-/// next bytes fit as well; but beyond `limit` it is no more than needed.
+/// The capacity that a buffer should have to hold `needed` bytes. If `capacity` is not enough, it is doubled, so that
+/// the next bytes fit as well; but beyond `limit` it is no more than needed.
 pub(crate) fn grown(needed: usize, capacity: usize, limit: usize) -> usize {
     if needed <= capacity { capacity } else { needed.max(limit.min(capacity * 2)) }
 }

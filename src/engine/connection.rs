@@ -42,8 +42,8 @@ pub struct Connection<T, P> {
     outbound: SendBuffer,
     protocol: P,
     opened: Moment,
-    /// When a byte last moved, in either direction. If the peer owes an answer, a byte that the socket takes at once does
-    /// not count.
+    /// When a byte last moved, in either direction. If the peer owes an answer, a byte that the socket takes at once
+    /// does not count.
     last_active: Moment,
     progress: Progress,
     reading: Reading,
@@ -126,9 +126,9 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// With bytes waiting of which the peer takes none.
     pub stall: Option<Duration>,
-    /// How long a connection that we shut down first is kept, so that its input is read to the end. A bare close(2) with
-    /// unread input sends RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122, 4.2.2.13;
-    /// RFC 2525, 2.17). With `None`, an idle connection is closed at once.
+    /// How long a connection that we shut down first is kept, so that its input is read to the end. A bare close(2)
+    /// with unread input sends RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122,
+    /// 4.2.2.13; RFC 2525, 2.17). With `None`, an idle connection is closed at once.
     pub linger: Option<Duration>,
 }
 
@@ -144,8 +144,8 @@ pub struct Context<'a> {
     pub room_now: usize,
     /// How many bytes it could buffer if memory were plenty. A message longer than that is too long.
     pub room_most: usize,
-    /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
-    /// other pollers report a socket again only after a `WouldBlock`.
+    /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for
+    /// streams; other pollers report a socket again only after a `WouldBlock`.
     pub short_read_is_last: bool,
     /// The budget for lines about traffic.
     pub log: &'a mut LogBudget,
@@ -347,8 +347,8 @@ impl<T, P> Connection<T, P> {
     /// Queues bytes from outside of the protocol; the next service sends them.
     ///
     /// # Errors
-    /// Nothing is queued if the connection would then hold more than `room_now` bytes, or if its connect is under way, or
-    /// if our FIN was decided on.
+    /// Nothing is queued if the connection would then hold more than `room_now` bytes, or if its connect is under way,
+    /// or if our FIN was decided on.
     pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<(), SendError> {
         if self.writing != Writing::Open || self.ending.due().is_some() {
             return Err(SendError::Finishing);
@@ -362,8 +362,8 @@ impl<T, P> Connection<T, P> {
         Ok(())
     }
 
-    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what arrives
-    /// later is thrown away, up to the peer's FIN.
+    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what
+    /// arrives later is thrown away, up to the peer's FIN.
     pub fn drain(&mut self) {
         if self.ending == Ending::ByItself {
             self.ending = Ending::Draining;
@@ -500,14 +500,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         true
     }
 
-    /// Looks at the kernel's queue, if that can tell anything. Returns whether the connection goes on in spite of the time
-    /// that ran out.
+    /// Looks at the kernel's queue, if that can tell anything. Returns whether the connection goes on in spite of the
+    /// time that ran out.
     fn may_go_on(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
         let owes_an_answer = matches!(self.protocol.expects(), Expects::AnswerSince(_));
         let worth_a_look = match timeout {
             Timeout::Stall => true,
-            // The kernels of both ends take megabytes for a peer that reads nothing. So if the peer owes an answer, only
-            // what they take after they were full is a sign of life.
+            // The kernels of both ends take megabytes for a peer that reads nothing. So if the peer owes an answer,
+            // only what they take after they were full is a sign of life.
             Timeout::Idle => !owes_an_answer || !self.outbound.is_empty(),
             Timeout::Linger => self.reading != Reading::Discarding,
             Timeout::Connect | Timeout::Drain => false,
@@ -548,9 +548,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
     }
 
-    /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers the
-    /// end of input; writes what the protocol produces; sends our FIN if all is done. Returns whether there may be more
-    /// to do at once.
+    /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers
+    /// the end of input; writes what the protocol produces; sends our FIN if all is done. Returns whether there may be
+    /// more to do at once.
     fn advance(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         // If no end was decided, this costs one comparison.
         if self.ending != Ending::ByItself
@@ -641,7 +641,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.writing != Writing::Open || !self.wire.ready.writable || !self.outbound.is_empty() {
             return Ok(0);
         }
-        // The peer sent its FIN and may have closed its socket. A write could bring a reset before its last bytes are read.
+        // The peer sent its FIN and may have closed its socket. A write could bring a reset before its last bytes are
+        // read.
         if self.wire.end_is_near() {
             return Ok(0);
         }
@@ -705,11 +706,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// How many bytes to read: never more than there is room to queue, because the socket may take none of the answer.
-    /// Above the high-water mark, half of the room, nothing is read. Otherwise a stalled transfer would crawl on in reads
-    /// of a few bytes each, one whenever a few bytes have left the queue.
+    /// Above the high-water mark, half of the room, nothing is read. Otherwise a stalled transfer would crawl on in
+    /// reads of a few bytes each, one whenever a few bytes have left the queue.
     ///
-    /// Input that is not answered needs no room in the queue and does not wait for any: the peer may read no more before
-    /// we have read what it sent.
+    /// Input that is not answered needs no room in the queue and does not wait for any: the peer may read no more
+    /// before we have read what it sent.
     fn read_size(&self, context: &Context<'_>) -> usize {
         let room = match self.reading {
             Reading::Open if !self.protocol.answers() => context.room_now.saturating_sub(self.inbound.len()),
@@ -740,8 +741,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Shows the protocol `input` behind what it left of earlier input, and keeps what it leaves now.
     ///
-    /// The input is shown again while the protocol consumes some of it and its answers go out at once. A protocol may have
-    /// stopped only because its answers had no more room; nothing else would make it go on.
+    /// The input is shown again while the protocol consumes some of it and its answers go out at once. A protocol may
+    /// have stopped only because its answers had no more room; nothing else would make it go on.
     fn show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
         if self.inbound.is_empty() {
             let left = self.show_while_consumed(input, context)?;
@@ -797,8 +798,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(())
     }
 
-    /// Calls the protocol and does what it asks for. What the answer borrows from the input is written at once, from where
-    /// it was read. Only what the socket does not take is copied.
+    /// Calls the protocol and does what it asks for. What the answer borrows from the input is written at once, from
+    /// where it was read. Only what the socket does not take is copied.
     fn call_protocol<'a, 'context: 'a, R>(
         &mut self,
         context: &mut Context<'context>,

@@ -1,7 +1,7 @@
 //! What is due, and when.
 //!
-//! Owns the loop's own times, and one time for each connection that has a deadline. Ends no connection: the loop asks which
-//! times have passed and acts on them.
+//! Owns the loop's own times, and one time for each connection that has a deadline. Ends no connection: the loop asks
+//! which times have passed and acts on them.
 
 use std::collections::BTreeSet;
 
@@ -44,8 +44,8 @@ impl Deadlines {
         self.own.retain(|&(_, other)| other != due);
     }
 
-    /// Sees to it that the loop looks at a connection at `when` or earlier. A time that is set already and is earlier stays,
-    /// so a deadline that moves away with every byte costs nothing here.
+    /// Sees to it that the loop looks at a connection at `when` or earlier. A time that is set already and is earlier
+    /// stays, so a deadline that moves away with every byte costs nothing here.
     pub(crate) fn arm(&mut self, token: Token, when: Moment) {
         if self.armed.len() <= token.0 {
             self.armed.resize(token.0 + 1, None);
@@ -74,8 +74,8 @@ impl Deadlines {
         own.into_iter().chain(connection).min()
     }
 
-    /// Takes one time that has passed. The loop's own times go by the clock `now`, those of connections by `known_until`:
-    /// until then it is known what happened to them ([`Silence`](super::silence::Silence)).
+    /// Takes one time that has passed. The loop's own times go by the clock `now`, those of connections by
+    /// `known_until`: until then it is known what happened to them ([`Silence`](super::silence::Silence)).
     pub(crate) fn pop(&mut self, now: Moment, known_until: Option<Moment>) -> Option<Due> {
         if let Some(&(when, due)) = self.own.first()
             && when <= now

@@ -6,8 +6,8 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How many descriptors a program keeps back from its connections at the most: for the standard streams, the poller, the
-/// listener, the signal pipe, name resolution, and some that its parent process may have left open.
+/// How many descriptors a program keeps back from its connections at the most: for the standard streams, the poller,
+/// the listener, the signal pipe, name resolution, and some that its parent process may have left open.
 const RESERVED: u64 = 16;
 
 /// Raises the soft limit of open files to the hard one. Returns the new limit; `u64::MAX` if there is none.

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-/// How many bytes of a peer's data a log line shows. Even if each of them becomes four characters (`\xff`), the line is far
-/// shorter than `PIPE_BUF` (4,096 on Linux, pipe(7)), the most that a pipe takes in one piece.
+/// How many bytes of a peer's data a log line shows. Even if each of them becomes four characters (`\xff`), the line is
+/// far shorter than `PIPE_BUF` (4,096 on Linux, pipe(7)), the most that a pipe takes in one piece.
 const SHOWN: usize = 64;
 
 /// Displays bytes as `b"…"`, as Python prints them: printable ASCII unchanged, everything else escaped.

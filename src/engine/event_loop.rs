@@ -1,8 +1,9 @@
 //! The readiness loop: one thread, one poller, every connection.
 //!
-//! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and the
-//! account of memory. Asks the [`System`] for everything else. Never looks at a byte, and never decides what an error of a
-//! connection means: the connection does. Hands everything else that happens to the [`Role`], as an [`Event`].
+//! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and
+//! the account of memory. Asks the [`System`] for everything else. Never looks at a byte, and never decides what an
+//! error of a connection means: the connection does. Hands everything else that happens to the [`Role`], as an
+//! [`Event`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,8 +34,8 @@ use crate::engine::time::Moment;
 /// so that signals and new events are never far off, however many connections are busy.
 const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 
-/// How long accepting rests when descriptors or memory have run out. Accepting is also tried whenever a connection ends.
-/// The time is for the case that other processes hold what is missing.
+/// How long accepting rests when descriptors or memory have run out. Accepting is also tried whenever a connection
+/// ends. The time is for the case that other processes hold what is missing.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A turn that took longer than this was stopped in the middle (SIGSTOP, a frozen machine). Otherwise a turn takes some
@@ -53,8 +54,8 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// One poller and everything that is registered with it.
 ///
-/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue. Connections are served from the queue,
-/// each within a budget, and only there is a slot freed. So no event can reach the wrong connection.
+/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue. Connections are served from the
+/// queue, each within a budget, and only there is a slot freed. So no event can reach the wrong connection.
 pub struct EventLoop<P, S: System = Mio> {
     system: S,
     connections: Slab<Connection<S::Stream, P>>,
@@ -155,8 +156,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.system.catch_signals()
     }
 
-    /// Begins to connect to `addr`. An [`Event`] says whether that succeeded: `Connected`, or `Closed` with the protocol
-    /// handed back.
+    /// Begins to connect to `addr`. An [`Event`] says whether that succeeded: `Connected`, or `Closed` with the
+    /// protocol handed back.
     pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
         self.connect_from(None, addr, protocol);
     }
@@ -175,8 +176,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// Queues `bytes` for a connection, behind everything that waits there. The next turn sends them.
     ///
     /// # Errors
-    /// Nothing is queued if the bytes do not fit into the connection's buffer, or if the connection cannot send: its connect
-    /// is under way, our FIN was decided on, or the connection is gone.
+    /// Nothing is queued if the bytes do not fit into the connection's buffer, or if the connection cannot send: its
+    /// connect is under way, our FIN was decided on, or the connection is gone.
     pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
         let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
         let connection = &mut self.connections[token.0];
@@ -194,8 +195,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Serves a connection in the next turn, unless it is gone: its protocol has something to produce, or can now consume
-    /// input that it left.
+    /// Serves a connection in the next turn, unless it is gone: its protocol has something to produce, or can now
+    /// consume input that it left.
     pub fn wake(&mut self, token: Token) {
         if let Some(connection) = self.connections.get_mut(token.0) {
             connection.wake();
@@ -226,16 +227,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.connections.get_mut(token.0).map(Connection::protocol_mut)
     }
 
-    /// All connections, in no particular order. Some of them may be new: the role has yet to be handed their `Accepted`.
+    /// All connections, in no particular order. Some of them may be new: the role has yet to be handed their
+    /// `Accepted`.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
         self.connections.iter().map(|(key, connection)| (Token(key), connection))
     }
 
-    /// Drains: accepts what waits in the backlog, answers what has arrived, sends our FIN on every connection and waits for
-    /// the peers' FINs. After `timeout`, ends what is left. Then the loop is idle and [`run`](EventLoop::run) returns.
+    /// Drains: accepts what waits in the backlog, answers what has arrived, sends our FIN on every connection and waits
+    /// for the peers' FINs. After `timeout`, ends what is left. Then the loop is idle and [`run`](EventLoop::run)
+    /// returns.
     ///
-    /// A peer that never pauses is answered for half of `timeout`; the other half is left for the FINs. A drain cannot be
-    /// taken back: connections that are opened or accepted from now on are drained as well.
+    /// A peer that never pauses is answered for half of `timeout`; the other half is left for the FINs. A drain cannot
+    /// be taken back: connections that are opened or accepted from now on are drained as well.
     pub fn drain(&mut self, timeout: Duration) {
         let cut_off = self.now.plus(timeout);
         self.drain_until = Some(cut_off);
@@ -309,7 +312,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(())
     }
 
-    /// Waits for something to happen and acts on it. The events for the role are handed over by [`run`](EventLoop::run).
+    /// Waits for something to happen and acts on it. The events for the role are handed over by
+    /// [`run`](EventLoop::run).
     ///
     /// # Errors
     /// As those of [`run`](EventLoop::run).
@@ -321,8 +325,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(())
     }
 
-    /// Sleeps until the poller has events or something is due; does not sleep if anything can run. Returns the time until
-    /// which everything that happened is known ([`Silence`]).
+    /// Sleeps until the poller has events or something is due; does not sleep if anything can run. Returns the time
+    /// until which everything that happened is known ([`Silence`]).
     fn wait(&mut self) -> io::Result<Option<Moment>> {
         let due = self.deadlines.next(self.silence.judged_from());
         let earliest = [due, self.log.deadline()].into_iter().flatten().min();
@@ -415,7 +419,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves one connection. Returns how many bytes it moved.
     fn service_connection(&mut self, token: Token) -> u64 {
-        // Slots are freed only below, and a token stands in the queue once. So each token in the queue has its connection.
+        // Slots are freed only below, and a token stands in the queue once. So each token in the queue has its
+        // connection.
         let connection = &mut self.connections[token.0];
         let memory_before = connection.memory();
         let connecting = connection.is_connecting();
@@ -495,8 +500,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Registers a connection and gives it a slot. One that cannot be registered ends at once. While the loop drains, the
-    /// connection is drained as well.
+    /// Registers a connection and gives it a slot. One that cannot be registered ends at once. While the loop drains,
+    /// the connection is drained as well.
     fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
         let token = Token(self.connections.vacant_key());
         if let Err(error) = self.system.register(connection.transport_mut(), token) {

@@ -1,7 +1,7 @@
 //! Which log lines are printed, so that the log never floods.
 //!
-//! Owns a budget for each kind of line, and the count of the lines that were left out. Writes no line but that count, and
-//! never decides where a line goes: the program's logger does.
+//! Owns a budget for each kind of line, and the count of the lines that were left out. Writes no line but that count,
+//! and never decides where a line goes: the program's logger does.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub struct Line {
     pub opening: &'static str,
     /// The level of its lines and of the count of those left out: a log that shows the lines shows the count.
     pub level: Level,
-    /// Whether its lines report a state that lasts. Then one line a second is printed at any level, and the lines that are
-    /// left out are not counted.
+    /// Whether its lines report a state that lasts. Then one line a second is printed at any level, and the lines that
+    /// are left out are not counted.
     pub of_a_state: bool,
 }
 
@@ -74,8 +74,8 @@ impl LogBudget {
         LogBudget { kinds: Vec::new(), window_ends: Moment::START.plus(WINDOW) }
     }
 
-    /// Whether a line of this kind may be printed now. At the level `debug`, all may. A line below the log's level costs one
-    /// comparison, a line without budget a few more. Neither is formatted.
+    /// Whether a line of this kind may be printed now. At the level `debug`, all may. A line below the log's level
+    /// costs one comparison, a line without budget a few more. Neither is formatted.
     #[inline]
     pub fn allows(&mut self, line: &'static Line) -> bool {
         line.level <= log::max_level() && self.spend(line)
@@ -99,7 +99,8 @@ impl LogBudget {
         false
     }
 
-    /// When the loop must call [`refill`](LogBudget::refill) even if nothing else happens; `None` if no line was left out.
+    /// When the loop must call [`refill`](LogBudget::refill) even if nothing else happens; `None` if no line was left
+    /// out.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let to_say = self.kinds.iter().any(|kind| kind.left_out > 0 && kind.line.level <= log::max_level());
         to_say.then_some(self.window_ends)

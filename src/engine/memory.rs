@@ -8,14 +8,14 @@ pub const MINIMUM_BUFFER: usize = 4 * 1024;
 /// How much the loop may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections may be open; more peers wait in the backlog. Connections that the loop opens count as well, but
-    /// are never refused.
+    /// How many connections may be open; more peers wait in the backlog. Connections that the loop opens count as well,
+    /// but are never refused.
     pub connections: usize,
     /// How many bytes are buffered for one connection, if its peer does not read them or its protocol does not consume
     /// them.
     pub connection_buffer: usize,
-    /// How many bytes are buffered for all connections together. As less is free, each connection may buffer less, down to
-    /// 4 KiB.
+    /// How many bytes are buffered for all connections together. As less is free, each connection may buffer less, down
+    /// to 4 KiB.
     pub total_buffer: usize,
 }
 
@@ -52,9 +52,9 @@ impl Memory {
     }
 
     /// How many bytes a connection may buffer that holds `own` bytes already. While memory is plenty, that is the
-    /// connection's limit. As memory gets scarce, it is a quarter of what is free on top of `own`, so that some is left for
-    /// others; and never less than 4 KiB. So all connections together hold at most the total limit and 4 KiB each, unless
-    /// a protocol keeps its input and answers it at length.
+    /// connection's limit. As memory gets scarce, it is a quarter of what is free on top of `own`, so that some is left
+    /// for others; and never less than 4 KiB. So all connections together hold at most the total limit and 4 KiB each,
+    /// unless a protocol keeps its input and answers it at length.
     pub(crate) fn room_now(&self, own: usize) -> usize {
         let free = self.limits.total_buffer.saturating_sub(self.held);
         (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)

@@ -1,15 +1,16 @@
 //! Whether the peer takes what waits for it.
 //!
-//! Owns the time since which the peer has taken nothing, and what the last look at the kernel's send queue found. Knows no
-//! socket and ends no connection: it says when to look, and what a look means.
+//! Owns the time since which the peer has taken nothing, and what the last look at the kernel's send queue found. Knows
+//! no socket and ends no connection: it says when to look, and what a look means.
 
 use std::time::Duration;
 
 use crate::engine::time::Moment;
 use crate::engine::wire::Unacknowledged;
 
-/// How often the kernel's queue is looked at within a timeout while bytes wait for the peer. A peer that stopped reading is
-/// found out within the timeout and one part of it: in the first part, the peer's kernel may still take bytes.
+/// How often the kernel's queue is looked at within a timeout while bytes wait for the peer. A peer that stopped
+/// reading is found out within the timeout and one part of it: in the first part, the peer's kernel may still take
+/// bytes.
 pub(crate) const LOOKS: u8 = 4;
 
 /// What is known of the peer's reading.

@@ -1,7 +1,7 @@
 //! What a connection does with the bytes that it carries.
 //!
-//! Owns the trait that a server of your own implements, and the [`Outbox`] for its answers. Knows no socket and no loop, so
-//! a protocol is tested by calling it.
+//! Owns the trait that a server of your own implements, and the [`Outbox`] for its answers. Knows no socket and no
+//! loop, so a protocol is tested by calling it.
 
 use log::info;
 
@@ -14,7 +14,8 @@ use crate::engine::time::{Clock, Moment};
 /// One end of one connection: bytes in, bytes out.
 ///
 /// The connection calls these functions and carries out what they ask for. Partial sends, backpressure, half-close and
-/// errors are the connection's work, not the protocol's. A protocol that answers each line with the number of its bytes:
+/// errors are the connection's work, not the protocol's. A protocol that answers each line with the number of its
+/// bytes:
 ///
 /// ```
 /// use multiconn::{Outbox, Protocol};
@@ -48,28 +49,28 @@ pub trait Protocol {
 
     /// Puts bytes to send that answer no input into `space`, from its beginning on.
     ///
-    /// Called whenever the socket takes bytes and none are queued, and again until it produces nothing. So the next message
-    /// follows as soon as the last one is out. What is produced is written at once.
+    /// Called whenever the socket takes bytes and none are queued, and again until it produces nothing. So the next
+    /// message follows as soon as the last one is out. What is produced is written at once.
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         let _ = (space, clock);
         Produced::Nothing
     }
 
-    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes when the
-    /// socket has taken the rest.
+    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes
+    /// when the socket has taken the rest.
     fn blocked(&mut self) {}
 
     /// The end of input: the peer's FIN was read.
     ///
-    /// `rest` is what `receive` never consumed: a last line without its newline, say. What is sent here goes out before our
-    /// FIN, which always follows.
+    /// `rest` is what `receive` never consumed: a last line without its newline, say. What is sent here goes out before
+    /// our FIN, which always follows.
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let _ = (rest, out);
     }
 
     /// Whether input leads to output. It does for most servers: then nothing is read while too much waits to be sent
-    /// (backpressure). A protocol that produces its output and only looks at its input must return `false`: otherwise both
-    /// sides may wait for ever for the other to read.
+    /// (backpressure). A protocol that produces its output and only looks at its input must return `false`: otherwise
+    /// both sides may wait for ever for the other to read.
     fn answers(&self) -> bool {
         true
     }
@@ -84,7 +85,8 @@ pub trait Protocol {
         let _ = (bytes, peer, log);
     }
 
-    /// The socket took bytes: the place for a log line about them. By default `Sending b"…" to …`, as the tutorial has it.
+    /// The socket took bytes: the place for a log line about them. By default `Sending b"…" to …`, as the tutorial has
+    /// it.
     fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
         static SENDING: Line = Line::info("Sending");
         if log.allows(&SENDING) {
@@ -100,8 +102,8 @@ pub enum Expects {
     Nothing,
     /// A byte, in either direction.
     Anything,
-    /// An answer, which the peer owes since that moment. Bytes that the socket takes at once are no sign of life, because it
-    /// takes megabytes for a peer that is gone. Bytes that the socket takes after it was full are one.
+    /// An answer, which the peer owes since that moment. Bytes that the socket takes at once are no sign of life,
+    /// because it takes megabytes for a peer that is gone. Bytes that the socket takes after it was full are one.
     AnswerSince(Moment),
 }
 
@@ -158,9 +160,10 @@ impl<'a> Outbox<'a> {
 
     /// How many more bytes may be sent before the connection is over its limit.
     ///
-    /// Input is never longer than this, so a protocol whose answers are no longer than their input need not ask. A protocol
-    /// whose answers are longer should stop consuming when they no longer fit. If a connection has more queued than its
-    /// limit after the socket took what it could, it ends ([`End::Overflow`](crate::engine::connection::End::Overflow)).
+    /// Input is never longer than this, so a protocol whose answers are no longer than their input need not ask. A
+    /// protocol whose answers are longer should stop consuming when they no longer fit. If a connection has more queued
+    /// than its limit after the socket took what it could, it ends
+    /// ([`End::Overflow`](crate::engine::connection::End::Overflow)).
     #[must_use]
     pub fn room(&self) -> usize {
         self.limit.saturating_sub(self.queue.len() + self.tail.len())

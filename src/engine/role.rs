@@ -1,7 +1,7 @@
 //! What a program does with its loop.
 //!
-//! Owns the trait that the role of a server, of a client or of your own program implements, and the events that the loop
-//! hands to the role. Keeps no state.
+//! Owns the trait that the role of a server, of a client or of your own program implements, and the events that the
+//! loop hands to the role. Keeps no state.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub enum Event<P> {
         /// How long it took.
         after: Duration,
     },
-    /// A protocol called [`Outbox::notify`](crate::engine::protocol::Outbox::notify), and its connection is open. If the
-    /// connection ended in the same turn, only `Closed` comes, which carries the protocol.
+    /// A protocol called [`Outbox::notify`](crate::engine::protocol::Outbox::notify), and its connection is open. If
+    /// the connection ended in the same turn, only `Closed` comes, which carries the protocol.
     Notified {
         /// The connection's token.
         token: Token,
@@ -58,8 +58,8 @@ pub enum Event<P> {
 
 /// What a program does with its loop: a server, a client, or both on one loop.
 pub trait Role<P: Protocol, S: System = Mio> {
-    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener and
-    /// connections ends.
+    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener
+    /// and connections ends.
     fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
         let _ = event_loop;
         false

@@ -1,7 +1,7 @@
 //! What can do something now: connections and the listener.
 //!
-//! Owns the queue in which each connection stands at most once, and the listener's mark. Knows nothing of what the tokens
-//! name.
+//! Owns the queue in which each connection stands at most once, and the listener's mark. Knows nothing of what the
+//! tokens name.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,7 @@
 //! Signals as one more source of readiness.
 //!
-//! Owns the handlers and the pipe that they write to. Decides nothing: the loop hands each signal to the role, as an event.
+//! Owns the handlers and the pipe that they write to. Decides nothing: the loop hands each signal to the role, as an
+//! event.
 
 use std::fmt;
 use std::io;
@@ -69,8 +70,8 @@ impl Signals {
     /// The signals that came since this was last called, each once.
     pub(crate) fn take(&mut self, registry: &Registry) -> io::Result<Vec<Signal>> {
         let numbers: Vec<i32> = self.pipe.pending().collect();
-        // signal-hook reads the pipe, and mio does not see that. mio's poll(2) backend reports a source again only after a
-        // read of mio's own: without the new registration, the second signal would never arrive.
+        // signal-hook reads the pipe, and mio does not see that. mio's poll(2) backend reports a source again only
+        // after a read of mio's own: without the new registration, the second signal would never arrive.
         registry.reregister(&mut self.pipe, self.token, Interest::READABLE)?;
         Ok(Signal::ALL.into_iter().filter(|signal| numbers.contains(&signal.number())).collect())
     }

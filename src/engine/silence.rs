@@ -10,8 +10,8 @@ use crate::engine::time::Moment;
 /// milliseconds.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// For how long after such a pause no deadline ends a connection. The peers may have been stopped as well, for instance by
-/// the same Ctrl-Z, and need a moment to answer.
+/// For how long after such a pause no deadline ends a connection. The peers may have been stopped as well, for instance
+/// by the same Ctrl-Z, and need a moment to answer.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How one wait for events went.
@@ -36,8 +36,8 @@ pub(crate) struct Wait {
 /// What the waits of a loop proved.
 ///
 /// The clock alone does not judge deadlines, because a connection must not be called idle while its bytes wait in its
-/// socket. When a stopped process goes on, all deadlines may be over, and bytes may wait in every socket. Only a wait that
-/// began after a deadline, and returned all that was ready, proves that nothing came.
+/// socket. When a stopped process goes on, all deadlines may be over, and bytes may wait in every socket. Only a wait
+/// that began after a deadline, and returned all that was ready, proves that nothing came.
 #[derive(Debug)]
 pub(crate) struct Silence {
     /// The round of waits that is not complete, if there is one.
@@ -73,10 +73,10 @@ impl Silence {
         known_until.filter(|_| wait.ended >= self.judged_from)
     }
 
-    /// A wait that is not full has returned all that was ready when it began. A full wait may have left some behind. But
-    /// epoll returns the sources in the order in which they became ready. So several waits that together return as many
-    /// events as there are sources have returned all that was ready when the first of them began. What became ready later
-    /// is not known. So deadlines are judged even if every wait is full.
+    /// A wait that is not full has returned all that was ready when it began. A full wait may have left some behind.
+    /// But epoll returns the sources in the order in which they became ready. So several waits that together return as
+    /// many events as there are sources have returned all that was ready when the first of them began. What became
+    /// ready later is not known. So deadlines are judged even if every wait is full.
     fn all_returned_since(&mut self, wait: &Wait) -> Option<Moment> {
         let round = self.round.take();
         let returned = wait.returned?; // An interrupted wait proves nothing and ends the round.

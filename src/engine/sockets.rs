@@ -1,7 +1,7 @@
 //! Sockets: names to addresses, listeners, connects, and what their errors mean.
 //!
-//! Owns every socket option that the product sets, and the meaning of errors of accept(2) and connect(2). Keeps no socket
-//! and never waits, except in [`resolve`] and [`listen`], where the system's resolver may.
+//! Owns every socket option that the product sets, and the meaning of errors of accept(2) and connect(2). Keeps no
+//! socket and never waits, except in [`resolve`] and [`listen`], where the system's resolver may.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
@@ -18,8 +18,8 @@ use crate::engine::connection::{Transport, Unacknowledged};
 pub struct ListenOptions {
     /// How many connections may wait to be accepted. The kernel clips the number (listen(2): `net.core.somaxconn`).
     ///
-    /// A connect that finds the backlog full is not refused but dropped, and the client's kernel tries again after a whole
-    /// second. So the backlog has to hold the largest burst that is expected.
+    /// A connect that finds the backlog full is not refused but dropped, and the client's kernel tries again after a
+    /// whole second. So the backlog has to hold the largest burst that is expected.
     pub backlog: u32,
     /// Lets several processes listen on the same port; the kernel shares the connections out (`SO_REUSEPORT`).
     pub reuse_port: bool,
@@ -74,8 +74,8 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
 /// taken the same way, whatever `net.ipv6.bindv6only` says, and `0.0.0.0` is IPv4 alone. Of a name with several
 /// addresses, the first that can be bound is used.
 ///
-/// mio's own `TcpListener::bind` fixes the backlog at 128 on some systems, hence socket2. Blocks while the system resolves
-/// a name.
+/// mio's own `TcpListener::bind` fixes the backlog at 128 on some systems, hence socket2. Blocks while the system
+/// resolves a name.
 ///
 /// # Errors
 /// The name is unknown, or no address can be bound: [`listen_advice`] says what to do.
@@ -145,8 +145,8 @@ fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Lets the connect choose the port, and not the bind. Otherwise bind(2) has to find a port that is free for any
-/// destination, and there are at most some 28,000 connections from one address; with the option, there are as many to each
-/// destination (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
+/// destination, and there are at most some 28,000 connections from one address; with the option, there are as many to
+/// each destination (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
 #[cfg(target_os = "linux")]
 fn bind_late(socket: &Socket) -> io::Result<()> {
     use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -245,7 +245,8 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// Classifies an error that accept(2) returned. An unknown error counts as `Exhausted`, so that the loop never spins.
+    /// Classifies an error that accept(2) returned. An unknown error counts as `Exhausted`, so that the loop never
+    /// spins.
     #[must_use]
     pub fn of(error: &io::Error) -> AcceptError {
         const GONE: [Errno; 10] = [

@@ -1,8 +1,8 @@
 //! What the loop asks of the operating system: sockets, readiness, signals and the time.
 //!
 //! Owns the poller, the timer, the signal pipe and the clock. Keeps nothing about a connection and decides nothing: the
-//! system reports, and the loop acts. It is a trait, so that the whole loop also runs on a simulated network, where each
-//! run with the same seed is the same run.
+//! system reports, and the loop acts. It is a trait, so that the whole loop also runs on a simulated network, where
+//! each run with the same seed is the same run.
 
 use std::fmt;
 use std::io;
@@ -25,8 +25,8 @@ pub const SIGNALS: Token = Token(usize::MAX - 1);
 /// The token of the timer.
 pub const TIMER: Token = Token(usize::MAX - 2);
 
-/// How many events one wait of epoll's returns at most. If more connections are ready, the next turn has the rest, so turns
-/// stay short. At 12 bytes an event, the buffer is small.
+/// How many events one wait of epoll's returns at most. If more connections are ready, the next turn has the rest, so
+/// turns stay short. At 12 bytes an event, the buffer is small.
 const EVENTS_A_WAIT: usize = 1024;
 
 /// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
@@ -59,14 +59,16 @@ pub trait System: Clock {
     /// Begins to connect to `addr`, from the local address `source` if there is one.
     fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<Self::Stream>;
 
-    /// Accepts the peer at the front of the backlog. [`AcceptError`](super::sockets::AcceptError) says what an error means.
+    /// Accepts the peer at the front of the backlog. [`AcceptError`](super::sockets::AcceptError) says what an error
+    /// means.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Waits for events, for `timeout` at the most; without a timeout, for ever. The events replace those of the last wait.
+    /// Waits for events, for `timeout` at the most; without a timeout, for ever. The events replace those of the last
+    /// wait.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// How many events one wait returns at most. If more sockets are ready, the next waits return the others first: what
-    /// became ready later comes behind them.
+    /// How many events one wait returns at most. If more sockets are ready, the next waits return the others first:
+    /// what became ready later comes behind them.
     fn most_events(&self) -> usize;
 
     /// What the last wait found.
@@ -119,8 +121,8 @@ impl Mio {
         })
     }
 
-    /// Lets each wait poll again and again for the time `busy_poll` before it sleeps. On a short path, most answers come
-    /// sooner than a thread falls asleep and wakes up. Busy polling costs up to a whole core.
+    /// Lets each wait poll again and again for the time `busy_poll` before it sleeps. On a short path, most answers
+    /// come sooner than a thread falls asleep and wakes up. Busy polling costs up to a whole core.
     #[must_use]
     pub fn with_busy_poll(self, busy_poll: Duration) -> Mio {
         Mio { busy_poll, ..self }

@@ -1,7 +1,7 @@
 //! Points in a loop's time.
 //!
-//! Owns nothing but a number; never reads a clock. The event loop lends its clock to what it calls, so all of that also runs
-//! on a clock that a test made up.
+//! Owns nothing but a number; never reads a clock. The event loop lends its clock to what it calls, so all of that also
+//! runs on a clock that a test made up.
 
 use std::num::NonZeroU64;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! A time as one more source of readiness.
 //!
 //! Owns a timer descriptor, on systems that have one. Decides nothing: the loop sets the time. epoll's own timeout is
-//! rounded up to a millisecond, which is too coarse for a client that keeps a schedule of messages. A timer descriptor is
-//! exact to some tens of microseconds.
+//! rounded up to a millisecond, which is too coarse for a client that keeps a schedule of messages. A timer descriptor
+//! is exact to some tens of microseconds.
 
 use std::io;
 use std::time::Duration;
@@ -67,8 +67,8 @@ mod descriptor {
             Ok(())
         }
 
-        /// Lets mio's poll(2) backend report the timer again, after it went off. Without the new registration it would not:
-        /// it does not see that the descriptor was read.
+        /// Lets mio's poll(2) backend report the timer again, after it went off. Without the new registration it would
+        /// not: it does not see that the descriptor was read.
         pub(crate) fn rearm(&mut self, registry: &Registry) -> io::Result<()> {
             if let Some(descriptor) = &self.descriptor {
                 let _ = rustix::io::read(descriptor, &mut [0; 8]); // An error: the timer was set again meanwhile.

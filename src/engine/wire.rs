@@ -41,8 +41,8 @@ pub struct Readiness {
     pub writable: bool,
     /// The peer's FIN or an error has arrived, so a short read is not the last one: read on to 0.
     pub read_closed: bool,
-    /// Urgent data is or was in the stream. A read stops at the urgent mark although bytes follow, so from now on a short
-    /// read does not mean that the socket is empty.
+    /// Urgent data is or was in the stream. A read stops at the urgent mark although bytes follow, so from now on a
+    /// short read does not mean that the socket is empty.
     pub urgent: bool,
 }
 
@@ -152,8 +152,8 @@ impl<T: Transport> Wire<T> {
         Ok(taken)
     }
 
-    /// Whether the connect succeeded. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then ask
-    /// for the peer's address.
+    /// Whether the connect succeeded. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then
+    /// ask for the peer's address.
     pub(crate) fn finish_connect(&mut self) -> io::Result<bool> {
         if !self.ready.writable {
             return Ok(false);

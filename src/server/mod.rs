@@ -1,7 +1,7 @@
 //! The server: a listener, a protocol for each peer, and an orderly end.
 //!
-//! Owns the server's role: the log lines about connections, and what a signal does. Never touches a byte: the protocol does,
-//! in an echo server [`Echo`](crate::server::echo::Echo).
+//! Owns the server's role: the log lines about connections, and what a signal does. Never touches a byte: the protocol
+//! does, in an echo server [`Echo`](crate::server::echo::Echo).
 
 pub mod echo;
 
@@ -129,8 +129,8 @@ impl<P: Protocol> Server<P> {
         self.run_with(|_, _| {})
     }
 
-    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections talk to
-    /// each other.
+    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections talk
+    /// to each other.
     ///
     /// # Errors
     /// As those of [`run`](Server::run).

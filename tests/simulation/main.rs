@@ -1,8 +1,8 @@
 //! The whole loop, server and client, on a simulated network. Each seed is a world of its own, and gives the same world
 //! each time.
 //!
-//! Server and client run on one loop, as in `examples/loopback.rs`; further peers belong to the network. In every world,
-//! each byte arrives, or its loss is reported as what it was. A seed that fails is printed:
+//! Server and client run on one loop, as in `examples/loopback.rs`; further peers belong to the network. In every
+//! world, each byte arrives, or its loss is reported as what it was. A seed that fails is printed:
 //!
 //! ```text
 //! MULTICONN_SEED=1234 cargo test --test simulation one_world -- --ignored --nocapture

@@ -1,10 +1,10 @@
-//! A network in memory, and the system on which the loop runs: sockets with bounded buffers, an edge-triggered poller, and a
-//! clock that moves only when something is done or waited for.
+//! A network in memory, and the system on which the loop runs: sockets with bounded buffers, an edge-triggered poller,
+//! and a clock that moves only when something is done or waited for.
 //!
 //! Owns every byte under way. Knows no connection and no role of the loop's. The poller reports as little as epoll(7)
-//! allows: readable once after a short read or a `WouldBlock`, writable once after a `WouldBlock`, and an end of input, a
-//! reset or an urgent mark when it arrives. A loop that forgets an edge waits for ever: then nothing is left to happen, and
-//! the test fails.
+//! allows: readable once after a short read or a `WouldBlock`, writable once after a `WouldBlock`, and an end of input,
+//! a reset or an urgent mark when it arrives. A loop that forgets an edge waits for ever: then nothing is left to
+//! happen, and the test fails.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -617,7 +617,8 @@ impl Network {
         self.report(other, Readiness { readable: true, ..Readiness::default() });
     }
 
-    /// Ends [`gush`](Network::gush). Returns how many bytes `id` sent and how many it got back. The others come as usual.
+    /// Ends [`gush`](Network::gush). Returns how many bytes `id` sent and how many it got back. The others come as
+    /// usual.
     pub fn run_dry(&mut self, id: Id) -> (u64, u64) {
         let (sent, got) = self.sockets[id].firehose.take().unwrap();
         // Much may be left to come back. With small buffers it would take long, and other peers wait for the slot.

@@ -10,13 +10,13 @@ use crate::network::{Id, MILLISECOND, Network, byte};
 /// How long a peer waits for a byte to move: longer than anything in a world takes.
 const PATIENCE: u64 = 60_000 * MILLISECOND;
 
-/// How often a peer that trickles reads, and in how many reads it frees half of its buffer, which its kernel announces. That
-/// takes 15 s, half of the stall timeout.
+/// How often a peer that trickles reads, and in how many reads it frees half of its buffer, which its kernel announces.
+/// That takes 15 s, half of the stall timeout.
 const TRICKLE: u64 = 200 * MILLISECOND;
 const READS_A_HALF: usize = 75;
 
-/// How long a stuck peer reads nothing: longer than the stall timeout, one more quarter of it, and all the time for which
-/// the loop may be stopped meanwhile.
+/// How long a stuck peer reads nothing: longer than the stall timeout, one more quarter of it, and all the time for
+/// which the loop may be stopped meanwhile.
 const STUCK: u64 = 200_000 * MILLISECOND;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,11 @@ pub enum Kind {
     Leaves,
     /// As `Talks`, but reads only a little at a time, steadily.
     Trickles,
-    /// Reads nothing for longer than the stall timeout. If the loop has not ended the connection by then, goes on as `Talks`.
+    /// Reads nothing for longer than the stall timeout. If the loop has not ended the connection by then, goes on as
+    /// `Talks`.
     Stuck,
-    /// As `Talks`, but shuts down only when everything is back: what it gushed was more than a budget, and no edge follows its
-    /// last byte.
+    /// As `Talks`, but shuts down only when everything is back: what it gushed was more than a budget, and no edge
+    /// follows its last byte.
     WaitsForTheRest,
 }
 

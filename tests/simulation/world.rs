@@ -23,15 +23,16 @@ type Side = multiconn::client::side::Side<Echo>;
 
 pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 
-/// The timeouts of a world. They are far longer than anything in it takes, so only a peer that deserves it runs into one.
+/// The timeouts of a world. They are far longer than anything in it takes, so only a peer that deserves it runs into
+/// one.
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Some(Duration::from_secs(20)),
     idle: Some(Duration::from_secs(40)),
     stall: Some(Duration::from_secs(30)),
     linger: Some(Duration::from_secs(5)),
 };
-/// The idle timeout of a hasty world. It is shorter than the shortest stop that the loop recognizes, and many times as long
-/// as a peer that talks is ever silent.
+/// The idle timeout of a hasty world. It is shorter than the shortest stop that the loop recognizes, and many times as
+/// long as a peer that talks is ever silent.
 const HASTY: Duration = Duration::from_millis(300);
 /// How often the role wakes exchanges that have a schedule.
 const TICK: Duration = Duration::from_millis(5);
@@ -135,8 +136,8 @@ impl Role<Side, Simulated> for Tester {
 }
 
 impl Tester {
-    /// While the role has not heard that a connection ended, its token names no other connection: what the role sends to
-    /// it would go to a stranger.
+    /// While the role has not heard that a connection ended, its token names no other connection: what the role sends
+    /// to it would go to a stranger.
     fn check_tokens(&self, event_loop: &EventLoop<Side, Simulated>) {
         for (&token, &addr) in &self.known {
             if let Some(connection) = event_loop.connection(token) {
@@ -442,8 +443,8 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
         Harm::SynLost => assert!(matches!(end, End::TimedOut(Timeout::Connect)), "{}", details()),
         Harm::NotRegistered | Harm::Reset => {
             world.broken_exchanges += u64::from(!whole);
-            // A server's end that could not be registered is closed, with a FIN if nothing was sent to it. The fault's name
-            // depends on whether bytes are missing.
+            // A server's end that could not be registered is closed, with a FIN if nothing was sent to it. The fault's
+            // name depends on whether bytes are missing.
             let missing = *sent > exchange.bytes_echoed();
             let early = if missing { FaultKind::Truncated } else { FaultKind::ClosedEarly };
             let ended_early = exchange.fault().is_some_and(|fault| fault.kind == early);
