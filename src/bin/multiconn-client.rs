@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
+use multiconn::cli::progress::Display;
 use multiconn::cli::{self, Sources, Verbosity};
-use multiconn::client::exchange::{Content, Pacing};
+use multiconn::client::load::{Content, Load, Pacing};
 use multiconn::client::pattern::MAX_CONNECTION;
 use multiconn::client::rate::Rate;
 use multiconn::client::{self, Plan};
@@ -165,12 +166,10 @@ fn plan(args: &Args) -> Result<Plan, String> {
         connect_rate: args.connect_rate,
         connect_window: args.connect_window,
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
-        verify: !args.no_verify,
         busy_poll: args.busy_poll,
-        expectations: args.expect.clone(),
-        progress: !args.no_progress,
         ..Plan::tutorial(args.num_conns)
     };
+    let verify = !args.no_verify;
     if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {
         return Err("--expect 'scheduled.…' goes with --rate: only an open loop has a schedule".to_owned());
     }
@@ -184,9 +183,9 @@ fn plan(args: &Args) -> Result<Plan, String> {
     ];
     let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
     let Some(first) = first else {
-        let texts = args.message.iter().map(|message| message.clone().into_bytes()).collect();
-        let content = if args.message.is_empty() { plan.content.clone() } else { Content::Texts(texts) };
-        return Ok(Plan { content, ..plan });
+        let texts = args.message.iter().map(|message| message.clone().into_bytes());
+        let load = if args.message.is_empty() { Load::tutorial() } else { Load::texts(texts) };
+        return Ok(Plan { load: Load { verify, ..load }, ..plan });
     };
     if !args.message.is_empty() {
         return Err(format!("{first} is for generated messages and does not go with --message"));
@@ -209,14 +208,15 @@ fn plan(args: &Args) -> Result<Plan, String> {
     }
     let pacing = args.rate.map_or_else(|| Pacing::InFlight(args.pipeline.unwrap_or(1)), Pacing::Rate);
     let run = RandomState::new().build_hasher().finish(); // std's source of random numbers.
-    Ok(Plan {
+    let load = Load {
         content: Content::Generated { run, size },
         pacing,
         messages,
         duration: args.duration,
         warmup: args.warmup.unwrap_or_default(),
-        ..plan
-    })
+        verify,
+    };
+    Ok(Plan { load, ..plan })
 }
 
 /// Runs the plan. Returns the report, and whether the histogram log could be written.
@@ -230,10 +230,10 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         None => None,
     };
     let began = SystemTime::now();
-    let (report, figured) = client::run(addrs, plan)?;
-    let took = Duration::from_secs_f64(report.seconds);
+    let findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    let report = Report::of(&findings, &args.expect);
     let written = match log {
-        Some((mut file, path)) => hdr_log::write(&mut file, &figured.figures(), began, took)
+        Some((mut file, path)) => hdr_log::write(&mut file, &findings.figured.figures(), began, findings.measured)
             .with_context(|| format!("cannot write {}", path.display())),
         None => Ok(()),
     };

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::client::exchange::{Lateness, Meter, Sample};
 use crate::engine::time::Moment;
 
 /// The longest time that is told apart from longer ones: an hour, in microseconds.
@@ -20,6 +19,56 @@ const DIGITS: u8 = 3;
 /// A client that begins a message later than this, though nothing was in its way, has fallen behind its schedule. Waking up
 /// takes some tens of microseconds, and up to a few hundred on a busy machine.
 pub const LATE: Duration = Duration::from_millis(1);
+
+/// Takes what is measured. It hears only of messages of the measured part.
+pub trait Meter {
+    /// A message was begun. If it was scheduled, `late` says how late.
+    fn begun(&self, late: Option<Lateness>);
+    /// This number of scheduled messages will not be begun any more: it has become too late. `own` of that is our own
+    /// lateness.
+    fn given_up(&self, messages: u64, own: Duration);
+    /// This number of bytes was handed to the connection, with the ends of this number of messages.
+    fn sent(&self, bytes: u64, messages: u64);
+    /// This number of bytes came back right.
+    fn returned(&self, bytes: u64);
+    /// A whole message came back.
+    fn echoed(&self, sample: Sample);
+}
+
+/// How long after its time a scheduled message was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lateness {
+    /// In all.
+    pub total: Duration,
+    /// The same, if nothing was in its way. Zero if the socket was full and the message waited for that, or for others that
+    /// waited for it: then the peer, or the path to it, made it wait.
+    pub own: Duration,
+}
+
+/// One message's times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When its last byte was back.
+    pub at: Moment,
+    /// From its first write to its first byte back.
+    pub first_byte: Duration,
+    /// From its first write to its last byte back.
+    pub service: Duration,
+    /// From the time it was scheduled for to its last byte back, if it was scheduled.
+    pub scheduled: Option<Duration>,
+}
+
+/// A meter that measures nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMeter;
+
+impl Meter for NoMeter {
+    fn begun(&self, _late: Option<Lateness>) {}
+    fn given_up(&self, _messages: u64, _own: Duration) {}
+    fn sent(&self, _bytes: u64, _messages: u64) {}
+    fn returned(&self, _bytes: u64) {}
+    fn echoed(&self, _sample: Sample) {}
+}
 
 /// Counters and times in microseconds of the measured messages; of connects, all.
 #[derive(Debug)]
@@ -122,6 +171,13 @@ pub fn percentile(times: &Histogram<u64>, never: u64, percent: f64) -> Option<u6
     }
     let share = percent / 100.0 * (all / back);
     Some(times.value_at_quantile(share.min(1.0)).min(times.max()))
+}
+
+/// A rate or a share, to a few digits.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "to a few digits")]
+pub fn ratio(count: u64, of: f64) -> f64 {
+    count as f64 / of
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {

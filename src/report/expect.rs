@@ -7,6 +7,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::client::measure::{self, Figures};
+use crate::client::units;
 
 /// One expectation.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +122,7 @@ impl Expectation {
                     Some(("scheduled", percentile)) => (Some(Histogram::Scheduled), percentile),
                     _ => (None, subject.strip_prefix('p').ok_or_else(help)?),
                 };
-                let time = crate::cli::duration(bound)?;
+                let time = units::duration(bound)?;
                 #[expect(clippy::cast_precision_loss, reason = "microseconds to three digits")]
                 (Subject::Percentile { of, percent: percent(percentile)? }, time.as_micros() as f64)
             }
@@ -192,8 +193,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::exchange::{Meter, Sample};
-    use crate::client::measure::Figured;
+    use crate::client::measure::{Figured, Meter, Sample};
     use crate::engine::time::Moment;
 
     fn figured(scheduled: Option<Duration>) -> Figured {
