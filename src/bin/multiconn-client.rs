@@ -48,7 +48,7 @@ struct Args {
     /// Keep so many messages in flight on each connection (closed loop) [default: 1]
     #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
     pipeline: Option<u32>,
-    /// Send so many messages a second, 5000 or 0.5, over all connections, whether or not echoes are back (open loop)
+    /// Send so many messages a second, 5k or 0.5, over all connections, whether or not echoes are back (open loop)
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
     rate: Option<Rate>,
     /// Send for so long before measuring

@@ -222,7 +222,7 @@ pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
     }
 }
 
-/// So many a second, in digits, with a point where it takes one.
+/// A number of events a second: `5000`, `5k` or `0.5`.
 pub fn rate(text: &str) -> Result<Rate, String> {
     text.parse()
 }

@@ -181,8 +181,11 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number from 0 on, as rates are written: `1000`, `0.5`, `5k`.
+#[expect(clippy::cast_precision_loss, reason = "a power of a thousand")]
 fn number(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
+    let (number, factor) = units::split_multiplier(text);
+    match number.parse::<f64>().map(|number| number * factor as f64) {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         _ => Err(format!("{text:?} is no number from 0 on")),
     }
@@ -215,6 +218,8 @@ mod tests {
         assert!(holds("p99<5ms", None) && !holds("p99<1ms", None));
         assert!(holds("p99.9 <= 3ms", None) && holds("p999<3ms", None));
         assert!(holds("rate>999", None) && !holds("rate>1000", None) && holds("rate>=1000", None));
+        assert!(holds("rate<1.001k", None) && !holds("rate>1k", None) && holds("rate>=1K", None));
+        assert!(holds("rate<0.1M", None) && !holds("rate>1G", None));
         assert!(holds("faults=3", None) && !holds("faults=0", None));
     }
 
@@ -274,6 +279,9 @@ mod tests {
             "q99<1ms",
             "rate>-1",
             "rate>x",
+            "rate>k",
+            "rate>5kk",
+            "rate>5m",
             "faults=",
             "x.p99<1ms",
             "<1ms",
