@@ -11,6 +11,7 @@
 #![allow(clippy::single_match_else, reason = "two cases of equal weight stand side by side")]
 #![allow(clippy::struct_excessive_bools, reason = "what is true of a socket, each for itself")]
 
+#[path = "../common/dice.rs"]
 mod dice;
 mod network;
 mod peer;

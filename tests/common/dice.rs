@@ -1,4 +1,7 @@
-//! Chance that is the same for the same seed.
+//! Chance that is the same for the same seed, for all tests.
+#![allow(dead_code, reason = "every test file uses another part of it")]
+
+use std::time::Duration;
 
 /// A generator of numbers (`SplitMix64`: Steele, Lea and Flood, 2014).
 #[derive(Debug)]
@@ -32,12 +35,21 @@ impl Dice {
         usize::try_from(self.scaled(least as u64, most as u64)).unwrap()
     }
 
-    /// Whether something happens that does so in so many of a thousand cases.
+    /// From 0 to `below` - 1.
+    pub fn below(&mut self, below: usize) -> usize {
+        usize::try_from(self.between(0, below as u64 - 1)).unwrap()
+    }
+
+    pub fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(self.between(least, most))
+    }
+
+    /// Whether something happens that does so in `permille` of a thousand cases.
     pub fn chance(&mut self, permille: u64) -> bool {
         self.between(0, 999) < permille
     }
 
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.between(0, from.len() as u64 - 1)).unwrap()]
+        from[self.below(from.len())]
     }
 }
