@@ -39,37 +39,37 @@ struct Args {
     /// Send generated messages of this size [default: 64 with one of the options below]
     #[arg(long, value_name = "SIZE", value_parser = cli::size, help_heading = "What to send")]
     size: Option<usize>,
-    /// Send so many messages on each connection [default: 1]
+    /// Messages to send on each connection [default: 1]
     #[arg(long, value_name = "N", value_parser = cli::large_count, conflicts_with = "duration", help_heading = "What to send")]
     messages: Option<NonZeroU64>,
-    /// Begin messages for so long
+    /// How long to begin messages
     #[arg(long, value_name = "DURATION", value_parser = cli::timeout, help_heading = "What to send")]
     duration: Option<Duration>,
-    /// Keep so many messages in flight on each connection (closed loop) [default: 1]
+    /// Messages to keep in flight on each connection (closed loop) [default: 1]
     #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
     pipeline: Option<u32>,
-    /// Send so many messages a second, 5k or 0.5, over all connections, whether or not echoes are back (open loop)
+    /// Messages to send a second, 5k or 0.5, over all connections, whether or not echoes are back (open loop)
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
     rate: Option<Rate>,
-    /// Send for so long before measuring
+    /// How long to send before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
-    /// Keep the connections idle for so long before the first message
+    /// How long to keep the connections idle before the first message
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration, help_heading = "Connecting")]
     hold: Duration,
-    /// Wait so long for a connect to be answered
+    /// How long to wait for a connect to be answered
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout, help_heading = "Connecting")]
     connect_timeout: Duration,
-    /// Begin so many connects a second [default: as fast as they are answered]
+    /// Connects to begin a second [default: as fast as they are answered]
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
     connect_rate: Option<Rate>,
-    /// Have so many connects under way [default: 4 and more while they are answered at once, fewer when they are dropped]
+    /// Connects to have under way [default: 4 and more while they are answered at once, fewer when they are dropped]
     #[arg(long, value_name = "N", value_parser = cli::count, help_heading = "Connecting")]
     connect_window: Option<u32>,
     /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST
     #[arg(long, value_name = "ADDRS", value_parser = cli::sources, help_heading = "Connecting")]
     source: Option<Sources>,
-    /// Give a connection up on which nothing moved for so long; with --rate, begin late messages for so long after the end
+    /// How long nothing may move on a connection; with --rate, how long after the end late messages are begun
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
     /// Print the report as one JSON object (docs/report.md)
@@ -84,7 +84,7 @@ struct Args {
     /// Count what comes back and do not compare it
     #[arg(long, hide = true)]
     no_verify: bool,
-    /// Poll without sleeping for so long after the last event: quicker answers, for up to a whole core
+    /// How long to poll without sleeping after the last event: quicker answers, for up to a whole core
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
     busy_poll: Duration,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What the two programs share and the library does not need: arguments, the logger, exit codes.
+//! What the programs share and the library does not need: arguments, the logger, exit codes, what is shown while they run.
 //!
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
@@ -106,7 +106,7 @@ pub fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// Writes a program's result to standard output. A reader that is gone is not an error: it has what it wanted.
+/// Writes a program's result to standard output. A reader that closes the pipe early (`head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -274,7 +274,7 @@ pub fn sources(text: &str) -> Result<Sources, String> {
     Ok(Sources(addrs))
 }
 
-/// Rust's own parsers take a `+`, which nobody writes but by mistake.
+/// Rust's own parsers take a `+`, which is a mistake wherever a user writes it.
 fn digits(text: &str) -> Result<&str, String> {
     if text.is_empty() {
         Err("a number is needed".to_owned())
@@ -310,7 +310,7 @@ pub fn size(text: &str) -> Result<usize, String> {
     if !text.starts_with(|first: char| first.is_ascii_digit()) {
         return Err("write it like 64KiB, 1MB or 4096".to_owned());
     }
-    // `parse_size` counts on beyond the largest number that it holds: it panics, or comes to 0 where nobody looks.
+    // With more digits `parse_size` overflows: it panics or, without overflow checks, returns 0.
     let significant = text.trim_start_matches(['0', '.', '_']).bytes().filter(u8::is_ascii_digit).count();
     if significant > MOST_DIGITS {
         return Err("more digits than a size has".to_owned());
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_port_in_one_are_told_apart_from_hosts() {
+    fn host_and_port_in_one_are_distinguished_from_hosts() {
         for (text, instead) in [
             ("127.0.0.1:65432", "127.0.0.1 65432"),
             ("localhost:65432", "localhost 65432"),

@@ -40,9 +40,9 @@ pub struct Exchange {
     first_byte: Option<Moment>,
     /// Measured messages that were begun.
     begun: u64,
-    /// The socket was full, and what fell due since then has not all been begun.
+    /// The socket was full, and not all messages that fell due since then have been begun.
     held_up: bool,
-    /// What is left of the schedule was given up.
+    /// The rest of the schedule was given up.
     gave_up: bool,
     /// Everything is back, and our FIN follows.
     finished: bool,
@@ -156,7 +156,7 @@ impl Exchange {
         self.finished
     }
 
-    /// The first thing that was wrong, if anything was.
+    /// The first fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
         self.fault.as_deref()
@@ -188,8 +188,8 @@ impl Exchange {
         if may_begin { Next::Begin(None) } else { Next::Wait }
     }
 
-    /// As [`next`](Exchange::next), in an open loop. What was due before its end is begun, however late, so that nothing
-    /// that a user would have waited for is left out.
+    /// As [`next`](Exchange::next), in an open loop. Messages that were due before its end are begun, however late, so that
+    /// none that a user would have waited for is left out.
     fn next_of(&self, schedule: &Schedule, is_there: bool, now: Moment) -> Next {
         let number = schedule.number(self.slot, self.sending.messages);
         if !is_there || number >= schedule.end {
@@ -214,13 +214,13 @@ impl Exchange {
         }
     }
 
-    /// How late it is for a message that was due then, if nothing but ourselves was in its way. Behind a full socket, all
-    /// that fell due meanwhile is sent as fast as the socket takes it.
+    /// The part of the lateness of a message, due at `due`, that is our own. It is none behind a full socket: all messages
+    /// that fell due meanwhile are sent as fast as the socket takes them.
     fn own_lateness(&self, due: Moment, now: Moment) -> Duration {
         if self.held_up { Duration::ZERO } else { now.since(due) }
     }
 
-    /// What is left of the schedule will not be begun: says so, once.
+    /// The rest of this slot's schedule will not be begun. The meter hears of that once.
     fn give_up(&mut self, now: Moment) {
         if mem::replace(&mut self.gave_up, true) {
             return;
@@ -248,7 +248,8 @@ impl Exchange {
         }
     }
 
-    /// How many of `input`, no longer than the rest of the message at `checking`, are as they were sent.
+    /// The length of the prefix of `input` that is as it was sent. `input` is no longer than the rest of the message at
+    /// `checking`.
     fn matching(&self, input: &[u8]) -> usize {
         match &self.run.load.content {
             _ if !self.run.load.verify => input.len(),
@@ -271,14 +272,14 @@ impl Exchange {
         texts.get(message).map_or(&[], |text| &text[within..])
     }
 
-    /// Compares `input` with what was sent. Returns how much of it is done with: all, but for a difference that only
-    /// what follows can explain.
+    /// Compares `input` with what was sent. Returns how many of its bytes are done with: all of them, unless they end with a
+    /// difference that only the next bytes can explain.
     fn check(&mut self, mut input: &[u8], now: Moment) -> Result<usize, Box<Fault>> {
         let given = input.len();
         while !input.is_empty() {
             let ahead = self.sending.bytes - self.checking.bytes;
             let (Some(length), true) = (self.run.load.message_len(self.checking.messages), ahead > 0) else {
-                // Nothing was sent here; but if the bytes tell where they belong, that says more.
+                // Nothing was sent here. But if the bytes show where they belong, that says more.
                 let placed = self.place(input).filter(|(kind, _)| *kind != FaultKind::Lost);
                 return Err(self.fault_here(placed.unwrap_or_else(|| (self.unsent(), None)), &[], input));
             };
@@ -298,7 +299,7 @@ impl Exchange {
         Ok(given)
     }
 
-    /// So many bytes of the message at `checking` came back right.
+    /// `bytes` more of the message at `checking` came back right.
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
@@ -328,8 +329,8 @@ impl Exchange {
         }
     }
 
-    /// What a difference at the beginning of `input` means; `None` if there is too little to tell, and more to come.
-    /// Until it is known, the difference counts as corruption.
+    /// What a difference at the beginning of `input` means; `None` if that takes more bytes, and more are to come. Until they
+    /// come, the difference counts as corruption.
     fn explain(&mut self, input: &[u8]) -> Option<Box<Fault>> {
         let ahead = self.sending.bytes - self.checking.bytes;
         let mut expected = vec![0; usize::try_from(ahead).unwrap_or(usize::MAX).min(pattern::EVIDENCE)];
@@ -352,7 +353,7 @@ impl Exchange {
     fn place(&self, input: &[u8]) -> Option<(FaultKind, Option<Origin>)> {
         let Content::Generated { run, .. } = self.run.load.content else { return None };
         let here = self.checking.bytes;
-        // No connection can have sent much more than this one; far beyond, a word tells nothing by chance.
+        // No connection can have sent much more than this one. A word that names a place far beyond does so by chance.
         let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
         let origin = Pattern::new(run, self.number).origin(input, self.run.connections, end)?;
         let kind = match origin {
@@ -456,22 +457,22 @@ impl Protocol for Exchange {
 
     fn end_of_input<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
         if self.fault.is_none() && !self.is_done(out.now()) {
-            // What still waits in our own queue was never sent, and is not missing.
+            // Bytes that still wait in our own queue were never sent, and are not missing.
             let sent = self.sending.bytes.saturating_sub(out.queue.len() as u64);
             let kind = if sent > self.checking.bytes { FaultKind::Truncated } else { FaultKind::ClosedEarly };
             self.fault = Some(self.fault_here((kind, None), &[], &[]));
         }
         if self.fault.is_some() {
-            out.abort(); // Nothing more is to be found out, and what waits would be sent in vain.
+            out.abort(); // There is nothing more to find out, and bytes that wait would be sent in vain.
         }
     }
 
-    /// What comes back is compared, and that is all.
+    /// Input is compared, and never answered.
     fn answers(&self) -> bool {
         false
     }
 
-    /// Silence is the peer's while something is to come from it: an echo, or its FIN.
+    /// The peer is idle while it owes something: an echo, or its FIN.
     fn expects(&self) -> Expects {
         match self.batches.front() {
             Some(oldest) => Expects::AnswerSince(oldest.begun),
@@ -506,7 +507,7 @@ mod tests {
     use crate::engine::buffer::SendBuffer;
     use std::cell::{Cell, RefCell};
 
-    /// Remembers what it is told.
+    /// Remembers what is measured.
     #[derive(Clone, Default)]
     struct Notes(
         Rc<RefCell<Vec<Sample>>>,
@@ -523,7 +524,7 @@ mod tests {
             self.3.borrow_mut().push((messages, own));
         }
         fn sent(&self, bytes: u64, messages: u64) {
-            assert!(bytes > 0, "nothing to tell");
+            assert!(bytes > 0, "nothing was sent");
             self.2.set((self.2.get().0 + bytes, self.2.get().1 + messages));
         }
         fn returned(&self, _bytes: u64) {}
@@ -579,7 +580,7 @@ mod tests {
         out.abort
     }
 
-    /// Tells it of the peer's end; whether it asked to abort.
+    /// Ends the peer's input; returns whether the exchange asked to abort.
     fn end(exchange: &mut Exchange) -> bool {
         let now = at(0);
         let mut out = Outbox::new(SendBuffer::new(), 100, &now);
@@ -746,8 +747,8 @@ mod tests {
     fn what_foreign_bytes_look_like_is_said() {
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         receive(&mut exchange, b"SSH-2.0-OpenSSH_9.2p1\r\n", at(0));
-        let told = exchange.fault().unwrap().to_string();
-        assert_eq!(told, r#"at byte 0 b"SSH-2.0-OpenSSH_" came where nothing was sent; this looks like an SSH banner"#);
+        let text = exchange.fault().unwrap().to_string();
+        assert_eq!(text, r#"at byte 0 b"SSH-2.0-OpenSSH_" came where nothing was sent; this looks like an SSH banner"#);
     }
 
     /// Sends 100 messages of 50 bytes and receives `echo` of them, which `change` made wrong.
@@ -767,7 +768,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_fault_is_told_apart() {
+    fn every_kind_of_fault_is_recognised() {
         let origin = |connection, position| Some(Origin { connection, position });
         assert_eq!(found(|echo| echo[777] ^= 0x10), (FaultKind::Corrupted, 777, None));
         for gap in [1, 3, 8, 50, 1000] {
@@ -818,7 +819,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_loop_keeps_so_many_in_flight() {
+    fn a_closed_loop_keeps_as_many_in_flight_as_asked() {
         let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |load| load.messages = Some(3));
         let first = send(&mut exchange, 1000, at(1));
         assert_eq!(first.len(), 16);
@@ -834,7 +835,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_loop_keeps_its_schedule_and_tells_how_late_it_was() {
+    fn an_open_loop_keeps_its_schedule_and_measures_how_late_it_was() {
         // 100 a second over 2 connections: this one, the second, at 10 ms, 30 ms, 50 ms, …
         let rate = Pacing::Rate(Rate::per_second(100).unwrap());
         let (mut exchange, notes) = generated(8, rate, |_| {});
@@ -895,7 +896,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_told_to_the_byte() {
+    fn what_was_sent_is_counted_to_the_byte() {
         let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |load| load.warmup = Duration::from_millis(5));
         send(&mut exchange, 25, at(0));
         assert_eq!(notes.2.get(), (0, 0), "warming up");
@@ -1026,7 +1027,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_connection_that_is_far_ahead_are_told() {
+    fn bytes_of_a_connection_that_is_far_ahead_are_recognised() {
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         send(&mut exchange, 64, at(0));
         let mut foreign = [0; 64];

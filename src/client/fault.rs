@@ -15,7 +15,7 @@ use crate::engine::escape::Escaped;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Nobody listens there.
+    /// No program listens there.
     Refused,
     /// The connect was not answered in time.
     ConnectTimeout,
@@ -72,7 +72,7 @@ impl fmt::Display for FaultKind {
 pub struct Fault {
     /// What kind of fault.
     pub kind: FaultKind,
-    /// The byte of the echoed stream, counted from zero, where it begins, if it has a place.
+    /// Where it begins, if it has a place: the byte of the echoed stream, counted from zero.
     pub offset: Option<u64>,
     /// What should have come there, up to 16 bytes; in JSON, in hex.
     #[serde(serialize_with = "hex")]

@@ -1,6 +1,6 @@
 //! What the client measures.
 //!
-//! Owns the counters and histograms of a run. Knows nothing of connections: the exchanges tell it what happened.
+//! Owns the counters and histograms of a run. Knows nothing of connections: the exchanges report what happens.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 
 use crate::engine::time::Moment;
 
-/// The longest time that is told apart from longer ones: an hour, in microseconds.
+/// The longest time that is distinguished from longer ones: an hour, in microseconds.
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// Times are kept to three digits.
@@ -24,8 +24,8 @@ pub const LATE: Duration = Duration::from_millis(1);
 pub trait Meter {
     /// A message was begun. If it was scheduled, `late` says how late.
     fn begun(&self, late: Option<Lateness>);
-    /// This number of scheduled messages will not be begun any more: it has become too late. `own` of that is our own
-    /// lateness.
+    /// This number of scheduled messages will never be begun: it has become too late. `own` is the part of the lateness that
+    /// is our own.
     fn given_up(&self, messages: u64, own: Duration);
     /// This number of bytes was handed to the connection, with the ends of this number of messages.
     fn sent(&self, bytes: u64, messages: u64);
@@ -103,7 +103,7 @@ pub struct Figures {
     pub connect: Histogram<u64>,
 }
 
-/// The figures of a run, shared by whoever measures and whoever tells.
+/// The figures of a run, shared by the exchanges, which measure, and the client.
 #[derive(Clone, Debug)]
 pub struct Figured(Rc<RefCell<Figures>>);
 
@@ -139,12 +139,12 @@ impl Figured {
         self.0.borrow()
     }
 
-    /// A connection failed with so many messages on their way.
+    /// A connection failed with this number of messages on their way.
     pub fn lost(&self, messages: u64) {
         self.borrow_mut().unanswered += messages;
     }
 
-    /// A connect took so long.
+    /// A connect succeeded, `after` this time.
     pub fn connected(&self, after: Duration) {
         record(&mut self.borrow_mut().connect, after);
     }
@@ -161,7 +161,7 @@ impl Default for Figured {
 }
 
 /// The time within which `percent` of all messages were back. Beside those in the histogram there are `never` more, which
-/// count as longer than all others: `None`, if it falls among them, or if there are no messages.
+/// count as longer than all others. `None` if the percentile falls among them, or if there are no messages.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a share, to some digits")]
 pub fn percentile(times: &Histogram<u64>, never: u64, percent: f64) -> Option<u64> {
@@ -249,9 +249,9 @@ mod tests {
         let sample = |service| Sample { at: Moment::START, first_byte: Duration::ZERO, service, scheduled: None };
         figured.echoed(sample(Duration::from_millis(5)));
         figured.echoed(sample(Duration::from_secs(9000)));
-        let told = figured.figures();
-        assert_eq!(told.service.value_at_quantile(0.5) / 10, 500);
-        assert!(told.service.max() >= LONGEST_US - LONGEST_US / 500);
-        assert_eq!((told.messages_echoed, told.scheduled.len()), (2, 0));
+        let seen = figured.figures();
+        assert_eq!(seen.service.value_at_quantile(0.5) / 10, 500);
+        assert!(seen.service.max() >= LONGEST_US - LONGEST_US / 500);
+        assert_eq!((seen.messages_echoed, seen.scheduled.len()), (2, 0));
     }
 }

@@ -96,21 +96,15 @@ impl Plan {
     }
 }
 
-/// What a program does beside its client. `()` does nothing.
+/// What a program does beside its client.
 pub trait Observer {
-    /// Called between turns: the time to show how far the run is. Returns when to call again at the latest.
-    fn watch(&mut self, client: &Client, now: Moment) -> Option<Moment> {
-        let _ = (client, now);
-        None
-    }
+    /// Called between turns: the time to show how far the run is. Returns when to call again at the latest; `None` if that
+    /// does not matter.
+    fn watch(&mut self, client: &Client, now: Moment) -> Option<Moment>;
 
     /// SIGUSR1 arrived: the time to show what each connection does.
-    fn status_asked(&mut self, event_loop: &EventLoop<Side>) {
-        let _ = event_loop;
-    }
+    fn status_asked(&mut self, event_loop: &EventLoop<Side>);
 }
-
-impl Observer for () {}
 
 /// Carries out `plan` against the first of `addrs` that answers, connection by connection. Returns what was found.
 ///

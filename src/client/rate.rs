@@ -1,7 +1,7 @@
 //! How often something happens: a number of times a second, whole or with a decimal fraction.
 //!
-//! Owns the arithmetic between counts and times. It is exact, in whole numbers alone: a schedule that is kept for days
-//! must not drift.
+//! Owns the arithmetic between counts and times. It is exact, in whole numbers alone: a schedule that is kept for days must
+//! not drift.
 
 use std::fmt;
 use std::num::NonZeroU64;

@@ -136,7 +136,7 @@ impl Expectation {
         matches!(self.subject, Subject::Percentile { of: Some(Histogram::Scheduled), .. })
     }
 
-    /// Judges it. So many scheduled messages `never` came back: they took longer than all others.
+    /// Judges it. `never` scheduled messages did not come back: they count as longer than all others.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "times to three digits")]
     pub fn judge(&self, figures: &Figures, never: u64, rate: f64, faults: u32) -> Outcome {
@@ -144,7 +144,7 @@ impl Expectation {
             Subject::Rate => (None, Unit::MessagesPerSecond, 0, Some(rate)),
             Subject::Faults => (None, Unit::Connections, 0, Some(f64::from(faults))),
             Subject::Percentile { of, percent } => {
-                // In an open loop the scheduled time is the one that tells the truth.
+                // In an open loop the time from the schedule on is the one that a user sees.
                 let is_open = never > 0 || !figures.scheduled.is_empty();
                 let of = of.unwrap_or(if is_open { Histogram::Scheduled } else { Histogram::Service });
                 let (times, never) = match of {

@@ -281,7 +281,7 @@ impl fmt::Display for Report {
         let whole = format!("{:.digits$}", self.elapsed_seconds);
         let measured = format!("{:.digits$}", self.seconds);
         write!(f, "elapsed      {whole} s")?;
-        // A schedule gives its messages a time, which may be longer than what they took; then there is no part to tell.
+        // A schedule gives its messages a time, which may be longer than they took; then there is no part to name.
         if self.messages.echoed > 0 && self.seconds < self.elapsed_seconds && measured != whole {
             write!(f, ", {measured} s of it measured")?;
         }
@@ -373,7 +373,7 @@ impl Report {
         }
     }
 
-    /// One line for whoever reads only one.
+    /// One line, for readers of one line.
     fn verdict(&self) -> String {
         let Connections { requested, intact, failed, unfinished, .. } = self.connections;
         let mut verdict = vec![if intact == requested {
