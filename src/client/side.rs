@@ -1,6 +1,7 @@
 //! Either end of an echo: what a loop talks that has a client on it, and perhaps the server as well.
 //!
-//! Owns nothing but the choice: everything is handed on to the protocol of that end.
+//! Owns nothing but the choice: everything is handed on to the protocol of that end. The methods are inlined, so that the
+//! choice costs no call.
 
 use crate::client::exchange::Exchange;
 use crate::engine::log_budget::LogBudget;
@@ -38,6 +39,7 @@ impl Side {
 }
 
 impl Protocol for Side {
+    #[inline]
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         match self {
             Side::Echo(echo) => echo.receive(input, out),
@@ -45,6 +47,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         match self {
             Side::Echo(echo) => echo.produce(space, clock),
@@ -52,6 +55,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn blocked(&mut self) {
         match self {
             Side::Echo(echo) => echo.blocked(),
@@ -59,6 +63,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         match self {
             Side::Echo(echo) => echo.end_of_input(rest, out),
@@ -66,6 +71,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn answers(&self) -> bool {
         match self {
             Side::Echo(echo) => echo.answers(),
@@ -73,6 +79,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn expects(&self) -> Expects {
         match self {
             Side::Echo(echo) => echo.expects(),
@@ -80,6 +87,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn log_received(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
         match self {
             Side::Echo(echo) => echo.log_received(bytes, peer, log),
@@ -87,6 +95,7 @@ impl Protocol for Side {
         }
     }
 
+    #[inline]
     fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
         match self {
             Side::Echo(echo) => echo.log_sent(bytes, peer, log),
