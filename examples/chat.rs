@@ -1,11 +1,11 @@
-//! A server whose connections talk to each other: what one sends, all others receive, line by line.
+//! A server whose connections talk to each other: all others receive what one sends, line by line.
 //!
 //!     cargo run --example chat [HOST [PORT]]
 //!     nc 127.0.0.1 65432          in two or more terminals
 //!
 //! A protocol sees its own connection only. To reach the others it notifies the loop's role, which sees them all: the
-//! closure given to `run_with` takes the lines out of the protocol and sends them on. A member that does not read what
-//! the others say is closed when its buffer is full, so that nobody's memory is at the mercy of the slowest.
+//! function given to `run_with` takes the lines out of the protocol and sends them on. A member that does not read what
+//! the others say is closed when its buffer is full. So a slow member cannot fill the server's memory.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -15,11 +15,11 @@ use multiconn::cli::{self, Verbosity};
 use multiconn::server::{Config, Server};
 use multiconn::{Event, EventLoop, Outbox, Protocol, Token};
 
-/// How much of one member's talk is taken at a time. Each line becomes longer by its speaker's name, and all of it has to
-/// fit into the others' buffers; what is left waits in the member's own inbound buffer.
+/// How many bytes of one member's lines are taken at a time. Each line becomes longer by its speaker's address, and the lines
+/// have to fit into the others' buffers. The rest waits in the member's own inbound buffer.
 const TALK_AT_A_TIME: usize = 16 * 1024;
 
-/// One member: who it is, and what it said that the others have not heard yet.
+/// One member: its address, and its lines that were not sent to the others yet.
 struct Member {
     addr: SocketAddr,
     said: Vec<u8>,

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn talk(host: &str, port: u16) -> io::Result<Vec<u8>> {
     let mut stream = connect(host, port)?;
     stream.write_all(MESSAGE)?;
-    // One read may return a single byte: read until as much is back as was sent.
+    // One read may return a single byte: read until as many bytes are back as were sent.
     let mut data = [0; MESSAGE.len()];
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.read_exact(&mut data).map_err(|error| match error.kind() {
@@ -45,7 +45,7 @@ fn talk(host: &str, port: u16) -> io::Result<Vec<u8>> {
     Ok(data.to_vec())
 }
 
-/// Tries every address that the name has, as `localhost` may be both `::1` and `127.0.0.1`.
+/// Tries every address of the name: `localhost` may be both `::1` and `127.0.0.1`.
 fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut result = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
     for addr in (host, port).to_socket_addrs()? {

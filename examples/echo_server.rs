@@ -2,8 +2,7 @@
 //!
 //!     cargo run --example echo_server [HOST [PORT]]
 //!
-//! It serves one peer and ends. What it cannot do (a second peer waits until the first is done) is what the rest of
-//! this package is about.
+//! It serves one peer and ends; a second peer is not served. The rest of this package is about serving many at once.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -33,14 +32,14 @@ fn serve(host: &str, port: u16) -> io::Result<()> {
     loop {
         let received = conn.read(&mut data)?; // Up to 1,024 bytes, and as few as one.
         if received == 0 {
-            break; // The peer has finished. Without this break, an endless loop.
+            break; // The end of input: the peer's FIN. Without this break, the loop would never end.
         }
         conn.write_all(&data[..received])?; // `write` alone may take only a part: sendall() in Python.
     }
     Ok(()) // Dropping the socket closes it, as the tutorial's `with` does.
 }
 
-/// As `println!`, which would end the program if nobody reads what it says.
+/// Prints a line. `println!` would panic if the reader of standard output is gone.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! A server of one's own: answers each line with the same line in upper case.
+//! A server of your own: answers each line with the same line in upper case.
 //!
 //!     cargo run --example line_server [HOST [PORT]]
 //!     nc 127.0.0.1 65432
@@ -15,8 +15,8 @@ use multiconn::{Outbox, Protocol};
 /// One connection's state.
 #[derive(Default)]
 struct UpperCase {
-    /// How much of the unfinished line was searched for its end already. Without it, a line that arrives byte by byte
-    /// would be searched from its beginning each time.
+    /// How many bytes of the unfinished line were searched for its end already. Without this number, a line that arrives
+    /// byte by byte would be searched from its beginning each time.
     searched: usize,
 }
 

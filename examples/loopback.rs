@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release --example loopback [NUM_CONNS]
 //!
-//! A thousand connections, each with two messages, every byte compared. The loop's one type of protocol is that of
-//! either side.
+//! A thousand connections, each with two messages, and every byte is compared. A loop has one type of protocol, here
+//! [`Side`]: the server's or the client's.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use multiconn::{Event, EventLoop, Limits, Role};
 
 const CONNECTIONS: u32 = 1000;
 
-/// The client's role; when it is done, so is the server.
+/// The client's role, which closes the listener when the client is done.
 struct Loopback {
     client: Client,
 }

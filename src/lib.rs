@@ -71,8 +71,8 @@
 //! 2. **Note**: each event sets flags on its connection and puts it on the run queue, once. No socket is touched and no
 //!    slot is freed, so no event can reach the wrong connection.
 //! 3. **Act**: each queued connection is served once, within a budget of bytes, so that no peer starves the others. What
-//!    is not done stays queued: nothing relies on another edge from the poller. The listener is one more entry of the
-//!    queue; it accepts, up to a budget, when it comes to the front.
+//!    is not done stays queued: nothing relies on another edge from the poller. The listener comes first and accepts, up to
+//!    a budget: no slot was freed yet, so no new connection gets a token whose end the role has not heard of.
 //! 4. **Expire**: deadlines that passed mark their connections, which end in the next turn's act.
 //!
 //! The poller is edge-triggered: it says once that a socket became ready. The flags remember it until the socket says
@@ -88,7 +88,7 @@
 //! 3. [`Connection::service`]: the connection's turn has come.
 //! 4. `Wire::read`: the byte is read into the loop's one buffer.
 //! 5. [`Protocol::receive`]: the protocol sees it there, and its answer may borrow it.
-//! 6. `Connection::converse`: what the protocol asked for is done.
+//! 6. `Connection::call_protocol`: what the protocol asked for is done.
 //! 7. `Wire::write`: the answer goes out from where it was read. Only what the socket does not take is copied.
 //!
 //! # From the tutorial's Python

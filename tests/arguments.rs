@@ -23,7 +23,7 @@ fn refused(program: &str, args: &[&str], code: i32, parts: &[&str]) -> Run {
 }
 
 #[test]
-fn ports() {
+fn wrong_ports_are_refused() {
     for port in ["65536", "-1", "+5", "abc", "", "99999999999999999999", " 1"] {
         refused(SERVER, &["127.0.0.1", port], 2, &["PORT", "'"]);
         refused(CLIENT, &["127.0.0.1", port, "1"], 2, &["PORT", "'"]);
@@ -34,7 +34,7 @@ fn ports() {
 }
 
 #[test]
-fn hosts() {
+fn wrong_hosts_are_refused() {
     refused(CLIENT, &["", "7", "1"], 2, &["HOST", "name one to connect to"]);
     for (program, args) in
         [(SERVER, &["no.such.host.invalid", "0"][..]), (CLIENT, &["no.such.host.invalid", "7", "1"][..])]
@@ -42,7 +42,7 @@ fn hosts() {
         let run = refused(program, args, 1, &["no.such.host.invalid", "is the", "name right?"]);
         assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
     }
-    // An address that is no address of this host (TEST-NET-1, RFC 5737).
+    // An address that this host does not have (TEST-NET-1, RFC 5737).
     refused(SERVER, &["192.0.2.1", "0"], 1, &["192.0.2.1", "no interface of this host has that address"]);
 }
 
@@ -63,7 +63,7 @@ fn host_and_port_as_one_argument_get_an_answer_that_says_what_to_write() {
 }
 
 #[test]
-fn numbers_of_connections() {
+fn wrong_numbers_of_connections_are_refused() {
     for count in ["0", "-1", "+1", "1.5", "x", "", "18446744073709551616", "4294967296"] {
         refused(CLIENT, &["127.0.0.1", "7", count], 2, &["NUM_CONNS"]);
     }
@@ -84,7 +84,7 @@ fn a_k_behind_a_number_is_a_thousand_wherever_there_are_numbers() {
 }
 
 #[test]
-fn options_of_the_server() {
+fn wrong_options_of_the_server_are_refused() {
     let base = ["127.0.0.1", "0"];
     for (option, values) in [
         ("--backlog", &["0", "-1", "x", "4294967296"][..]),
@@ -108,7 +108,7 @@ fn options_of_the_server() {
 }
 
 #[test]
-fn options_of_the_client() {
+fn wrong_options_of_the_client_are_refused() {
     for option in ["--connect-timeout", "--timeout"] {
         for value in ["0s", "5", "-1s", "off", ""] {
             refused(CLIENT, &["127.0.0.1", "7", "1", &format!("{option}={value}")], 2, &[option]);
@@ -119,8 +119,8 @@ fn options_of_the_client() {
 }
 
 #[test]
-fn a_port_below_1024_without_the_right_to_it() {
-    // Root may have any port; only others are refused. Where unprivileged ports begin at 0, nobody is.
+fn a_port_below_1024_is_refused_without_the_right_to_it() {
+    // Root may listen on any port, other users not. Where unprivileged ports begin at 0, every user may.
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let first: u32 = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
     if rustix::process::geteuid().is_root() || first < 2 {
@@ -141,9 +141,9 @@ fn help_and_version_succeed_on_standard_output() {
     }
 }
 
-/// The one sentence stands where somebody may look for it.
+/// The sentence is in each place where a reader may look for it.
 #[test]
-fn what_intact_means_is_the_same_wherever_it_is_said() {
+fn intact_is_defined_in_the_same_words_everywhere() {
     const INTACT: &str = "A connection is intact if everything that it had to send was sent, every byte of it came back \
                           and no other byte did, and the server then closed it in order (with a FIN, not a reset), \
                           before the client or after it.";

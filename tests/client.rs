@@ -1,4 +1,4 @@
-//! The client against servers that are wrong, slow, rude or absent: what it calls each, and how it exits.
+//! The client against servers that are wrong, slow, rude or absent: the fault that it reports and its exit code.
 #![cfg(feature = "cli")]
 
 mod common;
@@ -32,7 +32,7 @@ fn read_all(stream: &mut TcpStream) {
     expect(stream, SENT);
 }
 
-/// Runs the client against such a server and expects its one connection to fail for this reason.
+/// Runs the client against a server that does `serve`. Expects its one connection to fail for this reason.
 #[track_caller]
 fn fails(serve: impl Fn(TcpStream) + Send + 'static, reason: &str, detail: &str) -> Run {
     let run = client(faulty(serve), 1, &["--timeout", "300ms"]);
@@ -80,7 +80,7 @@ fn a_byte_too_many_is_extra_even_after_the_half_close() {
 }
 
 #[test]
-fn a_reset_is_reset() {
+fn a_reset_is_reported_as_reset() {
     let serve = |mut stream: TcpStream| {
         read_all(&mut stream);
         stream.write_all(&SENT[..10]).unwrap();
@@ -112,7 +112,7 @@ fn a_server_that_never_finishes_is_unclosed() {
 }
 
 #[test]
-fn nobody_there_is_refused_with_advice() {
+fn a_refused_connect_comes_with_advice() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let run = client(closed, 12, &[]);
     assert_eq!(run.code, Some(1));
@@ -141,8 +141,8 @@ fn an_unanswered_connect_times_out() {
 }
 
 #[test]
-fn a_connect_timeout_beside_connections_that_stand_is_not_the_firewalls() {
-    // A backlog of 0 holds one connection: it stands, and the SYNs of the others are dropped.
+fn a_connect_timeout_beside_established_connections_does_not_blame_a_firewall() {
+    // A backlog of 0 holds one connection. It is established, and the SYNs of the others are dropped.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
@@ -191,7 +191,7 @@ fn a_proxy_header_has_one_name_on_every_connection() {
 }
 
 #[test]
-fn what_answers_for_an_echo_is_recognised() {
+fn answers_of_other_protocols_are_recognised() {
     let cases: [(&[u8], &str); 4] = [
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c", "a PROXY protocol v2 header"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an HTTP/1.1 response"),
@@ -291,7 +291,7 @@ fn a_client_that_was_stopped_does_not_blame_the_server() {
 }
 
 #[test]
-fn a_server_killed_in_mid_run_is_reset_and_said_so() {
+fn a_server_killed_in_mid_run_is_reported_as_reset() {
     let mut server = Server::start(&[]);
     let port = server.addr.port().to_string();
     server.program.signal(Signal::STOP);
@@ -304,7 +304,7 @@ fn a_server_killed_in_mid_run_is_reset_and_said_so() {
     program.line("reset: Connection reset by peer (os error 104); 0 of 44 bytes sent are back");
 }
 
-/// What the programs cannot be given on a command line.
+/// Cases that no command line can produce.
 #[test]
 fn thirty_two_mebibytes_a_message_do_not_deadlock() {
     let server = Server::start(&[]);

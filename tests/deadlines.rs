@@ -1,4 +1,5 @@
-//! Who is ended for want of progress, and who must not be: slow readers, busy peers of a process that was stopped.
+//! Which connections are ended because their peer makes no progress, and which must not be: those of slow readers, and
+//! those of busy peers after a process was stopped.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{CLIENT, Program, Server, figure};
 use rustix::process::Signal;
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// More connections than epoll returns in one wait: after a pause, a look at all of them takes several waits.
 const CROWD: u32 = 1_500;
@@ -22,7 +23,7 @@ const LARGE_CROWD: u32 = 6_000;
 /// What floods are made of.
 static BLOCK: [u8; 16384] = [b'x'; 16384];
 
-/// How many rounds the long forms take.
+/// How many rounds the long tests take.
 fn rounds() -> u32 {
     std::env::var("MULTICONN_ROUNDS").map_or(20, |text| text.parse().unwrap())
 }
@@ -35,8 +36,9 @@ fn connect_with_a_small_receive_buffer(server: &Server) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// Sends until the server takes no more, then reads 4 KiB every 50 ms for that long: megabytes wait for it all the time,
-/// and the server's socket reports no room. Returns how many bytes it got; fails if the server ends the connection.
+/// Sends until the server takes no more, then reads 4 KiB every 50 ms for the time `lasting`. Megabytes wait for this
+/// reader all the time, and the server's socket reports no room. Returns how many bytes were read; fails if the server
+/// ends the connection.
 fn read_slowly(server: &Server, lasting: Duration) -> usize {
     let mut stream = connect_with_a_small_receive_buffer(server);
     let mut writer = stream.try_clone().unwrap();
@@ -68,8 +70,7 @@ fn a_slow_but_steady_reader_is_not_called_idle() {
     read_slowly(&server, Duration::from_secs(4));
 }
 
-/// The reader of the report that this began with: 1 KB every 0.1 s, default options and default buffers, for longer than
-/// the time to stall.
+/// 1 KB every 0.1 s, with default options and default buffers, for longer than the time to stall.
 #[test]
 #[ignore = "takes 150 s"]
 fn a_reader_of_10_kb_a_second_is_not_called_stalled() {
@@ -111,49 +112,84 @@ fn a_peer_that_stops_reading_is_ended_within_the_time_and_a_quarter() {
     while let Ok(1..) = stream.read(&mut [0; 16384]) {} // To its end: nothing keeps it open any more.
 }
 
-/// The longest time for which the kernel's queue for a reader did not shrink. The reader takes `rate` bytes a second, a
-/// tenth of them every 0.1 s; its receive buffer has `buffer` bytes, or what the system makes of it.
-fn longest_gap(rate: usize, buffer: Option<usize>, time: Duration) -> Duration {
+/// What the kernel keeps for a reader that has not read it.
+#[derive(Clone, Copy)]
+enum Buffer {
+    /// What a connection begins with.
+    Default,
+    /// Fixed by `SO_RCVBUF`. The kernel doubles the number (socket(7)).
+    Fixed(usize),
+    /// Grown while the reader was fast: the kernel goes up to `net.ipv4.tcp_rmem`.
+    Grown,
+}
+
+/// What is sent to make a receive buffer grow, in blocks: 1 GiB, a second's work.
+const BLOCKS_TO_GROW: usize = 65_536;
+
+/// The longest time in which a reader's kernel acknowledged nothing, and the size of its buffer in the end. The reader
+/// takes `rate` bytes a second, a tenth of them every 0.1 s.
+fn longest_gap(rate: usize, buffer: Buffer, time: Duration) -> (Duration, usize) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let reader = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    if let Some(buffer) = buffer {
-        reader.set_recv_buffer_size(buffer).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    if let Buffer::Fixed(bytes) = buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
     }
-    reader.connect(&listener.local_addr().unwrap().into()).unwrap();
+    socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+    let mut reader = TcpStream::from(socket);
     let (mut writer, _) = listener.accept().unwrap();
+    if let Buffer::Grown = buffer {
+        let mut flooder = writer.try_clone().unwrap();
+        let flood = thread::spawn(move || (0..BLOCKS_TO_GROW).for_each(|_| flooder.write_all(&BLOCK).unwrap()));
+        let mut space = vec![0; 64 * BLOCK.len()]; // Many at a time: the buffer grows with what one read takes.
+        (0..BLOCKS_TO_GROW / 64).for_each(|_| reader.read_exact(&mut space).unwrap());
+        flood.join().unwrap();
+    }
     writer.set_nonblocking(true).unwrap();
-    while writer.write(&BLOCK).is_ok() {}
+    let mut slow_reader = reader.try_clone().unwrap();
     thread::spawn(move || {
-        let (mut reader, mut piece) = (TcpStream::from(reader), vec![0; rate / 10]);
-        while reader.read(&mut piece).is_ok_and(|count| count > 0) {
+        let mut piece = vec![0; rate / 10];
+        while slow_reader.read(&mut piece).is_ok_and(|count| count > 0) {
             thread::sleep(Duration::from_millis(100)); // A slow reader is what is measured.
         }
     });
-    let (begun, mut shrunk, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
-    let mut held = tcp_state::unacknowledged(writer.as_fd()).unwrap();
-    while begun.elapsed() < time && held > 0 {
-        let holds = tcp_state::unacknowledged(writer.as_fd()).unwrap();
-        if holds < held {
-            longest = longest.max(shrunk.elapsed());
-            (held, shrunk) = (holds, Instant::now());
+    let (begun, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+    let (mut written, mut acknowledged) = (0_usize, 0);
+    while begun.elapsed() < time {
+        written += std::iter::from_fn(|| writer.write(&BLOCK).ok()).sum::<usize>(); // The queue is always full.
+        let taken = written.saturating_sub(tcp_state::unacknowledged(writer.as_fd()).unwrap() as usize);
+        if taken > acknowledged {
+            longest = longest.max(last.elapsed());
+            (acknowledged, last) = (taken, Instant::now());
         }
-        thread::sleep(Duration::from_millis(20)); // Nobody reports that a queue shrinks.
+        thread::sleep(Duration::from_millis(20)); // No event says that a queue shrinks.
     }
-    longest.max(shrunk.elapsed())
+    (longest.max(last.elapsed()), SockRef::from(&reader).recv_buffer_size().unwrap())
 }
 
 /// What `--stall-timeout` can tell: a shorter one than these would take the reader for stalled.
 #[test]
 #[ignore = "takes 120 s"]
 fn how_seldom_the_queue_of_a_slow_reader_shrinks() {
-    let cases = [(10_000, None), (20_000, None), (100_000, None), (10_000, Some(1 << 20)), (20_000, Some(1 << 20))];
+    let cases = [
+        (10_000, Buffer::Default),
+        (20_000, Buffer::Default),
+        (100_000, Buffer::Default),
+        (10_000, Buffer::Fixed(1 << 20)),
+        (20_000, Buffer::Fixed(1 << 20)),
+        (50_000, Buffer::Grown),
+        (100_000, Buffer::Grown),
+    ];
     let measured: Vec<_> = cases
         .into_iter()
         .map(|(rate, buffer)| thread::spawn(move || longest_gap(rate, buffer, Duration::from_secs(120))))
         .collect();
     for ((rate, buffer), gap) in cases.into_iter().zip(measured) {
-        let gap = gap.join().unwrap();
-        let buffer = buffer.map_or_else(|| "its default buffer".to_owned(), |bytes| format!("a buffer of {bytes}"));
+        let (gap, size) = gap.join().unwrap();
+        let buffer = match buffer {
+            Buffer::Default => format!("the default buffer of {size}"),
+            Buffer::Fixed(_) => format!("a fixed buffer of {size}"),
+            Buffer::Grown => format!("a buffer that grew to {size}"),
+        };
         figure(&format!("longest time without progress, {rate} bytes/s into {buffer}"), format_args!("{gap:.1?}"));
         assert!(gap < Duration::from_secs(60), "the default time to stall is too short for it");
     }
@@ -240,5 +276,5 @@ fn a_pause_with_6000_busy_connections_makes_nobody_look_dead() {
         pause_the_server(LARGE_CROWD);
         pause_both(LARGE_CROWD);
     }
-    figure("pauses of 2 s at time-outs of 1 s, 6,000 busy connections, none of them called dead", 3 * rounds());
+    figure("pauses of 2 s at timeouts of 1 s with 6,000 busy connections, of which none was called dead", 3 * rounds());
 }

@@ -112,7 +112,7 @@ fn chat_members_hear_each_other() {
     drop(bob);
     assert_eq!(line(&mut ann), format!("{bob_addr} is gone\n"));
 
-    // However much one says at once, whoever reads hears it all.
+    // A member that reads gets everything, however much another says at once.
     let mut eve = connect(server.addr);
     let eve_addr = eve.local_addr().unwrap();
     assert_eq!(line(&mut ann), format!("{eve_addr} is here\n"));

@@ -1,4 +1,4 @@
-//! The library, used as a program of one's own would.
+//! The library, used as another project's program uses it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ impl Protocol for Bell {
     }
 }
 
-/// Answers each notification, and closes whoever it could not answer.
+/// Answers each notification, and closes each connection that it could not answer.
 struct Porter {
     answered: u32,
     closed: u32,
@@ -60,7 +60,7 @@ fn event_loop<P: Protocol>() -> EventLoop<P> {
 }
 
 #[test]
-fn a_peer_that_rings_and_runs_away_harms_nobody() {
+fn a_peer_that_notifies_and_leaves_harms_no_other() {
     const PEERS: u32 = 500;
     let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
@@ -96,7 +96,7 @@ fn a_loop_with_nothing_to_do_ends_at_once() {
 }
 
 #[test]
-fn a_role_may_connect_close_and_be_told() {
+fn a_role_may_connect_and_close_and_hears_how_each_ended() {
     struct Caller {
         ends: Vec<End>,
         closed_by_us: bool,

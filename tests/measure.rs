@@ -1,4 +1,4 @@
-//! The client as an instrument: faults named right, times that hold, and what it says of itself.
+//! The client as an instrument: the right name for each fault, right times, and what it reports about itself.
 #![cfg(feature = "cli")]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{CLIENT, Program, Server, client};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A server that reads everything first and then sends back what `change` makes of it, a thread a connection.
+/// A server that reads everything first and then sends back what `change` makes of it; one thread for each connection.
 fn server(total: usize, change: impl Fn(usize, Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -96,7 +96,7 @@ fn every_kind_of_fault_is_named_with_its_place() {
     );
 }
 
-/// A run at 500 messages a second that `end` ends for the server: its report.
+/// The report of a run at 500 messages a second, in which `end` ends the server.
 #[track_caller]
 fn ended_early(end: Signal) -> Value {
     let server = Server::start(&[]);
@@ -270,7 +270,7 @@ fn a_known_delay_is_measured_to_a_millisecond_or_so() {
 #[test]
 fn a_client_that_cannot_reach_its_rate_says_so() {
     let server = Server::start(&[]);
-    // Of one byte each, so that no socket is ever full: what is late is late by the client's own doing.
+    // Messages of one byte: no socket is ever full, so the client itself causes what is late.
     let args = ["--rate", "1000000000", "--size", "1", "--duration", "300ms", "--timeout", "300ms"];
     let (_, report) = json(server.addr, 2, &args);
     assert_eq!(report["client"]["bottleneck"], true, "{report}");
@@ -337,8 +337,8 @@ fn a_peer_that_fails_is_not_the_clients_slowness() {
     assert_blamed_only_if_late(&report);
 }
 
-/// On a machine with other things to do, a client may truly be late; then it has to say so, and else it must not. For runs
-/// in which no socket is ever full.
+/// On a busy machine a client may really be late. Then it must say so, and otherwise it must not. For runs in which no
+/// socket is ever full.
 #[track_caller]
 fn assert_blamed_only_if_late(report: &Value) {
     let late = report["schedule_error_us"]["p99"].as_u64().is_some_and(|late| late > 1000);
@@ -381,7 +381,7 @@ fn messages_due_while_the_server_stood_still_are_sent_late_and_count() {
     assert_eq!(counts, [2000, 2000, 0, 0], "{report}");
     assert_eq!(report["expectations"][0]["held"], false, "{report}");
     assert!(report["latency_us"]["scheduled"]["p90"].as_u64().unwrap() > 500_000, "{report}");
-    // They waited for room in the socket.
+    // These messages waited for room in the socket.
     assert!(report["schedule_error_us"]["max"].as_u64().unwrap() > 500_000, "{report}");
 }
 
@@ -419,7 +419,7 @@ fn messages_that_never_come_back_count_as_longer_than_all_others() {
 }
 
 #[test]
-fn what_a_slow_reader_leaves_no_room_for_until_the_timeout_is_missed_and_said() {
+fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -531,7 +531,7 @@ fn small_backlog() -> SocketAddr {
     std::thread::spawn(move || {
         for mut stream in TcpListener::from(listener).incoming().map_while(Result::ok) {
             std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
-            std::thread::sleep(Duration::from_millis(1)); // So slow is it.
+            std::thread::sleep(Duration::from_millis(1)); // A slow server is what is tested.
         }
     });
     addr
@@ -610,7 +610,7 @@ fn the_histogram_log_is_written_or_refused_beforehand() {
     assert!(run.stderr.starts_with("error: cannot write /nonexistent/run.hlog: "), "{run:?}");
     assert_eq!(server.program.count("Accepted"), accepted, "before the first connect");
 
-    // What is found out only at the end does not swallow the report.
+    // An error at the very end does not suppress the report.
     let run = client(server.addr, 3, &["-q", "--hdr-log", "/dev/full"]);
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
     assert!(run.stdout.contains("verdict      intact"), "{run:?}");
@@ -672,7 +672,7 @@ fn the_json_report_has_the_documented_shape() {
 }
 
 #[test]
-fn options_that_do_not_go_together_are_named() {
+fn options_that_exclude_each_other_are_named() {
     let addr: SocketAddr = "127.0.0.1:7".parse().unwrap();
     let cases: &[(&[&str], &[&str])] = &[
         (&["--rate", "10", "--pipeline", "2", "--duration", "1s"], &["--rate", "--pipeline"]),
@@ -714,7 +714,7 @@ fn options_that_do_not_go_together_are_named() {
 
 #[test]
 fn a_source_that_is_not_ours_is_refused_beforehand() {
-    // TEST-NET-1 (RFC 5737) belongs to nobody.
+    // No host has an address of TEST-NET-1 (RFC 5737).
     let server = Server::start(&[]);
     let run = client(server.addr, 3, &["--source", "192.0.2.1"]);
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
@@ -727,7 +727,7 @@ fn a_source_that_is_not_ours_is_refused_beforehand() {
 
 #[test]
 fn an_open_loop_notices_that_nothing_comes_back() {
-    // Nobody accepts, let alone reads: the kernel takes the bytes, for much longer than this test is patient.
+    // No connection is accepted or read. The kernel takes the bytes, for much longer than this test waits.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let begun = Instant::now();
     let (code, report) =
@@ -781,7 +781,7 @@ fn the_elapsed_time_is_that_of_the_whole_run() {
     let (whole, measured) = (&report["elapsed_seconds"], &report["seconds"]);
     assert!(whole.as_f64().unwrap() >= measured.as_f64().unwrap() + 0.4, "{report}");
 
-    // Nothing was measured: there is no part to tell.
+    // Nothing was measured, so the report names no measured part.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let run = client(closed, 3, &["-q", "--duration", "300ms"]);
     assert!(!run.stdout.contains("of it measured"), "{run:?}");

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use common::proc::listening_addr;
 use common::{CLIENT, Program, SERVER, Server, client, ping};
 
-/// A server by shell command, as only a shell closes a standard stream.
+/// A server started by a shell command: only a shell can close a standard stream.
 fn server_by_shell(redirection: &str, stderr: Stdio) -> (Child, SocketAddr) {
     let child = Command::new("sh")
         .args(["-c", &format!("exec \"$0\" \"$@\" {redirection}"), SERVER, "127.0.0.1", "0", "-v"])
@@ -29,7 +29,7 @@ fn interrupt(child: &mut Child) -> Option<i32> {
 }
 
 #[test]
-fn a_closed_or_full_standard_error_is_nothing_to_the_server() {
+fn a_closed_or_full_standard_error_does_not_stop_the_server() {
     for redirection in ["2>&-", "2>/dev/full"] {
         let (mut child, addr) = server_by_shell(redirection, Stdio::null());
         ping(&mut common::connect(addr), b"hello");
@@ -47,7 +47,7 @@ fn a_log_that_nobody_reads_stalls_nothing_and_is_counted() {
     // Some 10,000 lines with -v, of which a pipe holds a tenth.
     let run = client(addr, 2500, &["-q"]);
     assert_eq!(run.code, Some(0), "{run:?}");
-    // Now somebody reads again.
+    // From here on the log is read again.
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut first = String::new();
     log.read_line(&mut first).unwrap();
@@ -79,7 +79,7 @@ fn a_terminal_that_nobody_reads_stalls_nothing() {
 }
 
 #[test]
-fn a_log_reader_that_went_away_is_nothing() {
+fn a_log_reader_that_went_away_does_not_stop_the_server() {
     let (mut child, addr) = server_by_shell("", Stdio::piped());
     drop(child.stderr.take());
     let run = client(addr, 100, &["-q"]);
@@ -135,7 +135,7 @@ fn a_report_whose_reader_is_gone_is_no_error() {
 }
 
 #[test]
-fn rust_log_rules_and_a_bad_one_is_named() {
+fn rust_log_takes_precedence_and_a_bad_one_is_named() {
     let server = Server::start(&[]);
     let port = server.addr.port().to_string();
     let run = |filter: &str, args: &[&str]| {

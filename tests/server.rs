@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 #[test]
-fn a_thousand_connections_at_once() {
+fn a_thousand_connections_are_served_at_once() {
     raise_limit().unwrap();
     let server = Server::start(&[]);
     let mut streams: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
@@ -43,7 +43,7 @@ fn the_client_has_all_its_connections_open_at_once() {
 }
 
 #[test]
-fn thirty_two_mebibytes_each_way_on_one_connection() {
+fn one_connection_carries_thirty_two_mebibytes_each_way() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     let data = pattern(32 * 1024 * 1024);
@@ -104,7 +104,7 @@ fn urgent_data_comes_back_whole_and_at_once() {
 fn four_hundred_connects_at_once_fit_the_backlog() {
     raise_limit().unwrap();
     let server = Server::start(&[]);
-    // Stopped, it accepts nobody: all of them have to fit. One too many would wait a second for its next SYN.
+    // A stopped server accepts no connection, so all must fit the backlog. One too many would wait a second for its next SYN.
     server.program.signal(Signal::STOP);
     let mut streams: Vec<TcpStream> = (0..400)
         .map(|_| TcpStream::connect_timeout(&server.addr, Duration::from_millis(900)).expect("a place in the backlog"))
@@ -147,7 +147,7 @@ fn idle_connections_cost_no_turns() {
     for stream in &mut streams {
         ping(stream, b"hello");
     }
-    // The log's last word, on what it left out, is a turn of its own.
+    // The log's last line counts what was left out. It takes a turn of its own.
     for opening in ["Accepted connection from", "Echoing"] {
         let begun = Instant::now();
         while server.program.accounted_for(opening) < 1000 {
@@ -185,7 +185,7 @@ fn an_idle_timeout_ends_only_the_idle() {
 fn a_server_that_was_stopped_does_not_take_its_peers_for_idle() {
     raise_limit().unwrap();
     let server = Server::start(&["--idle-timeout", "8s"]);
-    // More than one wait returns events for.
+    // More connections than one wait returns events for.
     let mut streams: Vec<TcpStream> = (0..3000).map(|_| server.connect()).collect();
     for stream in &mut streams {
         ping(stream, b"hello");
@@ -224,7 +224,7 @@ fn peers_that_never_stop_sending_do_not_outlast_the_end() {
     }
 }
 
-/// Writes and reads from threads of their own until the end.
+/// Writes on one thread and reads on another until the connection ends.
 fn flood_and_read(stream: &TcpStream) {
     flood(stream);
     let mut stream = stream.try_clone().unwrap();
@@ -252,7 +252,7 @@ fn a_signal_drains_what_was_sent() {
     let mut connected = server.connect();
     ping(&mut connected, b"hello");
     server.program.signal(Signal::STOP);
-    // Nobody has read these, nor accepted this one, when the signal comes.
+    // When the signal comes, these bytes are not read and this connection is not accepted.
     connected.write_all(&data).unwrap();
     let mut waiting = server.connect();
     waiting.write_all(&data).unwrap();
@@ -337,7 +337,7 @@ fn a_port_that_is_taken_is_refused_unless_shared() {
 }
 
 #[test]
-fn ipv6_and_both_families_on_one_socket() {
+fn a_server_listens_on_ipv6_and_on_both_families_with_one_socket() {
     let server = Server::start_on("::1", &[]);
     assert!(server.addr.is_ipv6());
     ping(&mut server.connect(), b"hello");
@@ -407,7 +407,7 @@ fn the_table_fits_80_columns_with_ipv6_and_with_both_addresses_in_each_row() {
     let foreign = quiet.local_addr().unwrap().to_string();
     assert!(Server::rows(&table)[0].ends_with(&foreign), "a short address stands in its row: {table:#?}");
 
-    // Neither end is the same for all.
+    // No address is the same in all rows.
     let server = Server::start_on("::", &[]);
     let port = server.addr.port();
     let mut streams: Vec<TcpStream> =
@@ -427,7 +427,7 @@ fn the_table_fits_80_columns_with_ipv6_and_with_both_addresses_in_each_row() {
 }
 
 #[test]
-fn stopping_and_continuing_is_nothing() {
+fn stopping_and_continuing_changes_nothing() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     for _ in 0..20 {
@@ -458,7 +458,7 @@ fn busy_polling_lasts_as_long_as_asked_and_no_longer() {
     let (cpu, woken) = (exact_cpu(&server.program), wake_ups(&server.program));
     ping(&mut stream, b"pong");
     assert_eq!(wake_ups(&server.program), woken, "it was awake");
-    // Time is what is asked for; how much CPU that is depends on who else wants it.
+    // The option sets a time. How much CPU that takes depends on the other programs.
     let begun = Instant::now();
     while exact_cpu(&server.program).checked_sub(cpu).unwrap() < POLLED / 10 {
         assert!(begun.elapsed() < common::PATIENCE, "it does not poll");

@@ -1,6 +1,6 @@
 //! What people see on their terminal: the log, the line of progress below it, and help, at any width.
 //!
-//! The programs write to a pseudo-terminal, and an emulator says what stands on the screen then.
+//! The programs write to a pseudo-terminal, and an emulator shows what is on the screen then.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// So few that the log scrolls.
+/// Few enough rows for the log to scroll.
 const ROWS: usize = 16;
 
 /// What terminals do with lines that are longer than a new width. Both kinds are in use.
@@ -36,7 +36,7 @@ struct Terminal {
     emulator: avt::Terminal,
     /// The beginning of a character that is not here whole.
     part: Vec<u8>,
-    /// All that was written.
+    /// Everything that was written.
     text: String,
     rows: usize,
 }
@@ -112,7 +112,7 @@ impl Terminal {
         self.text.push_str(&text);
     }
 
-    /// All lines, once the program is through; nothing may stand where its next line would go.
+    /// All lines, after the program ended. The place of its next line must be empty.
     #[track_caller]
     fn last_lines(&mut self) -> Vec<String> {
         self.device.write_all(b"<<the last line>>\n").unwrap();

@@ -75,7 +75,7 @@ fn a_flood_of_lines_is_cut_and_counted() {
         .map(|count| count.parse::<usize>().unwrap())
         .sum();
     assert_eq!(printed + left_out, 3000);
-    // The server tells as well, by itself, a second later.
+    // The server counts them as well, a second later and without another line.
     server.program.line_from(0, "more lines \"Accepted connection from …\" left out");
     assert!(begun.elapsed() < PATIENCE);
 
@@ -93,7 +93,7 @@ fn a_run_with_generated_messages_has_no_line_for_each_connection() {
         let printed = verbose.stderr.lines().filter(|line| line.starts_with(opening)).count();
         assert_eq!(printed, 200, "{opening}: {verbose:?}");
     }
-    // What failed is told in any case.
+    // A connection that fails has its line in any case.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let failing = client(closed, 3, &["--messages", "2"]);
     assert_eq!((failing.code, failing.stderr.lines().count()), (Some(1), 3), "{failing:?}");

@@ -1,13 +1,13 @@
 //! The listener, and whether the loop may accept from it now.
 //!
-//! Owns the listening socket, the protocols it makes and the sticky note that peers may wait. Never accepts by itself:
-//! the loop does, when the listener's turn in the run queue comes.
+//! Owns the listening socket, the function that makes a protocol for a peer, and the sticky flag that peers may wait. Never
+//! accepts by itself: the loop does, at most once a turn.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// How many connections are accepted in a row: a burst should be taken quickly, but not at the others' expense. One
-/// costs some 10 µs.
+/// How many connections are accepted in one turn. A burst is taken quickly, and the other connections wait less than a
+/// millisecond: accepting one costs some 10 µs.
 pub(crate) const ACCEPT_BUDGET: u32 = 64;
 
 /// A listener and what is known of its backlog.
@@ -15,7 +15,7 @@ pub(crate) struct Accepting<L, P> {
     pub(crate) socket: L,
     /// Makes the protocol for a peer.
     pub(crate) protocol_for: Box<dyn FnMut(SocketAddr) -> P>,
-    /// Peers may wait. As sticky as a connection's flags: only an accept that finds none clears it.
+    /// Peers may wait in the backlog. The flag is sticky: only an accept that finds no peer clears it.
     pub(crate) ready: bool,
     /// Descriptors or memory have run out: accepting is tried again after a time, or when a connection ends.
     pub(crate) resting: bool,
@@ -26,8 +26,8 @@ impl<L, P> Accepting<L, P> {
         Accepting { socket, protocol_for: Box::new(protocol_for), ready: false, resting: false }
     }
 
-    /// Notes that the poller reported peers. Returns whether to accept them now: while accepting rests, the note is kept
-    /// and nobody is woken up.
+    /// Notes that the poller reported peers. Returns whether to accept them now: while accepting rests, only the flag is
+    /// set.
     pub(crate) fn note(&mut self) -> bool {
         self.ready = true;
         !self.resting
@@ -51,9 +51,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_that_comes_during_a_rest_is_kept_and_wakes_nobody() {
+    fn an_edge_that_comes_during_a_rest_is_kept_until_the_rest_ends() {
         let mut accepting = Accepting::new((), |_| ());
-        assert!(!accepting.resume(), "nobody waits");
+        assert!(!accepting.resume(), "no peer waits");
         accepting.resting = true;
         assert!(!accepting.note());
         assert!(accepting.resume());

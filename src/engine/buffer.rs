@@ -1,7 +1,7 @@
 //! The bytes that a socket has not taken yet.
 //!
-//! Owns one queue of bytes and the rule by which its memory grows and goes. Never decides how much may be
-//! queued: that is the connection's limit, handed in with each push.
+//! Owns one queue of bytes, and the rule by which its memory grows and is freed. Never decides how much may be queued: the
+//! connection passes its limit with each push.
 
 use std::collections::VecDeque;
 
@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 ///
 /// This is the tutorial's `data.outb`, with two differences. Taking sent bytes off the front
 /// ([`consume`](SendBuffer::consume)) moves nothing, where `outb = outb[sent:]` copies all that is left each
-/// time. And an empty queue holds no memory but one null pointer: the heap part goes as soon as the last byte
-/// is sent, so that ten thousand idle connections do not keep what their worst moment needed.
+/// time. And an empty queue is one null pointer: its heap memory is freed as soon as the last byte is sent, so that ten
+/// thousand idle connections do not keep what they needed when they were busiest.
 #[derive(Debug, Default)]
 pub struct SendBuffer {
     #[expect(clippy::box_collection, reason = "the idle connection is the common one: 8 bytes here rather than 32")]
@@ -42,7 +42,7 @@ impl SendBuffer {
         self.bytes.as_ref().map_or(0, |bytes| bytes.capacity())
     }
 
-    /// The bytes to send next: as many as lie in one piece, none only if nothing waits.
+    /// The bytes to send next: as many as lie in one piece. Empty only if nothing waits.
     #[must_use]
     pub fn front(&self) -> &[u8] {
         self.bytes.as_ref().map_or(&[], |bytes| bytes.as_slices().0)
@@ -50,8 +50,8 @@ impl SendBuffer {
 
     /// Appends `bytes`.
     ///
-    /// Memory grows to what is needed, or to twice what there was if that is more, but for the sake of
-    /// growing never past `limit` bytes: a queue that stays within its limit holds no more memory than that.
+    /// The memory grows to what is needed or, if that is more, to twice what it was, but at most to `limit` bytes. Only if
+    /// more than `limit` bytes wait does the queue hold more memory than that.
     #[inline] // Mostly there is nothing to queue.
     pub fn push(&mut self, bytes: &[u8], limit: usize) {
         if !bytes.is_empty() {
@@ -69,7 +69,7 @@ impl SendBuffer {
     /// Takes `sent` bytes off the front.
     ///
     /// # Panics
-    /// If fewer wait.
+    /// If fewer bytes wait.
     pub fn consume(&mut self, sent: usize) {
         assert!(sent <= self.len(), "more was sent than was waiting");
         if sent == self.len() {
@@ -80,8 +80,8 @@ impl SendBuffer {
     }
 }
 
-/// The capacity that a buffer should have to hold `needed` bytes: what it has if that is enough, else twice that for the
-/// sake of the next ones, but past `limit` no more than is needed.
+/// The capacity that a buffer should have to hold `needed` bytes. If `capacity` is not enough, it is doubled, so that the
+/// next bytes fit as well; but beyond `limit` it is no more than needed.
 pub(crate) fn grown(needed: usize, capacity: usize, limit: usize) -> usize {
     if needed <= capacity { capacity } else { needed.max(limit.min(capacity * 2)) }
 }

@@ -1,7 +1,7 @@
 //! One connection: what becomes of its bytes, how each of its two directions stands, and how it ends.
 //!
 //! Owns the wire, both buffers, the protocol and the state of both directions. Never waits, never reads a clock, never
-//! touches the poller or another connection: the loop says what became ready and when to act, and is handed the outcome.
+//! touches the poller or another connection: the loop notes what became ready, calls `service`, and gets the outcome.
 //! Generic over its [`Transport`], so that short writes, lost edges and resets are tested without a socket.
 
 #[cfg(test)]
@@ -22,16 +22,16 @@ use crate::engine::time::{Clock, Moment};
 use crate::engine::wire::{Input, Wire};
 pub use crate::engine::wire::{Readiness, Transport, Unacknowledged};
 
-/// How many bytes one connection may move before the others have their turn.
+/// How many bytes one connection may move in one service; then the next connection is served.
 ///
 /// Moving 256 KiB takes some 0.1 ms, so a 1-byte ping beside a handful of peers that never stop sending still comes
-/// back within a millisecond or so; and it is one full read of the loop's buffer, so a bulk transfer loses nothing.
+/// back within a millisecond or so. It is one full read of the loop's buffer, so a bulk transfer loses nothing.
 pub const SERVICE_BUDGET: usize = 256 * 1024;
 
-/// One peer, its bytes on their way in and out, and what is known of its socket.
+/// One peer: its socket, its address, the bytes that wait in each direction, and its protocol.
 ///
-/// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket; here are the same three and what it takes to
-/// lose nothing. A connection that has nothing waiting holds no memory outside of this struct.
+/// The tutorial keeps `SimpleNamespace(addr, inb, outb)` for each socket. This struct has the same three, and what it
+/// takes to lose no byte. A connection with empty buffers holds no memory outside of this struct.
 #[derive(Debug)]
 pub struct Connection<T, P> {
     wire: Wire<T>,
@@ -42,14 +42,14 @@ pub struct Connection<T, P> {
     outbound: SendBuffer,
     protocol: P,
     opened: Moment,
-    /// When a byte last moved, in either direction. Of a peer that owes an answer, a byte that the socket takes at once
-    /// does not count.
+    /// When a byte last moved, in either direction. If the peer owes an answer, a byte that the socket takes at once does
+    /// not count.
     last_active: Moment,
     progress: Progress,
     reading: Reading,
     writing: Writing,
     ending: Ending,
-    /// The role woke it: what the protocol has not consumed is shown to it again.
+    /// The role woke this connection: what the protocol has not consumed is shown to it again.
     woken: bool,
 }
 
@@ -59,10 +59,10 @@ enum Reading {
     Open,
     /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
     Discarding,
-    /// The peer's FIN was read, and the protocol has not heard of it yet.
-    AtEnd,
-    /// Nothing comes any more, and the protocol knows.
-    Finished,
+    /// The peer's FIN was read; the protocol's `end_of_input` was not called yet.
+    EndUnheard,
+    /// The peer's FIN was read, and nothing is left to show to the protocol.
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,23 +71,23 @@ enum Writing {
     Connecting,
     Open,
     /// Our FIN follows what waits in `outbound`.
-    Finishing,
+    ShuttingDown,
     /// Our FIN is sent.
-    Finished,
+    ShutDown,
 }
 
-/// An end decided by the loop or the role. It is carried out in `service`: only there does a connection end.
+/// An end decided by the loop or the role. `service` carries it out: a connection ends nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// None: the connection ends when both directions have finished.
+    /// None: the connection ends when it has both FINs.
     ByItself,
     /// The loop is draining: what has arrived is answered, then our FIN follows.
     Draining,
-    /// It was idle: our FIN follows, and the peer has a while to finish as well.
+    /// The connection was idle: our FIN follows, and the peer has a limited time to send its FIN.
     Idle,
-    /// A time ran out: it ends at its next service.
+    /// A time ran out: the connection ends at its next service.
     TimedOut(Timeout),
-    /// The role closed it: it ends at its next service.
+    /// The role closed the connection: it ends at its next service.
     Closed,
 }
 
@@ -111,9 +111,9 @@ pub enum Timeout {
     Idle,
     /// Bytes waited and the peer took none of them.
     Stall,
-    /// We had ended, and the peer did not.
+    /// Our FIN was decided on or sent, and the peer's did not come.
     Linger,
-    /// The whole loop was draining, and this connection was not done.
+    /// The loop's time to drain was over, and this connection was still open.
     Drain,
 }
 
@@ -126,9 +126,9 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// With bytes waiting of which the peer takes none.
     pub stall: Option<Duration>,
-    /// How long a connection that we end first is kept to be read to its end. A bare close(2) with unread input sends
-    /// RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122, 4.2.2.13; RFC 2525, 2.17).
-    /// Without it, an idle connection is closed at once.
+    /// How long a connection that we shut down first is kept, so that its input is read to the end. A bare close(2) with
+    /// unread input sends RST instead of FIN, and the RST destroys what the peer has not read yet (RFC 1122, 4.2.2.13;
+    /// RFC 2525, 2.17). With `None`, an idle connection is closed at once.
     pub linger: Option<Duration>,
 }
 
@@ -140,9 +140,9 @@ pub struct Context<'a> {
     pub clock: &'a dyn Clock,
     /// The loop's one read buffer; its content means nothing between services.
     pub scratch: &'a mut [u8],
-    /// How many bytes this connection may hold in a buffer, as memory stands now.
+    /// How many bytes this connection may buffer, given how much memory is free now.
     pub room_now: usize,
-    /// How many it could hold if memory were plenty: a message longer than that is too long.
+    /// How many bytes it could buffer if memory were plenty. A message longer than that is too long.
     pub room_most: usize,
     /// Whether a read that returns less than was asked for means that the socket is empty. epoll(7) says so for streams;
     /// other pollers report a socket again only after a `WouldBlock`.
@@ -158,7 +158,7 @@ pub struct Context<'a> {
 pub enum Outcome {
     /// Nothing more can be done until the poller says so.
     Waiting,
-    /// The budget is spent; there is more to do at once.
+    /// The budget is spent, and there is more to do at once.
     Runnable,
     /// The connection is over. Dropping it closes its socket.
     Ended(End),
@@ -167,7 +167,7 @@ pub enum Outcome {
 /// Why a connection is over.
 #[derive(Debug)]
 pub enum End {
-    /// Both directions finished; all that was to be sent was handed to the kernel.
+    /// The peer's FIN was read, and everything that was to be sent, our FIN included, was handed to the kernel.
     Finished,
     /// The protocol ended it ([`Outbox::abort`]).
     Aborted,
@@ -179,11 +179,11 @@ pub enum End {
     TimedOut(Timeout),
     /// One message was longer than the buffer for it.
     MessageTooLong,
-    /// All connections together hold what they may, and this one's message is not complete.
+    /// All connections together hold as much as they may, and this one's message is not complete.
     OutOfMemory,
-    /// The protocol had more to send than the buffer holds and the peer did not read it.
+    /// The protocol had more to send than the buffer holds, and the peer did not read.
     Overflow,
-    /// The role closed it ([`EventLoop::close`](crate::engine::event_loop::EventLoop::close)).
+    /// The role closed the connection ([`EventLoop::close`](crate::engine::event_loop::EventLoop::close)).
     Closed,
 }
 
@@ -235,7 +235,7 @@ impl fmt::Display for State {
 }
 
 impl<T, P> Connection<T, P> {
-    /// A connection that stands already: accepted, most likely.
+    /// A connection that is established: accepted, most likely.
     pub fn open(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
         Connection {
             wire: Wire::new(transport),
@@ -258,7 +258,7 @@ impl<T, P> Connection<T, P> {
         Connection { writing: Writing::Connecting, ..Connection::open(transport, addr, protocol, now) }
     }
 
-    /// The peer's address; one that is mapped into IPv6 as the IPv4 address that it means.
+    /// The peer's address. An IPv4 address mapped into IPv6 is returned as the IPv4 address.
     pub fn addr(&self) -> SocketAddr {
         self.addr.get()
     }
@@ -278,7 +278,7 @@ impl<T, P> Connection<T, P> {
         &self.protocol
     }
 
-    /// The protocol, to talk to it from outside: the lines of a chat are taken here.
+    /// The protocol, for the role: a chat takes its members' lines here.
     pub fn protocol_mut(&mut self) -> &mut P {
         &mut self.protocol
     }
@@ -323,29 +323,32 @@ impl<T, P> Connection<T, P> {
         self.last_active
     }
 
-    /// Whether its connect is under way.
+    /// Whether the connect is under way.
     pub fn is_connecting(&self) -> bool {
         self.writing == Writing::Connecting
     }
 
-    /// What it is doing, for people: nothing is decided by this.
+    /// What the connection is doing, for people. No decision depends on it.
     pub fn state(&self) -> State {
         match (self.writing, self.reading) {
             (Writing::Connecting, _) => State::Connecting,
             _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
-            (_, Reading::AtEnd | Reading::Finished) => State::PeerFinished,
-            (Writing::Finishing | Writing::Finished, _) => State::Finishing,
+            (_, Reading::EndUnheard | Reading::Ended) => State::PeerFinished,
+            (Writing::ShuttingDown | Writing::ShutDown, _) => State::Finishing,
             (Writing::Open, _) => State::Established,
         }
     }
 
-    /// Notes what the poller said. Flags are only ever added here; touching no socket, this is safe at any time.
+    /// Notes what the poller said. Only adds flags and touches no socket, so it is safe at any time.
     pub fn note(&mut self, event: Readiness) {
         self.wire.note(event);
     }
 
-    /// Queues bytes from outside of the protocol; the next service sends them. Refused, with nothing queued, if the
-    /// connection would then hold more than `room_now` bytes, or if it is finishing.
+    /// Queues bytes from outside of the protocol; the next service sends them.
+    ///
+    /// # Errors
+    /// Nothing is queued if the connection would then hold more than `room_now` bytes, or if its connect is under way, or
+    /// if our FIN was decided on.
     pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<(), SendError> {
         if self.writing != Writing::Open || self.ending.due().is_some() {
             return Err(SendError::Finishing);
@@ -359,8 +362,8 @@ impl<T, P> Connection<T, P> {
         Ok(())
     }
 
-    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered; then we finish, and what arrives
-    /// later is thrown away until the peer finishes too.
+    /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what arrives
+    /// later is thrown away, up to the peer's FIN.
     pub fn drain(&mut self) {
         if self.ending == Ending::ByItself {
             self.ending = Ending::Draining;
@@ -368,15 +371,15 @@ impl<T, P> Connection<T, P> {
         self.wire.ready.readable = true; // A connection accepted just now has had no event yet.
     }
 
-    /// Finishes behind what waits to be sent; what still arrives is read and thrown away.
+    /// Sends our FIN behind what waits. What still arrives is read and thrown away.
     pub fn stop_answering(&mut self) {
         if self.reading == Reading::Open {
-            self.finish();
+            self.shut_down_behind_queue();
             self.reading = Reading::Discarding;
         }
     }
 
-    /// Shows the protocol what it has not consumed yet at the next service: it may go on now.
+    /// At the next service, shows the protocol again what it has not consumed.
     pub fn wake(&mut self) {
         self.woken = true;
     }
@@ -388,14 +391,23 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Our FIN follows what waits.
-    fn finish(&mut self) {
-        if self.writing == Writing::Open {
-            self.writing = Writing::Finishing;
+    /// What happened at `turn`, the beginning of a turn that took long, may have happened as late as `end`.
+    pub(crate) fn redate(&mut self, turn: Moment, end: Moment) {
+        for time in [&mut self.last_active, &mut self.progress.waiting_since] {
+            if *time == turn {
+                *time = end;
+            }
         }
     }
 
-    /// The time to stall begins when bytes begin to wait, not when the last answer was sent.
+    /// Lets our FIN follow what waits.
+    fn shut_down_behind_queue(&mut self) {
+        if self.writing == Writing::Open {
+            self.writing = Writing::ShuttingDown;
+        }
+    }
+
+    /// Starts the stall timeout when bytes begin to wait, not when the last answer was sent.
     fn time_the_wait(&mut self, nothing_waited: bool, now: Moment) {
         if nothing_waited && !self.outbound.is_empty() {
             self.last_active = now;
@@ -405,7 +417,7 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// The peer has taken something. A lingering connection's time is counted from its beginning, whatever moves.
+    /// Notes that the peer took bytes. It moves no linger timeout: that one counts from its beginning.
     fn peer_took_bytes(&mut self, since: Moment) {
         self.last_active = self.last_active.max(since);
         if self.reading != Reading::Discarding {
@@ -419,7 +431,7 @@ impl<T, P> Connection<T, P> {
 pub enum SendError {
     /// The peer has not read what was sent before, and the buffer for it is full.
     Full,
-    /// The connection is finishing or over.
+    /// Nothing can be sent: the connect is under way, our FIN was decided on, or the connection ended.
     Finishing,
 }
 
@@ -435,7 +447,7 @@ impl fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 impl<T: Transport, P: Protocol> Connection<T, P> {
-    /// The next time that something runs out, and what. A function of the state alone: nothing is kept up to date.
+    /// The next time that something runs out, and what. Computed from the state, so that no byte has to update it.
     pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
         if self.writing == Writing::Connecting {
             return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
@@ -451,7 +463,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             .filter(|_| bytes_wait)
             .map(|limit| (self.progress.next_look(waiting_since, limit), Timeout::Stall));
         let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
-            // A peer for which bytes wait is not idle. Whether it still takes them is judged by the time to stall.
+            // A peer for which bytes wait is not idle. The stall timeout judges whether the peer still takes them.
             Expects::Anything if stall.is_some() => None,
             Expects::Anything => Some(self.last_active.plus(limit)),
             Expects::AnswerSince(owed) if self.outbound.is_empty() => Some(self.last_active.max(owed).plus(limit)),
@@ -459,13 +471,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Expects::Nothing => None,
         });
         let idle = idle.map(|when| (when, Timeout::Idle));
-        let finished = if self.writing == Writing::Finished { linger(self.last_active) } else { None };
+        let finished = if self.writing == Writing::ShutDown { linger(self.last_active) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
     }
 
-    /// A time ran out. The connection ends, unless the kernel's queue shows that the peer takes what is sent to it: then
-    /// it has a new deadline. Returns whether there is something to do, at its next service. An idle connection ends
-    /// gently if `timeouts` give it the time.
+    /// Acts on a time that ran out. Returns whether the next service has something to do. It has nothing to do if the
+    /// kernel's queue shows that the peer takes what is sent to it: then the connection has a new deadline.
+    ///
+    /// An idle connection is not closed but shut down, if there is a linger timeout.
     pub fn expire(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
         if self.ending.due().is_some() {
             return true;
@@ -487,14 +500,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         true
     }
 
-    /// Looks at the kernel's queue, if that can tell anything, before a connection is ended for want of progress. Returns
-    /// whether it may go on in spite of the time that ran out.
+    /// Looks at the kernel's queue, if that can tell anything. Returns whether the connection goes on in spite of the time
+    /// that ran out.
     fn may_go_on(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
         let owes_an_answer = matches!(self.protocol.expects(), Expects::AnswerSince(_));
         let worth_a_look = match timeout {
             Timeout::Stall => true,
-            // The kernels of both ends take megabytes for a peer that reads nothing: only what they take when they
-            // were full is a sign of life of one that owes an answer.
+            // The kernels of both ends take megabytes for a peer that reads nothing. So if the peer owes an answer, only
+            // what they take after they were full is a sign of life.
             Timeout::Idle => !owes_an_answer || !self.outbound.is_empty(),
             Timeout::Linger => self.reading != Reading::Discarding,
             Timeout::Connect | Timeout::Drain => false,
@@ -502,16 +515,21 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if !worth_a_look {
             return false;
         }
-        if let Some(found) = self.wire.transport.unacknowledged()
-            && let Some(since) = self.progress.look(self.wire.sent, found, now)
-        {
+        let found = self.wire.transport.unacknowledged();
+        let progress_since = found.and_then(|found| self.progress.look(self.wire.sent, found, now));
+        if timeout == Timeout::Idle && !owes_an_answer && self.progress.kernel_holds {
+            // From now on the stall timeout judges the peer. The last of the bytes that the kernel holds were sent no
+            // later than a byte last moved; the last acknowledgement may be much older.
+            self.progress.waiting_since = self.progress.waiting_since.max(self.last_active);
+        }
+        if let Some(since) = progress_since {
             self.peer_took_bytes(since);
             return true;
         }
         match timeout {
             Timeout::Idle if !owes_an_answer => {
                 if self.progress.kernel_holds && timeouts.stall.is_none() {
-                    self.last_active = now; // Nobody judges whether the peer takes what waits for it.
+                    self.last_active = now; // Without a stall timeout, nothing judges whether the peer takes the bytes.
                 }
                 self.progress.kernel_holds
             }
@@ -530,11 +548,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
     }
 
-    /// Every byte's way: what waits is flushed; then bytes are read and shown to the protocol, whose answer is written;
-    /// then the end of input is heard, what the protocol produces is written, and our FIN follows if all is done.
-    /// Returns whether there may be more to do at once.
+    /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers the
+    /// end of input; writes what the protocol produces; sends our FIN if all is done. Returns whether there may be more
+    /// to do at once.
     fn advance(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
-        // The first comparison is all that it costs where no end was decided.
+        // If no end was decided, this costs one comparison.
         if self.ending != Ending::ByItself
             && let Some(end) = self.ending.due()
         {
@@ -550,11 +568,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let runnable = loop {
             self.flush(context)?;
             let read = self.read(context)?;
-            self.hear_the_end(context)?;
-            // Behind the read, which may have found out that there is nothing more to wait for.
+            self.deliver_end_of_input(context)?;
+            // Behind the read, which may have found that nothing more will come back.
             let produced = self.produce(context)?;
             moved += read + produced;
-            // What is not readable and produces nothing would find nothing to do in another round either.
+            // Nothing to read and nothing produced: another round would find nothing to do.
             if produced == 0 && (read == 0 || !self.wire.ready.readable) {
                 break false;
             }
@@ -566,20 +584,20 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(runnable)
     }
 
-    /// Whether the connect is through.
+    /// Finds out whether the connect succeeded.
     fn connected(&mut self, now: Moment) -> Result<bool, End> {
         let through = self.wire.finish_connect().map_err(End::ConnectFailed)?;
         if through {
-            // It may have been told to finish while it was under way, and nobody will say so again.
-            let told = self.reading == Reading::Discarding;
-            self.writing = if told { Writing::Finishing } else { Writing::Open };
+            // `stop_answering` may have come while the connect was under way.
+            let stopped = self.reading == Reading::Discarding;
+            self.writing = if stopped { Writing::ShuttingDown } else { Writing::Open };
             self.last_active = now; // The time to connect was not idleness.
             self.progress.waiting_since = now;
         }
         Ok(through)
     }
 
-    /// Sends what waits; then there is room again for answers that had none.
+    /// Sends what waits. If all is sent, shows the protocol its unconsumed input again: now its answers have room.
     fn flush(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         if !self.outbound.is_empty() && self.wire.ready.writable {
             self.send_queue(context)?;
@@ -597,7 +615,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             let taken = self.write(queue.front(), context)?;
             queue.consume(taken);
             if taken > 0 {
-                self.peer_took_bytes(context.now); // The socket was full: the peer has taken something.
+                self.peer_took_bytes(context.now); // The socket was full, so the peer has made the room.
             }
         }
         self.outbound = queue;
@@ -618,12 +636,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(taken)
     }
 
-    /// Lets the protocol say something by itself. Returns how many bytes that was.
+    /// Writes what the protocol produces without input. Returns how many bytes that was.
     fn produce(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
         if self.writing != Writing::Open || !self.wire.ready.writable || !self.outbound.is_empty() {
             return Ok(0);
         }
-        // The peer has finished, and may have closed: writing on could bring a reset before its last words are read.
+        // The peer sent its FIN and may have closed its socket. A write could bring a reset before its last bytes are read.
         if self.wire.end_is_near() {
             return Ok(0);
         }
@@ -642,7 +660,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Produced::Nothing => Ok(0),
             Produced::Finished => {
-                self.finish();
+                self.shut_down_behind_queue();
                 Ok(0)
             }
         }
@@ -664,7 +682,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 self.last_active = context.now;
                 if self.reading == Reading::Open {
                     let scratch = mem::take(&mut context.scratch);
-                    let shown = self.hear(&scratch[..count], context);
+                    let shown = self.log_and_show(&scratch[..count], context);
                     context.scratch = scratch;
                     shown?;
                 }
@@ -672,8 +690,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Input::End => {
                 self.reading = match self.reading {
-                    Reading::Discarding => Reading::Finished,
-                    _ => Reading::AtEnd,
+                    Reading::Discarding => Reading::Ended,
+                    _ => Reading::EndUnheard,
                 };
                 Ok(0)
             }
@@ -686,25 +704,25 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
     }
 
-    /// How much to ask for: never more than there is room to queue, should the socket take none of the answer, and
-    /// nothing at all above the high-water mark, half of what is allowed. Reading on whenever a few bytes have left the
-    /// queue would make a stalled transfer crawl on in reads of a few bytes each.
+    /// How many bytes to read: never more than there is room to queue, because the socket may take none of the answer.
+    /// Above the high-water mark, half of the room, nothing is read. Otherwise a stalled transfer would crawl on in reads
+    /// of a few bytes each, one whenever a few bytes have left the queue.
     ///
-    /// Input that is not answered needs no room in the queue, and must not wait for any: the peer may be waiting for us
-    /// to read what it has sent before it reads more itself.
+    /// Input that is not answered needs no room in the queue and does not wait for any: the peer may read no more before
+    /// we have read what it sent.
     fn read_size(&self, context: &Context<'_>) -> usize {
         let room = match self.reading {
             Reading::Open if !self.protocol.answers() => context.room_now.saturating_sub(self.inbound.len()),
             Reading::Open if self.outbound.len() > context.room_now / 2 => 0,
             Reading::Open => context.room_now.saturating_sub(self.outbound.len() + self.inbound.len()),
             Reading::Discarding => usize::MAX,
-            Reading::AtEnd | Reading::Finished => 0,
+            Reading::EndUnheard | Reading::Ended => 0,
         };
         room.min(context.scratch.len())
     }
 
-    /// Backpressure is not reading. The flag stays, so no edge is needed to go on; but room comes only from what is sent,
-    /// and with nothing to send, none will come.
+    /// Backpressure: does not read. The flag stays, so that reading goes on without another edge. Room comes only from
+    /// bytes that are sent: with nothing to send there will never be room, and the connection ends.
     fn no_room_to_read(&self, context: &Context<'_>) -> Result<usize, End> {
         match self.reading {
             Reading::Open if !self.outbound.is_empty() => Ok(0),
@@ -715,18 +733,18 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Bytes arrived: logs them, and shows them to the protocol.
-    fn hear(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+    fn log_and_show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
         self.protocol.log_received(input, &self.addr, context.log);
         self.show(input, context)
     }
 
     /// Shows the protocol `input` behind what it left of earlier input, and keeps what it leaves now.
     ///
-    /// It is shown again while it consumes something and its answers go out: a protocol may have stopped only because its
-    /// answers had no more room, and as they have gone out at once, nothing else would ever make it go on.
+    /// The input is shown again while the protocol consumes some of it and its answers go out at once. A protocol may have
+    /// stopped only because its answers had no more room; nothing else would make it go on.
     fn show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
         if self.inbound.is_empty() {
-            let left = self.converse_on(input, context)?;
+            let left = self.show_while_consumed(input, context)?;
             if !left.is_empty() {
                 self.keep(left, context.room_now);
             }
@@ -734,21 +752,21 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         self.keep(input, context.room_now);
         let mut inbound = mem::take(&mut self.inbound);
-        let left = self.converse_on(&inbound, context)?.len();
+        let left = self.show_while_consumed(&inbound, context)?.len();
         if left > 0 {
             inbound.drain(..inbound.len() - left);
             if left < inbound.capacity() / 2 {
-                inbound.shrink_to_fit(); // A long line that is done with does not go on to take its memory.
+                inbound.shrink_to_fit(); // A long line that was consumed gives its memory back.
             }
             self.inbound = inbound;
         }
         Ok(())
     }
 
-    /// Lets the protocol consume `input` for as long as it does and its answers go out. Returns what is left.
-    fn converse_on<'a>(&mut self, mut input: &'a [u8], context: &mut Context<'_>) -> Result<&'a [u8], End> {
+    /// Shows `input` while the protocol consumes some of it and its answers go out at once. Returns what is left.
+    fn show_while_consumed<'a>(&mut self, mut input: &'a [u8], context: &mut Context<'_>) -> Result<&'a [u8], End> {
         while !input.is_empty() {
-            let consumed = self.converse(context, |protocol, out| protocol.receive(input, out))?;
+            let consumed = self.call_protocol(context, |protocol, out| protocol.receive(input, out))?;
             input = &input[consumed..];
             if consumed == 0 || !self.outbound.is_empty() {
                 break;
@@ -757,32 +775,31 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(input)
     }
 
-    /// Puts input aside for later, growing as the outbound queue does.
+    /// Keeps input that was not consumed. The buffer grows by the rule of the outbound queue.
     fn keep(&mut self, input: &[u8], limit: usize) {
         let (len, capacity) = (self.inbound.len(), self.inbound.capacity());
         self.inbound.reserve_exact(buffer::grown(len + input.len(), capacity, limit) - len);
         self.inbound.extend_from_slice(input);
     }
 
-    /// Tells the protocol that the peer has finished: at once, unless there is input that it has not consumed because
-    /// its answers have no room yet.
-    fn hear_the_end(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        while self.reading == Reading::AtEnd && (self.inbound.is_empty() || self.outbound.is_empty()) {
+    /// Tells the protocol of the end of input: at once, unless unconsumed input waits for room for its answers.
+    fn deliver_end_of_input(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        while self.reading == Reading::EndUnheard && (self.inbound.is_empty() || self.outbound.is_empty()) {
             let before = self.inbound.len();
             self.show(&[], context)?;
             if self.inbound.len() == before {
-                self.reading = Reading::Finished;
+                self.reading = Reading::Ended;
                 let rest = mem::take(&mut self.inbound);
-                self.converse(context, |protocol, out| protocol.end_of_input(&rest, out))?;
-                self.finish();
+                self.call_protocol(context, |protocol, out| protocol.end_of_input(&rest, out))?;
+                self.shut_down_behind_queue();
             }
         }
         Ok(())
     }
 
-    /// Calls the protocol and does what it asks for. What it borrows from its input is written at once, from where it
-    /// was read; only what the socket does not take is copied.
-    fn converse<'a, 'context: 'a, R>(
+    /// Calls the protocol and does what it asks for. What the answer borrows from the input is written at once, from where
+    /// it was read. Only what the socket does not take is copied.
+    fn call_protocol<'a, 'context: 'a, R>(
         &mut self,
         context: &mut Context<'context>,
         call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
@@ -795,8 +812,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if abort {
             return Err(End::Aborted);
         }
-        if self.writing == Writing::Finished {
-            return Ok(result); // Our FIN is out: what is said now reaches nobody.
+        if self.writing == Writing::ShutDown {
+            return Ok(result); // Nothing can be sent behind our FIN.
         }
         self.outbound = queue;
         if !self.outbound.is_empty() {
@@ -809,22 +826,22 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Err(End::Overflow);
         }
         if shut_down {
-            self.finish();
+            self.shut_down_behind_queue();
         }
         Ok(result)
     }
 
-    /// Sends our FIN once everything is sent, and ends when the peer's is here as well.
+    /// Sends our FIN once everything is sent. Ends the connection once the peer's FIN was read as well.
     fn shut_down_if_done(&mut self, now: Moment) -> Result<(), End> {
-        if self.writing == Writing::Finishing && self.outbound.is_empty() {
-            self.writing = Writing::Finished;
+        if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {
+            self.writing = Writing::ShutDown;
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
-            if self.reading != Reading::Finished {
+            if self.reading != Reading::Ended {
                 self.wire.transport.shutdown_write().map_err(End::Failed)?;
                 self.last_active = now;
             }
         }
-        if self.writing == Writing::Finished && self.reading == Reading::Finished {
+        if self.writing == Writing::ShutDown && self.reading == Reading::Ended {
             let idle = self.ending == Ending::Idle;
             return Err(if idle { End::TimedOut(Timeout::Idle) } else { End::Finished });
         }

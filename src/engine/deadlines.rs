@@ -1,7 +1,7 @@
 //! What is due, and when.
 //!
-//! Owns the loop's own times and one time for each connection that has a deadline. Decides nothing: the loop asks what
-//! has passed and acts on it.
+//! Owns the loop's own times, and one time for each connection that has a deadline. Ends no connection: the loop asks which
+//! times have passed and acts on them.
 
 use std::collections::BTreeSet;
 
@@ -12,21 +12,20 @@ use crate::engine::time::Moment;
 /// What can be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
-    /// Accepting, which had to rest, is tried again.
+    /// Accepting is tried again after a rest.
     Accept,
-    /// Half of the time to drain is over: peers that never pause are answered no more.
+    /// Half of the time to drain is over: from now on, peers that never pause get no more answers.
     StopAnswering,
     /// The time to drain is over.
     CutOff,
-    /// A connection's deadline may have passed. Whether it has is the connection's to say: its deadline may have moved
-    /// since.
+    /// A connection's deadline may have passed. The loop asks the connection, whose deadline may have moved since.
     Connection(Token),
 }
 
 /// Times and what is due at each.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
-    /// The loop's own, few.
+    /// The loop's own times; there are few.
     own: BTreeSet<(Moment, Due)>,
     connections: BTreeSet<(Moment, Token)>,
     /// The time under which each connection stands in `connections`.
@@ -34,7 +33,7 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Sets one of the loop's own times. One that was set before for the same is forgotten.
+    /// Sets one of the loop's own times, in place of an earlier one for the same `due`.
     pub(crate) fn set(&mut self, due: Due, when: Moment) {
         self.cancel(due);
         self.own.insert((when, due));
@@ -45,8 +44,8 @@ impl Deadlines {
         self.own.retain(|&(_, other)| other != due);
     }
 
-    /// Sees to it that a connection is looked at by `when`. If it is to be looked at earlier already, it stays so: a
-    /// deadline that moves further off with every byte costs nothing here.
+    /// Sees to it that the loop looks at a connection at `when` or earlier. A time that is set already and is earlier stays,
+    /// so a deadline that moves away with every byte costs nothing here.
     pub(crate) fn arm(&mut self, token: Token, when: Moment) {
         if self.armed.len() <= token.0 {
             self.armed.resize(token.0 + 1, None);
@@ -68,14 +67,15 @@ impl Deadlines {
         }
     }
 
-    /// The next time at which there is something to look at, if connections are looked at from `judged_from` on.
+    /// The next time at which something is due. No connection is due before `judged_from`.
     pub(crate) fn next(&self, judged_from: Moment) -> Option<Moment> {
         let own = self.own.first().map(|&(when, _)| when);
         let connection = self.connections.first().map(|&(when, _)| when.max(judged_from));
         own.into_iter().chain(connection).min()
     }
 
-    /// Takes one that has passed: of the loop's own by the clock, of the connections' until `known_until`.
+    /// Takes one time that has passed. The loop's own times go by the clock `now`, those of connections by `known_until`:
+    /// until then it is known what happened to them ([`Silence`](super::silence::Silence)).
     pub(crate) fn pop(&mut self, now: Moment, known_until: Option<Moment>) -> Option<Due> {
         if let Some(&(when, due)) = self.own.first()
             && when <= now
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_stands_under_its_earliest_time() {
+    fn a_connection_is_due_at_the_earliest_time_that_was_set() {
         let mut deadlines = Deadlines::default();
         deadlines.arm(Token(3), at(9));
         deadlines.arm(Token(3), at(7));
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(deadlines.next(at(0)), Some(at(7)));
         assert_eq!(deadlines.pop(at(99), Some(at(6))), None);
         assert_eq!(deadlines.pop(at(99), Some(at(7))), Some(Due::Connection(Token(3))));
-        assert_eq!(deadlines.pop(at(99), Some(at(99))), None, "the other times are forgotten");
+        assert_eq!(deadlines.pop(at(99), Some(at(99))), None, "the later times are forgotten");
         deadlines.arm(Token(3), at(8));
         deadlines.disarm(Token(3));
         deadlines.disarm(Token(3));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loops_own_times_go_by_the_clock_and_connections_by_what_is_known() {
+    fn the_loops_own_times_go_by_the_clock_and_those_of_connections_by_what_is_known() {
         let mut deadlines = Deadlines::default();
         deadlines.arm(Token(0), at(1));
         deadlines.set(Due::Accept, at(2));

@@ -1,17 +1,17 @@
 //! Peer bytes as text that is safe to print.
 //!
-//! Owns the escaping and the cut; never allocates.
+//! Owns the escaping and the limit on the length. Never allocates.
 
 use std::fmt;
 
-/// How many bytes of a peer's data a log line shows. Escaped fourfold (`\xff`) they still leave a line far
-/// below `PIPE_BUF` (4,096 on Linux, pipe(7)), the most that a pipe takes without blocking or tearing.
+/// How many bytes of a peer's data a log line shows. Even if each of them becomes four characters (`\xff`), the line is far
+/// shorter than `PIPE_BUF` (4,096 on Linux, pipe(7)), the most that a pipe takes in one piece.
 const SHOWN: usize = 64;
 
-/// Displays bytes as `b"…"`, as Python prints them: printable ASCII as it is, everything else escaped.
+/// Displays bytes as `b"…"`, as Python prints them: printable ASCII unchanged, everything else escaped.
 ///
 /// Control characters, escape sequences, bidirectional overrides and invalid UTF-8 thus cannot reach a terminal.
-/// More than 64 bytes are cut, and the whole length is named: `b"aaaa…" (65536 bytes)`.
+/// Of more than 64 bytes, the first 64 are shown with the whole length: `b"aaaa…" (65536 bytes)`.
 ///
 /// ```
 /// # use multiconn::Escaped;

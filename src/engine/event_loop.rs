@@ -1,9 +1,8 @@
 //! The readiness loop: one thread, one poller, every connection.
 //!
 //! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and the
-//! account of memory. Asks the [`System`] for everything else. Never looks at a byte and never decides what a
-//! connection's error means: that is the connection's. What happened that is not about bytes is handed to the [`Role`]
-//! as an [`Event`].
+//! account of memory. Asks the [`System`] for everything else. Never looks at a byte, and never decides what an error of a
+//! connection means: the connection does. Hands everything else that happens to the [`Role`], as an [`Event`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,14 +33,18 @@ use crate::engine::time::Moment;
 /// so that signals and new events are never far off, however many connections are busy.
 const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 
-/// How long accepting rests when descriptors or memory have run out. It is also tried whenever a connection closes; the
-/// timer is for when other processes hold what is missing.
+/// How long accepting rests when descriptors or memory have run out. Accepting is also tried whenever a connection ends.
+/// The time is for the case that other processes hold what is missing.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What may be ready beside the connections: the listener, the signals and the timer.
+/// A turn that took longer than this was stopped in the middle (SIGSTOP, a frozen machine). Otherwise a turn takes some
+/// milliseconds, by which deadlines may well be early.
+const LONG_TURN: Duration = Duration::from_millis(20);
+
+/// How many sources of events there are beside the connections: the listener, the signals and the timer.
 const OTHER_SOURCES: usize = 3;
 
-/// Accepting has to pause.
+/// The line that says that accepting rests.
 static CANNOT_ACCEPT: Line = Line { opening: "cannot accept", level: log::Level::Warn, of_a_state: true };
 
 /// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
@@ -50,9 +53,8 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// One poller and everything that is registered with it.
 ///
-/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue; connections are served from the
-/// queue, each within a budget, and nowhere else is a slot freed. So no event can reach a connection that it was not
-/// meant for.
+/// A turn is: wait, note, act, expire. Events only set flags and fill the run queue. Connections are served from the queue,
+/// each within a budget, and only there is a slot freed. So no event can reach the wrong connection.
 pub struct EventLoop<P, S: System = Mio> {
     system: S,
     connections: Slab<Connection<S::Stream, P>>,
@@ -61,16 +63,17 @@ pub struct EventLoop<P, S: System = Mio> {
     deadlines: Deadlines,
     silence: Silence,
     memory: Memory,
-    /// What happened and was not handed to the role yet.
+    /// The events that the role has not been handed yet.
     happened: VecDeque<Event<P>>,
     scratch: Box<[u8]>,
     timeouts: Timeouts,
     log: LogBudget,
-    /// What the timer is set to; none if it went off.
+    /// The time that the timer is set to; `None` if it went off.
     wake_at: Option<Moment>,
     now: Moment,
     turns: u64,
-    draining: bool,
+    /// When the drain is cut off; `None` if the loop does not drain.
+    drain_until: Option<Moment>,
     stopped: bool,
 }
 
@@ -87,13 +90,16 @@ impl<P, S: System> fmt::Debug for EventLoop<P, S> {
 
 impl<P: Protocol> EventLoop<P> {
     /// A loop without any connection.
+    ///
+    /// # Errors
+    /// The system gives no poller: most likely, the process is out of descriptors.
     pub fn new(limits: Limits, timeouts: Timeouts) -> io::Result<EventLoop<P>> {
         Ok(EventLoop::on(Mio::new()?, limits, timeouts))
     }
 }
 
 impl<P: Protocol, S: System> EventLoop<P, S> {
-    /// A loop without any connection, on a system of one's own: a simulated one, say.
+    /// A loop without any connection, on a system of your own: a simulated one, say.
     pub fn on(system: S, limits: Limits, timeouts: Timeouts) -> EventLoop<P, S> {
         EventLoop {
             system,
@@ -110,18 +116,21 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             wake_at: None,
             now: Moment::START,
             turns: 0,
-            draining: false,
+            drain_until: None,
             stopped: false,
         }
     }
 
-    /// The system that it runs on.
+    /// The system that the loop runs on.
     pub fn system(&self) -> &S {
         &self.system
     }
 
     /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer.
-    /// A listener that there was before is closed.
+    /// An earlier listener is closed.
+    ///
+    /// # Errors
+    /// The poller does not take the listener.
     pub fn listen(
         &mut self,
         mut socket: S::Listener,
@@ -139,12 +148,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
+    ///
+    /// # Errors
+    /// The handlers or their pipe cannot be set up.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         self.system.catch_signals()
     }
 
-    /// Begins to connect to `addr`. Whether that succeeds, an [`Event`] tells: `Connected`, or `Closed` with the
-    /// protocol handed back.
+    /// Begins to connect to `addr`. An [`Event`] says whether that succeeded: `Connected`, or `Closed` with the protocol
+    /// handed back.
     pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
         self.connect_from(None, addr, protocol);
     }
@@ -160,8 +172,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Queues `bytes` for a connection, behind everything that waits there; they are sent in the next turn. Refused
-    /// whole if the connection's buffer is full, or if it is finishing or gone.
+    /// Queues `bytes` for a connection, behind everything that waits there. The next turn sends them.
+    ///
+    /// # Errors
+    /// Nothing is queued if the bytes do not fit into the connection's buffer, or if the connection cannot send: its connect
+    /// is under way, our FIN was decided on, or the connection is gone.
     pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
         let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
         let connection = &mut self.connections[token.0];
@@ -171,7 +186,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(())
     }
 
-    /// Ends a connection in the next turn, if it is not gone already; what waits to be sent is lost.
+    /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost.
     pub fn close(&mut self, token: Token) {
         if let Some(connection) = self.connections.get_mut(token.0) {
             connection.close();
@@ -179,8 +194,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Serves a connection in the next turn, if it is not gone: its protocol has something to produce, or can consume
-    /// what it could not before.
+    /// Serves a connection in the next turn, unless it is gone: its protocol has something to produce, or can now consume
+    /// input that it left.
     pub fn wake(&mut self, token: Token) {
         if let Some(connection) = self.connections.get_mut(token.0) {
             connection.wake();
@@ -188,8 +203,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Sees to it that there is a turn at `when`, to tens of microseconds, and the role's
-    /// [`advance`](Role::advance) behind it; `None`: no need any more. A time given before is forgotten.
+    /// Sees to it that there is a turn at `when`, exact to tens of microseconds, followed by the role's
+    /// [`advance`](Role::advance). `None` cancels. The new time replaces an earlier one.
+    ///
+    /// # Errors
+    /// The timer cannot be set: this system has none, or the process is out of descriptors.
     pub fn wake_at(&mut self, when: Option<Moment>) -> io::Result<()> {
         if when == self.wake_at {
             return Ok(());
@@ -208,20 +226,21 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.connections.get_mut(token.0).map(Connection::protocol_mut)
     }
 
-    /// All connections, in no particular order. One may be among them whose `Accepted` the role has yet to be handed.
+    /// All connections, in no particular order. Some of them may be new: the role has yet to be handed their `Accepted`.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
         self.connections.iter().map(|(key, connection)| (Token(key), connection))
     }
 
-    /// Begins to end: accepts what waits in the backlog, answers what has arrived, sends FIN on every connection and
-    /// waits for the peers' FINs, `timeout` at the most. Then the loop is idle and [`run`](EventLoop::run) returns.
+    /// Drains: accepts what waits in the backlog, answers what has arrived, sends our FIN on every connection and waits for
+    /// the peers' FINs. After `timeout`, ends what is left. Then the loop is idle and [`run`](EventLoop::run) returns.
     ///
-    /// A peer that never pauses is answered for half of that time, so that the other half is left for the FINs. There is
-    /// no way back: connections that the role opens or accepts from now on are drained as well.
+    /// A peer that never pauses is answered for half of `timeout`; the other half is left for the FINs. A drain cannot be
+    /// taken back: connections that are opened or accepted from now on are drained as well.
     pub fn drain(&mut self, timeout: Duration) {
-        self.draining = true;
+        let cut_off = self.now.plus(timeout);
+        self.drain_until = Some(cut_off);
         self.deadlines.set(Due::StopAnswering, self.now.plus(timeout / 2));
-        self.deadlines.set(Due::CutOff, self.now.plus(timeout));
+        self.deadlines.set(Due::CutOff, cut_off);
         if let Some(accepting) = &mut self.accepting {
             accepting.ready = true;
         }
@@ -229,7 +248,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.change_all(|connection, _, _| connection.drain());
     }
 
-    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left. It will not run again.
+    /// Makes [`run`](EventLoop::run) return before its next turn, whatever is left. The loop does not run again.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
@@ -244,12 +263,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.now
     }
 
-    /// The time now, later than [`now`](EventLoop::now) by what the turn has taken so far.
+    /// The time now. [`now`](EventLoop::now) is the beginning of the turn.
     pub fn clock_now(&self) -> Moment {
         self.system.now()
     }
 
-    /// How many turns there were so far. An idle loop makes none.
+    /// How many turns there were so far. While nothing happens, there is none.
     pub fn turns(&self) -> u64 {
         self.turns
     }
@@ -259,18 +278,19 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.memory.held()
     }
 
-    /// The budgets of log lines, for the role's own.
+    /// The budgets of log lines, for the lines that the role writes.
     pub fn log_budget(&mut self) -> &mut LogBudget {
         &mut self.log
     }
 
     /// Turns until there is nothing left to do, or until [`stop`](EventLoop::stop).
     ///
-    /// An error is one of the poller itself; no connection can cause it.
+    /// # Errors
+    /// The poller, the timer or the signal pipe failed. No connection can cause that.
     pub fn run(&mut self, role: &mut impl Role<P, S>) -> io::Result<()> {
         loop {
-            // Handling what happened may leave the role with more to open, and opening may fail at once, which is one
-            // more thing that happened: only when both are through is it known whether to wait.
+            // An event may give the role more to open, and opening may fail at once, which is another event. The loop
+            // waits only when there are no events and nothing is left to open now.
             let more = loop {
                 while let Some(event) = self.happened.pop_front() {
                     role.handle(event, self);
@@ -285,11 +305,14 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
             self.turn()?;
         }
-        self.log.tell_left_out();
+        self.log.print_left_out();
         Ok(())
     }
 
-    /// Waits for something to happen and acts on all of it, once.
+    /// Waits for something to happen and acts on it. The events for the role are handed over by [`run`](EventLoop::run).
+    ///
+    /// # Errors
+    /// As those of [`run`](EventLoop::run).
     pub fn turn(&mut self) -> io::Result<()> {
         let known_until = self.wait()?;
         self.note()?;
@@ -298,19 +321,27 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(())
     }
 
-    /// Sleeps until the poller has events or something is due; not at all if anything can run. Returns until when
-    /// everything that happened is known ([`Silence`]).
+    /// Sleeps until the poller has events or something is due; does not sleep if anything can run. Returns the time until
+    /// which everything that happened is known ([`Silence`]).
     fn wait(&mut self) -> io::Result<Option<Moment>> {
         let due = self.deadlines.next(self.silence.judged_from());
         let earliest = [due, self.log.deadline()].into_iter().flatten().min();
-        let began = earliest.map(|_| self.system.now()); // Without a deadline, nobody needs to know the time.
+        let began = earliest.map(|_| self.system.now()); // Without a deadline, the time is not needed.
+        if let Some(began) = began
+            && began.since(self.now) > LONG_TURN
+        {
+            // Bytes that moved in that turn were dated with its beginning, and may have moved at its end.
+            for (_, connection) in &mut self.connections {
+                connection.redate(self.now, began);
+            }
+        }
         let timeout = if self.run_queue.is_empty() {
             earliest.zip(began).map(|(when, began)| when.since(began))
         } else {
             Some(Duration::ZERO)
         };
         let returned = match self.system.wait(timeout) {
-            // A signal, or only SIGSTOP and SIGCONT: there are no events, but there may be some the next time.
+            // A signal, or only SIGSTOP and SIGCONT: the next wait returns the events.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
             result => {
                 result?;
@@ -334,13 +365,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }))
     }
 
-    /// Turns events into flags. No socket is touched and no slot freed, so every token here is that of its connection.
+    /// Turns events into flags. No socket is touched and no slot freed, so every token here names the right connection.
     fn note(&mut self) -> io::Result<()> {
         let (mut signalled, mut timed) = (false, false);
         for (token, readiness) in self.system.events() {
             match token {
                 SIGNALS => signalled = true,
-                TIMER => timed = true, // The turn is all that was asked for.
+                TIMER => timed = true, // The role asked for a turn and has it now.
                 LISTENER => {
                     if self.accepting.as_mut().is_some_and(Accepting::note) {
                         self.run_queue.push(LISTENER);
@@ -367,13 +398,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves everything that can run, once, in order, within the budget of a turn.
     fn act(&mut self) {
+        // Before any slot is freed: a slot that is freed below stays empty until the role has heard that its connection
+        // ended. What the role sends to the old connection until then reaches no new one.
+        if self.run_queue.take_listener() {
+            self.accept();
+        }
         let mut moved = 0;
-        for _ in 0..self.run_queue.len() {
-            match self.run_queue.pop() {
-                Some(LISTENER) => self.accept(),
-                Some(token) => moved += self.service_connection(token),
-                None => break,
-            }
+        for _ in 0..self.run_queue.waiting_connections() {
+            let Some(token) = self.run_queue.pop() else { break };
+            moved += self.service_connection(token);
             if moved >= TURN_BUDGET {
                 break;
             }
@@ -382,7 +415,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves one connection. Returns how many bytes it moved.
     fn service_connection(&mut self, token: Token) -> u64 {
-        // A slot is freed in here only, and its token is queued once: each one in the queue is that of its connection.
+        // Slots are freed only below, and a token stands in the queue once. So each token in the queue has its connection.
         let connection = &mut self.connections[token.0];
         let memory_before = connection.memory();
         let connecting = connection.is_connecting();
@@ -408,7 +441,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             self.happened.push_back(Event::Connected { token, after });
         }
         if let Outcome::Ended(end) = outcome {
-            self.remove(token, end); // The event carries the protocol, and so whatever it notified of.
+            self.remove(token, end); // The event carries the protocol: no `Notified` is needed.
             return moved;
         }
         if notified {
@@ -427,7 +460,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         for _ in 0..ACCEPT_BUDGET {
             let Some(accepting) = &mut self.accepting else { return };
             if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {
-                return; // The end of the rest, the next edge or the next connection that ends resumes.
+                return; // Accepting resumes with the end of the rest, the next edge, or the next connection that ends.
             }
             match self.system.accept(&accepting.socket) {
                 Ok((stream, addr)) => {
@@ -438,7 +471,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
                         accepting.ready = false;
-                        if self.draining {
+                        if self.drain_until.is_some() {
                             self.stop_listening();
                         }
                         return;
@@ -449,27 +482,21 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
         }
         if accepted {
-            self.resume_accepting(); // At the back of the queue.
+            self.resume_accepting(); // In the next turn.
         } else {
             self.rest_from_accepting(&io::Error::other("one connection after the other was gone"));
         }
     }
 
-    /// Takes in an accepted connection.
+    /// Inserts an accepted connection.
     fn admit(&mut self, stream: S::Stream, addr: SocketAddr, protocol: P) {
-        let mut connection = Connection::open(stream, addr, protocol, self.now);
-        if self.draining {
-            connection.drain();
-        }
-        if let Some(token) = self.insert(connection) {
+        if let Some(token) = self.insert(Connection::open(stream, addr, protocol, self.now)) {
             self.happened.push_back(Event::Accepted { token, addr });
-            if self.draining {
-                self.run_queue.push(token);
-            }
         }
     }
 
-    /// Registers a connection and gives it a slot. One that cannot be registered ends at once.
+    /// Registers a connection and gives it a slot. One that cannot be registered ends at once. While the loop drains, the
+    /// connection is drained as well.
     fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
         let token = Token(self.connections.vacant_key());
         if let Err(error) = self.system.register(connection.transport_mut(), token) {
@@ -478,12 +505,19 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             self.never_opened(connection.addr(), connection.into_protocol(), end);
             return None;
         }
+        if let Some(cut_off) = self.drain_until {
+            connection.drain();
+            if self.now >= cut_off {
+                connection.expire(Timeout::Drain, &self.timeouts, self.now);
+            }
+            self.run_queue.push(token);
+        }
         self.connections.insert(connection);
         self.arm(token);
         Some(token)
     }
 
-    /// A connection ended before it had a slot.
+    /// Reports a connection that ended before it had a slot.
     fn never_opened(&mut self, addr: SocketAddr, protocol: P, end: End) {
         self.happened.push_back(Event::Closed { token: None, addr, protocol, end, received: 0, sent: 0 });
         self.resume_accepting(); // Its descriptor is free again.
@@ -500,7 +534,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.resume_accepting();
     }
 
-    /// Out of descriptors or memory: no edge will tell when that is over.
+    /// Lets accepting rest: descriptors or memory have run out, and no edge will say when there are some again.
     fn rest_from_accepting(&mut self, error: &io::Error) {
         if self.log.allows(&CANNOT_ACCEPT) {
             warn!(
@@ -514,7 +548,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// There may be room for another connection: look, if one waits.
+    /// Lets the next turn accept, if peers may wait: there may be room for another connection.
     fn resume_accepting(&mut self) {
         if self.accepting.as_mut().is_some_and(Accepting::resume) {
             self.deadlines.cancel(Due::Accept);
@@ -529,7 +563,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Sees to what is due. Connections are only marked and queued: they end in `act`.
+    /// Acts on what is due. Connections are only marked and queued: they end in `act`.
     fn expire(&mut self, known_until: Option<Moment>) {
         while let Some(due) = self.deadlines.pop(self.now, known_until) {
             match due {
@@ -549,8 +583,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
         let connection = &mut self.connections[token.0];
         match connection.deadline(&self.timeouts) {
-            // What waits in the run queue may be the very bytes that were missed. Its next service arms it again.
-            Some((_, Timeout::Idle | Timeout::Stall)) if self.run_queue.contains(token) => {}
+            // A connection in the run queue may have in its socket what it was missing: bytes, room, the answer to a
+            // connect. Its next service arms the deadline again.
+            Some((_, Timeout::Idle | Timeout::Stall | Timeout::Connect)) if self.run_queue.contains(token) => {}
             Some((when, timeout)) if known_until.is_some_and(|known_until| when <= known_until) => {
                 if connection.expire(timeout, &self.timeouts, self.now) {
                     self.run_queue.push(token);
@@ -562,7 +597,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
-    /// Does something to every connection, and sees to it that all are served for it.
+    /// Changes every connection and puts it on the run queue.
     fn change_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
         for (key, connection) in &mut self.connections {
             change(connection, &self.timeouts, self.now);

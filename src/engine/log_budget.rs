@@ -1,7 +1,7 @@
-//! Which log lines are printed, so that they tell the story and never flood.
+//! Which log lines are printed, so that the log never floods.
 //!
-//! Owns a budget for each kind of line, and the count of the lines that had none. Never writes another line than that
-//! count, and never decides where a line goes: that is the program's logger.
+//! Owns a budget for each kind of line, and the count of the lines that were left out. Writes no line but that count, and
+//! never decides where a line goes: the program's logger does.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::engine::time::Moment;
 
 /// How many lines of one kind are printed in a second.
 ///
-/// Small runs are to be whole (50 connections with two messages each make 100 lines of one kind), and a reader cannot
-/// follow more; at 200 lines of some 100 bytes, seven kinds come to 140 kB/s, which any terminal or pipe keeps up with.
+/// The log of a small run should be whole: 50 connections with two messages each make 100 lines of one kind. A reader
+/// cannot follow more. At 200 lines of some 100 bytes, seven kinds make 140 kB/s, which any terminal or pipe takes.
 const LINES_A_SECOND: u32 = 200;
 
 const WINDOW: Duration = Duration::from_secs(1);
@@ -20,11 +20,12 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// A kind of line. Declared as a `static` beside the code that writes it.
 #[derive(Debug)]
 pub struct Line {
-    /// How its lines begin. Two kinds with the same beginning are one.
+    /// The beginning of its lines. Two kinds with the same beginning share one budget.
     pub opening: &'static str,
-    /// The level of its lines, and of the count of those left out: a log that shows the ones shows the other.
+    /// The level of its lines and of the count of those left out: a log that shows the lines shows the count.
     pub level: Level,
-    /// It tells of a state that lasts: one line a second, however much the log wants, and the others are not counted.
+    /// Whether its lines report a state that lasts. Then one line a second is printed at any level, and the lines that are
+    /// left out are not counted.
     pub of_a_state: bool,
 }
 
@@ -46,7 +47,7 @@ impl Line {
     }
 }
 
-/// Lets lines through while their kind has budget left, and counts the others.
+/// Allows lines while their kind has budget left, and counts the others.
 #[derive(Debug)]
 pub struct LogBudget {
     kinds: Vec<Kind>,
@@ -73,8 +74,8 @@ impl LogBudget {
         LogBudget { kinds: Vec::new(), window_ends: Moment::START.plus(WINDOW) }
     }
 
-    /// Whether a line of this kind may be printed now. At the level `debug`, all may. A line that nobody would see costs a
-    /// comparison, one without budget a few more; neither costs any formatting.
+    /// Whether a line of this kind may be printed now. At the level `debug`, all may. A line below the log's level costs one
+    /// comparison, a line without budget a few more. Neither is formatted.
     #[inline]
     pub fn allows(&mut self, line: &'static Line) -> bool {
         line.level <= log::max_level() && self.spend(line)
@@ -98,25 +99,25 @@ impl LogBudget {
         false
     }
 
-    /// When the loop should call [`refill`](LogBudget::refill) even if nothing else happens: there is something to say.
+    /// When the loop must call [`refill`](LogBudget::refill) even if nothing else happens; `None` if no line was left out.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let to_say = self.kinds.iter().any(|kind| kind.left_out > 0 && kind.line.level <= log::max_level());
         to_say.then_some(self.window_ends)
     }
 
-    /// Begins a new window if the last one is over, and says what it left out.
+    /// If the window is over, begins a new one and prints how many lines were left out.
     pub(crate) fn refill(&mut self, now: Moment) {
         if now >= self.window_ends {
             self.window_ends = now.plus(WINDOW);
             for kind in &mut self.kinds {
                 kind.left = kind.line.budget();
             }
-            self.tell_left_out();
+            self.print_left_out();
         }
     }
 
-    /// Says, in one line a kind, how many lines were left out since it was last said.
-    pub(crate) fn tell_left_out(&mut self) {
+    /// Prints, in one line a kind, how many lines were left out since the last such line.
+    pub(crate) fn print_left_out(&mut self) {
         for Kind { line, left_out, .. } in &mut self.kinds {
             match std::mem::take(left_out) {
                 0 => {}
@@ -141,7 +142,7 @@ mod tests {
         Moment::after_start(Duration::from_secs(seconds))
     }
 
-    /// Runs a test while the log has that level; the others that depend on it wait.
+    /// Runs a test while the log has that level. Other tests that depend on the level wait.
     fn at_level(level: LevelFilter, test: impl FnOnce()) {
         static LEVEL: Mutex<()> = Mutex::new(());
         let _guard = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,7 +169,7 @@ mod tests {
             assert!(!budget.allows(&FIRST), "the window is not over yet");
             budget.refill(at(1));
             assert!(budget.allows(&FIRST));
-            assert_eq!(left_out(&budget), [0, 0], "it was said when the window ended");
+            assert_eq!(left_out(&budget), [0, 0], "the count was printed when the window ended");
         });
     }
 
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loop_is_woken_only_if_there_is_something_to_say() {
+    fn the_loop_wakes_for_the_count_only_if_lines_were_left_out() {
         let leaving_out = |line| {
             let mut budget = LogBudget::new();
             assert_eq!(budget.deadline(), None);
@@ -206,7 +207,7 @@ mod tests {
             budget.refill(at(1));
             assert_eq!(budget.deadline(), None);
         });
-        at_level(LevelFilter::Off, || assert_eq!(leaving_out(&FIRST).deadline(), None, "nobody would see it"));
+        at_level(LevelFilter::Off, || assert_eq!(leaving_out(&FIRST).deadline(), None, "the log does not show it"));
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! The account of what all connections' buffers hold, and what one of them may hold.
 //!
-//! Owns the limits and one number. Knows no connection: it is kept up to date by the loop, which calls it around each
-//! change.
+//! Owns the limits and one number. Knows no connection and touches no buffer: the loop reports each change.
 
-/// What a connection may buffer however little memory is free. With none at all it could never move again.
+/// How many bytes a connection may buffer even if no memory is free. With none, the connection could never move again.
 pub const MINIMUM_BUFFER: usize = 4 * 1024;
 
 /// How much the loop may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; more wait in the backlog. Those the loop opened itself count, but are never refused.
+    /// How many connections may be open; more peers wait in the backlog. Connections that the loop opens count as well, but
+    /// are never refused.
     pub connections: usize,
-    /// Bytes buffered for one connection that its peer does not read. A protocol that leaves input unconsumed may have
-    /// as many buffered for that.
+    /// How many bytes are buffered for one connection, if its peer does not read them or its protocol does not consume
+    /// them.
     pub connection_buffer: usize,
-    /// Bytes buffered for all of them. As it fills up, each gets less, down to 4 KiB.
+    /// How many bytes are buffered for all connections together. As less is free, each connection may buffer less, down to
+    /// 4 KiB.
     pub total_buffer: usize,
 }
 
@@ -45,15 +46,15 @@ impl Memory {
         self.held
     }
 
-    /// A connection that held `before` bytes holds `after`.
+    /// Notes that a connection which held `before` bytes now holds `after`.
     pub(crate) fn changed(&mut self, before: usize, after: usize) {
         self.held = self.held - before + after;
     }
 
-    /// How many bytes a connection may buffer that holds `own` bytes already: its limit while memory is plenty; as it
-    /// gets scarce, no more on top than a quarter of what is free, so that some is left for others; and always enough
-    /// to go on. All together thus hold at most the total limit and 4 KiB a connection, unless a protocol keeps its
-    /// input and answers it at length.
+    /// How many bytes a connection may buffer that holds `own` bytes already. While memory is plenty, that is the
+    /// connection's limit. As memory gets scarce, it is a quarter of what is free on top of `own`, so that some is left for
+    /// others; and never less than 4 KiB. So all connections together hold at most the total limit and 4 KiB each, unless
+    /// a protocol keeps its input and answers it at length.
     pub(crate) fn room_now(&self, own: usize) -> usize {
         let free = self.limits.total_buffer.saturating_sub(self.held);
         (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_gets_less_as_memory_gets_scarce_and_never_nothing() {
+    fn a_connection_may_buffer_less_as_memory_gets_scarce_but_never_nothing() {
         let limits = Limits { connections: 9, connection_buffer: 100_000, total_buffer: 1_000_000 };
         let mut memory = Memory::new(limits);
         assert_eq!(memory.room_now(0), 100_000);

@@ -1,8 +1,8 @@
-//! One loop over mio, and all that it is made of.
+//! One loop over mio, and its parts.
 //!
-//! Owns everything that every program has in common. Knows nothing of echoes, measurements or arguments: what is done
-//! with the bytes is the [`protocol`](protocol::Protocol)'s, what is done with the connections the
-//! [`role`](role::Role)'s. Below, a module names only what stands above it.
+//! Owns what all programs have in common. Knows nothing of echoes, measurements or arguments: a
+//! [`protocol`](protocol::Protocol) decides about the bytes, a [`role`](role::Role) about the connections. In the list
+//! below, a module names only modules above it.
 
 pub mod time;
 

@@ -1,18 +1,18 @@
 //! A peer's address in 28 bytes.
 //!
-//! Owns nothing but the address. `std::net::SocketAddr` takes 32, and ten thousand connections keep one each.
+//! Owns nothing but the address. `std::net::SocketAddr` takes 32 bytes, and ten thousand connections keep one each.
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV6};
 
-/// A peer's address. IPv4 is kept mapped into IPv6 (RFC 4291, 2.5.5.2) and shown as the IPv4 address that it means.
+/// A peer's address. An IPv4 address is kept mapped into IPv6 (RFC 4291, 2.5.5.2), and returned and shown as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(SocketAddrV6);
 
 impl PeerAddr {
-    /// The address as the standard library has it.
+    /// The address as a type of the standard library.
     #[must_use]
-    #[inline(never)] // Log lines ask for it, and it must cost nothing on the way of a byte where none is logged.
+    #[inline(never)] // Only log lines need it: inlined, it would cost instructions on the way of every byte.
     pub fn get(&self) -> SocketAddr {
         match self.0.ip().to_ipv4_mapped() {
             Some(ip) => SocketAddr::from((ip, self.0.port())),
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_kept_as_they_are() {
+    fn an_address_comes_back_unchanged_and_a_mapped_one_as_ipv4() {
         for text in ["192.0.2.1:7", "[2001:db8::1]:7", "[fe80::1%3]:7"] {
             let addr: SocketAddr = text.parse().unwrap();
             assert_eq!(PeerAddr::from(addr).get(), addr);

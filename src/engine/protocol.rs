@@ -1,7 +1,7 @@
 //! What a connection does with the bytes that it carries.
 //!
-//! Owns the trait that a server of your own implements and the [`Outbox`] it answers through. Knows no socket,
-//! no clock and no loop, so a protocol is tested by calling it.
+//! Owns the trait that a server of your own implements, and the [`Outbox`] for its answers. Knows no socket and no loop, so
+//! a protocol is tested by calling it.
 
 use log::info;
 
@@ -13,9 +13,8 @@ use crate::engine::time::{Clock, Moment};
 
 /// One end of one connection: bytes in, bytes out.
 ///
-/// The connection calls these functions when there is something to say and carries out what they ask for:
-/// partial sends, backpressure, half-close and errors are its work, not the protocol's. A protocol that counts
-/// the bytes of each line and answers with the count:
+/// The connection calls these functions and carries out what they ask for. Partial sends, backpressure, half-close and
+/// errors are the connection's work, not the protocol's. A protocol that answers each line with the number of its bytes:
 ///
 /// ```
 /// use multiconn::{Outbox, Protocol};
@@ -26,8 +25,8 @@ use crate::engine::time::{Clock, Moment};
 ///     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
 ///         let mut consumed = 0;
 ///         for line in input.split_inclusive(|&byte| byte == b'\n') {
-///             // A line that is not whole yet is left where it is, and shown again with more behind it. So is one
-///             // whose answer has no room, until the peer has read some of what waits for it.
+///             // A line that is not whole yet is left, and shown again with more bytes behind it. A line whose answer
+///             // has no room is left as well, and shown again when the peer has read what waits.
 ///             if !line.ends_with(b"\n") || out.room() < 32 {
 ///                 break;
 ///             }
@@ -47,30 +46,30 @@ pub trait Protocol {
     /// ([`End::MessageTooLong`](crate::engine::connection::End::MessageTooLong)).
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
 
-    /// Puts bytes to send of the protocol's own accord into `space`, from its beginning on.
+    /// Puts bytes to send that answer no input into `space`, from its beginning on.
     ///
-    /// Called whenever the socket takes bytes and none are queued, so that "the next message when the last is out"
-    /// is what happens by itself; and again until it produces nothing. What it produces is written at once.
+    /// Called whenever the socket takes bytes and none are queued, and again until it produces nothing. So the next message
+    /// follows as soon as the last one is out. What is produced is written at once.
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         let _ = (space, clock);
         Produced::Nothing
     }
 
-    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes when
-    /// it has.
+    /// The socket did not take all of what was produced last. The next call of [`produce`](Protocol::produce) comes when the
+    /// socket has taken the rest.
     fn blocked(&mut self) {}
 
-    /// The peer has finished sending: its FIN was read.
+    /// The end of input: the peer's FIN was read.
     ///
-    /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out
-    /// before our own FIN, which follows in any case.
+    /// `rest` is what `receive` never consumed: a last line without its newline, say. What is sent here goes out before our
+    /// FIN, which always follows.
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         let _ = (rest, out);
     }
 
-    /// Whether what arrives can lead to something to send. It does for most servers: nothing is then read while too much
-    /// waits to be sent (backpressure). A protocol that sends of its own accord and only looks at what comes back must
-    /// say no: if both sides wait for the other to read, they wait for ever.
+    /// Whether input leads to output. It does for most servers: then nothing is read while too much waits to be sent
+    /// (backpressure). A protocol that produces its output and only looks at its input must return `false`: otherwise both
+    /// sides may wait for ever for the other to read.
     fn answers(&self) -> bool {
         true
     }
@@ -94,36 +93,36 @@ pub trait Protocol {
     }
 }
 
-/// What is a sign of life, as long as an idle timeout runs.
+/// What counts as a sign of life for the idle timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expects {
     /// Nothing: silence is in order.
     Nothing,
     /// A byte, in either direction.
     Anything,
-    /// An answer that is owed since then. What the socket takes at once is no sign of life, as it takes megabytes for a
-    /// peer that is gone; what it takes after it was full is one.
+    /// An answer, which the peer owes since that moment. Bytes that the socket takes at once are no sign of life, because it
+    /// takes megabytes for a peer that is gone. Bytes that the socket takes after it was full are one.
     AnswerSince(Moment),
 }
 
 /// What a protocol produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Produced {
-    /// So many bytes; at least one.
+    /// This many bytes, at least one.
     Bytes(usize),
     /// Nothing now.
     Nothing,
-    /// Nothing any more: our FIN follows what was sent (a half-close). Input still arrives.
+    /// Nothing any more: our FIN follows what was sent (half-close). Input still arrives.
     Finished,
 }
 
-/// Where a protocol puts its answer, and says what is to become of the connection.
+/// Takes a protocol's answer, and what else the protocol asks for.
 ///
-/// The lifetime is that of the input: [`send`](Outbox::send) borrows from it, so that an echo costs no copy.
+/// The lifetime is that of the input: [`send`](Outbox::send) borrows from the input, so an echo costs no copy.
 pub struct Outbox<'a> {
     /// The connection's own queue, lent for the call.
     pub(crate) queue: SendBuffer,
-    /// Goes out behind the queue, straight from where it was read if the socket takes it.
+    /// The part that goes out behind the queue, from where it was read if the socket takes it.
     pub(crate) tail: &'a [u8],
     pub(crate) shut_down: bool,
     pub(crate) abort: bool,
@@ -145,7 +144,7 @@ impl<'a> Outbox<'a> {
 
     /// Sends a part of the input without copying it, behind everything sent before.
     ///
-    /// One such part in a call is free of any copy; a second puts the first into the queue.
+    /// The first part in a call costs no copy; a second one copies the first into the queue.
     pub fn send(&mut self, bytes: &'a [u8]) {
         self.queue.push(self.tail, self.limit);
         self.tail = bytes;
@@ -159,15 +158,15 @@ impl<'a> Outbox<'a> {
 
     /// How many more bytes may be sent before the connection is over its limit.
     ///
-    /// Input never exceeds this, so a protocol whose answers are no longer than their input need not ask. One whose
-    /// answers are longer should stop consuming when they no longer fit; a connection that has more queued than its
-    /// limit, after the socket took what it could, is ended ([`End::Overflow`](crate::engine::connection::End::Overflow)).
+    /// Input is never longer than this, so a protocol whose answers are no longer than their input need not ask. A protocol
+    /// whose answers are longer should stop consuming when they no longer fit. If a connection has more queued than its
+    /// limit after the socket took what it could, it ends ([`End::Overflow`](crate::engine::connection::End::Overflow)).
     #[must_use]
     pub fn room(&self) -> usize {
         self.limit.saturating_sub(self.queue.len() + self.tail.len())
     }
 
-    /// Shuts our direction down: everything sent so far goes out, then our FIN (a half-close). Input still arrives.
+    /// Shuts our direction down: everything sent so far goes out, then our FIN (half-close). Input still arrives.
     pub fn shut_down(&mut self) {
         self.shut_down = true;
     }
@@ -203,7 +202,7 @@ mod tests {
     #[test]
     fn one_borrowed_part_is_not_copied() {
         let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
-        out.send(b"as it is");
+        out.send(b"borrowed");
         assert_eq!(out.queue.capacity(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! What a program does with its loop.
 //!
-//! Owns the trait that a server's, a client's or your own role implements, and the events that it is handed. Owns no
-//! state.
+//! Owns the trait that the role of a server, of a client or of your own program implements, and the events that the loop
+//! hands to the role. Keeps no state.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,19 +31,19 @@ pub enum Event<P> {
         /// How long it took.
         after: Duration,
     },
-    /// A protocol called [`Outbox::notify`](crate::engine::protocol::Outbox::notify), and its connection is not over. If it
-    /// is, `Closed` carries the protocol with all that it has to tell.
+    /// A protocol called [`Outbox::notify`](crate::engine::protocol::Outbox::notify), and its connection is open. If the
+    /// connection ended in the same turn, only `Closed` comes, which carries the protocol.
     Notified {
-        /// Its connection's token.
+        /// The connection's token.
         token: Token,
     },
     /// A connection is over, or a connect failed.
     Closed {
-        /// Its token, if it ever had one. It may already belong to another.
+        /// Its token, if it ever had one. A connection that the role opens from now on may get the same token.
         token: Option<Token>,
         /// The peer's address.
         addr: SocketAddr,
-        /// Its protocol, with whatever it has to tell.
+        /// Its protocol, with the state that it has in the end.
         protocol: P,
         /// Why it is over.
         end: End,
@@ -58,13 +58,13 @@ pub enum Event<P> {
 
 /// What a program does with its loop: a server, a client, or both on one loop.
 pub trait Role<P: Protocol, S: System = Mio> {
-    /// Opens what there is to open now. Returns whether there is still more to open later; a loop without listener and
-    /// connections ends if not.
+    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener and
+    /// connections ends.
     fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
         let _ = event_loop;
         false
     }
 
-    /// Something happened. Called between turns, so everything about the loop may be changed.
+    /// Handles an event. Called between turns, so the role may change anything about the loop.
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P, S>);
 }

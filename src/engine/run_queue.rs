@@ -1,6 +1,7 @@
-//! Who can do something now.
+//! What can do something now: connections and the listener.
 //!
-//! Owns a queue of tokens in which each stands once, however often it is put there. Knows nothing of what they stand for.
+//! Owns the queue in which each connection stands at most once, and the listener's mark. Knows nothing of what the tokens
+//! name.
 
 use std::collections::VecDeque;
 
@@ -8,55 +9,56 @@ use mio::Token;
 
 use crate::engine::system::LISTENER;
 
-/// Tokens that can do something, each once, in the order in which they came.
+/// The connections that can do something, in the order in which they came, and whether the listener can.
 ///
-/// Connections have the slab's keys as tokens, which count up from 0; the one other token is the listener's.
+/// A connection's token is its key in the slab. The keys count up from 0, so they index a list.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
     queue: VecDeque<Token>,
-    /// Whether each connection stands in the queue.
-    connections: Vec<bool>,
+    /// Whether each connection stands in `queue`.
+    queued: Vec<bool>,
     listener: bool,
 }
 
 impl RunQueue {
-    /// How many stand in it.
-    pub(crate) fn len(&self) -> usize {
+    /// How many connections stand in the queue.
+    pub(crate) fn waiting_connections(&self) -> usize {
         self.queue.len()
     }
 
+    /// Whether neither a connection nor the listener can do anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && !self.listener
     }
 
-    /// Whether `token` stands in it.
+    /// Whether the connection `token` stands in the queue.
     pub(crate) fn contains(&self, token: Token) -> bool {
-        if token == LISTENER { self.listener } else { self.connections.get(token.0).copied().unwrap_or(false) }
+        self.queued.get(token.0).copied().unwrap_or(false)
     }
 
-    /// Puts `token` at the back, unless it stands in the queue already.
+    /// Puts the connection `token` at the back, unless it stands in the queue already; or marks the listener.
     pub(crate) fn push(&mut self, token: Token) {
-        let queued = if token == LISTENER {
-            &mut self.listener
-        } else {
-            if self.connections.len() <= token.0 {
-                self.connections.resize(token.0 + 1, false);
-            }
-            &mut self.connections[token.0]
-        };
-        if !std::mem::replace(queued, true) {
+        if token == LISTENER {
+            self.listener = true;
+            return;
+        }
+        if self.queued.len() <= token.0 {
+            self.queued.resize(token.0 + 1, false);
+        }
+        if !std::mem::replace(&mut self.queued[token.0], true) {
             self.queue.push_back(token);
         }
     }
 
-    /// Takes the one that has stood in it longest.
+    /// Takes the listener's mark. Returns whether there was one.
+    pub(crate) fn take_listener(&mut self) -> bool {
+        std::mem::take(&mut self.listener)
+    }
+
+    /// Takes the connection at the front.
     pub(crate) fn pop(&mut self) -> Option<Token> {
         let token = self.queue.pop_front()?;
-        if token == LISTENER {
-            self.listener = false;
-        } else {
-            self.connections[token.0] = false;
-        }
+        self.queued[token.0] = false;
         Some(token)
     }
 }
@@ -66,17 +68,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_stands_in_the_queue_once() {
+    fn a_connection_that_is_pushed_twice_stands_in_the_queue_once() {
         let mut queue = RunQueue::default();
-        for token in [Token(7), LISTENER, Token(7), Token(0), LISTENER] {
+        for token in [Token(7), Token(7), Token(0)] {
             queue.push(token);
         }
-        assert!(queue.contains(Token(7)) && queue.contains(LISTENER) && !queue.contains(Token(9)));
-        assert_eq!(queue.len(), 3);
+        assert!(queue.contains(Token(7)) && !queue.contains(Token(9)));
+        assert_eq!(queue.waiting_connections(), 2);
         assert_eq!(queue.pop(), Some(Token(7)));
         assert!(!queue.contains(Token(7)));
         queue.push(Token(7));
-        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(LISTENER), Some(Token(0)), Some(Token(7))]);
-        assert!(queue.is_empty() && queue.pop().is_none());
+        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(Token(0)), Some(Token(7)), None]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_listener_keeps_the_queue_from_being_empty_until_its_mark_is_taken() {
+        let mut queue = RunQueue::default();
+        queue.push(LISTENER);
+        queue.push(LISTENER);
+        assert!(!queue.is_empty() && queue.waiting_connections() == 0);
+        assert!(queue.take_listener());
+        assert!(!queue.take_listener() && queue.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Signals as one more source of readiness.
 //!
-//! Owns the handlers and the pipe that they write to. Decides nothing: a signal is handed to the role as an event.
+//! Owns the handlers and the pipe that they write to. Decides nothing: the loop hands each signal to the role, as an event.
 
 use std::fmt;
 use std::io;
@@ -18,14 +18,14 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM: what kill(1) and service managers send.
     Terminate,
-    /// SIGUSR1: tell how things stand.
+    /// SIGUSR1: print what the program is doing.
     Status,
 }
 
 impl Signal {
     const ALL: [Signal; 3] = [Signal::Interrupt, Signal::Terminate, Signal::Status];
 
-    /// Its number on this system.
+    /// The signal's number on this system.
     #[must_use]
     pub fn number(self) -> i32 {
         match self {
@@ -35,7 +35,7 @@ impl Signal {
         }
     }
 
-    /// Its name as the log has it.
+    /// The signal's name in the log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,8 +69,8 @@ impl Signals {
     /// The signals that came since this was last called, each once.
     pub(crate) fn take(&mut self, registry: &Registry) -> io::Result<Vec<Signal>> {
         let numbers: Vec<i32> = self.pipe.pending().collect();
-        // The pipe is read by recv(2) behind mio's back. On its poll(2) backend only mio's own reads arm a source
-        // again, so the second signal would never arrive.
+        // signal-hook reads the pipe, and mio does not see that. mio's poll(2) backend reports a source again only after a
+        // read of mio's own: without the new registration, the second signal would never arrive.
         registry.reregister(&mut self.pipe, self.token, Interest::READABLE)?;
         Ok(Signal::ALL.into_iter().filter(|signal| numbers.contains(&signal.number())).collect())
     }

@@ -1,17 +1,17 @@
-//! Until when it is known what happened: the proof of silence that a deadline needs before it ends a connection.
+//! The proof of silence: a deadline may end a connection only if it is known that nothing came before the deadline.
 //!
-//! Owns what the last waits proved. Knows no connection: it is told how each wait went.
+//! Owns what the last waits proved. Knows no connection and no poller: the loop reports how each wait went.
 
 use std::time::Duration;
 
 use crate::engine::time::Moment;
 
-/// A loop that got no CPU for that long was stopped (SIGSTOP, Ctrl-Z, a frozen machine) or starved: a turn takes some
+/// A loop that got no CPU for this long was stopped (SIGSTOP, Ctrl-Z, a frozen machine) or starved. A turn takes some
 /// milliseconds.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// For how long no connection is judged by a deadline after such a pause. The peers may have been stopped as well, for
-/// instance by the same Ctrl-Z, and need a moment to answer.
+/// For how long after such a pause no deadline ends a connection. The peers may have been stopped as well, for instance by
+/// the same Ctrl-Z, and need a moment to answer.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How one wait for events went.
@@ -19,28 +19,28 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Wait {
     /// When it began.
     pub(crate) began: Moment,
-    /// When it was over.
+    /// When it ended.
     pub(crate) ended: Moment,
-    /// When the wait before was over.
+    /// When the wait before it ended.
     pub(crate) last_ended: Moment,
-    /// How long it was to take at most.
+    /// The timeout that the poller got.
     pub(crate) timeout: Option<Duration>,
-    /// How many events it returned; none if it was interrupted.
+    /// How many events it returned; `None` if it was interrupted.
     pub(crate) returned: Option<usize>,
-    /// How many it could have returned.
+    /// How many events it could have returned.
     pub(crate) most: usize,
-    /// How many sources of events there are.
+    /// How many sources of events are registered.
     pub(crate) sources: usize,
 }
 
 /// What the waits of a loop proved.
 ///
-/// Deadlines are not judged by the clock: a connection must not be called idle while its bytes wait in its socket, as
-/// they may for all of them when a process was stopped and goes on, all deadlines over. Only a wait that began after a
-/// deadline, and returned all that was ready, proves that nothing came.
+/// The clock alone does not judge deadlines, because a connection must not be called idle while its bytes wait in its
+/// socket. When a stopped process goes on, all deadlines may be over, and bytes may wait in every socket. Only a wait that
+/// began after a deadline, and returned all that was ready, proves that nothing came.
 #[derive(Debug)]
 pub(crate) struct Silence {
-    /// The round of waits that is not complete.
+    /// The round of waits that is not complete, if there is one.
     round: Option<Round>,
     judged_from: Moment,
 }
@@ -64,7 +64,7 @@ impl Silence {
         self.judged_from
     }
 
-    /// Takes note of a wait. Returns until when everything that happened is known, if anything is.
+    /// Notes how a wait went. Returns the time until which everything that happened is known, if it is known.
     pub(crate) fn after(&mut self, wait: &Wait) -> Option<Moment> {
         if wait.timeout.is_some_and(|timeout| wait.ended.since(wait.last_ended) > timeout + PAUSE) {
             self.judged_from = wait.ended.plus(GRACE);
@@ -73,13 +73,13 @@ impl Silence {
         known_until.filter(|_| wait.ended >= self.judged_from)
     }
 
-    /// A wait that is not full has returned all that was ready when it began. A full one may have left some behind. But
-    /// epoll returns what became ready first, first: waits that together return as many events as there are sources have
-    /// returned all that was ready when the first of them began, and nothing is known of what came later. So deadlines
-    /// are judged even where every wait is full.
+    /// A wait that is not full has returned all that was ready when it began. A full wait may have left some behind. But
+    /// epoll returns the sources in the order in which they became ready. So several waits that together return as many
+    /// events as there are sources have returned all that was ready when the first of them began. What became ready later
+    /// is not known. So deadlines are judged even if every wait is full.
     fn all_returned_since(&mut self, wait: &Wait) -> Option<Moment> {
         let round = self.round.take();
-        let returned = wait.returned?; // An interrupted wait proves nothing, and ends the round.
+        let returned = wait.returned?; // An interrupted wait proves nothing and ends the round.
         if returned < wait.most {
             return Some(wait.began);
         }
@@ -101,7 +101,7 @@ mod tests {
         Moment::after_start(Duration::from_millis(millis))
     }
 
-    /// A wait from `began` to `ended`, in milliseconds, that returned as many of at most 10 events, of 25 sources.
+    /// A wait from `began` to `ended`, in milliseconds, with 25 sources, that returned that many of at most 10 events.
     fn wait(began: u64, ended: u64, returned: Option<usize>) -> Wait {
         Wait {
             began: at(began),
@@ -115,14 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_not_full_proves_all_until_it_began() {
+    fn a_wait_that_is_not_full_proves_what_happened_until_it_began() {
         let mut silence = Silence::new();
         assert_eq!(silence.after(&wait(5, 9, Some(9))), Some(at(5)));
         assert_eq!(silence.after(&wait(12, 13, Some(0))), Some(at(12)));
     }
 
     #[test]
-    fn a_round_of_full_waits_proves_all_until_its_first_wait_began() {
+    fn a_round_of_full_waits_proves_what_happened_until_its_first_wait_began() {
         let mut silence = Silence::new();
         assert_eq!(silence.after(&wait(1, 2, Some(10))), None);
         assert_eq!(silence.after(&wait(3, 4, Some(10))), None);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_nobody_is_judged_for_a_second() {
+    fn after_a_pause_no_connection_is_judged_for_a_second() {
         let mut silence = Silence::new();
         silence.after(&wait(1, 2, Some(0)));
         assert_eq!(silence.after(&Wait { ended: at(9000), ..wait(2, 0, Some(0)) }), None);

@@ -1,7 +1,7 @@
 //! Sockets: names to addresses, listeners, connects, and what their errors mean.
 //!
-//! Owns every socket option the product sets and the reading of accept(2)'s and connect(2)'s errors. Keeps no socket
-//! and never waits, except for name resolution, which the system's resolver does in its own time.
+//! Owns every socket option that the product sets, and the meaning of errors of accept(2) and connect(2). Keeps no socket
+//! and never waits, except in [`resolve`] and [`listen`], where the system's resolver may.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
@@ -16,17 +16,17 @@ use crate::engine::connection::{Transport, Unacknowledged};
 /// How a listener is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
-    /// How many connections may wait to be accepted. The kernel clips it (listen(2): `net.core.somaxconn`).
+    /// How many connections may wait to be accepted. The kernel clips the number (listen(2): `net.core.somaxconn`).
     ///
-    /// A connect that finds it full is not refused but dropped, and the client's kernel tries again after a whole
-    /// second, so it has to hold the largest burst that is expected.
+    /// A connect that finds the backlog full is not refused but dropped, and the client's kernel tries again after a whole
+    /// second. So the backlog has to hold the largest burst that is expected.
     pub backlog: u32,
     /// Lets several processes listen on the same port; the kernel shares the connections out (`SO_REUSEPORT`).
     pub reuse_port: bool,
 }
 
 impl Default for ListenOptions {
-    /// A backlog of 4,096 and a port of one's own.
+    /// A backlog of 4,096 and a port of its own.
     fn default() -> ListenOptions {
         ListenOptions { backlog: 4096, reuse_port: false }
     }
@@ -37,7 +37,10 @@ impl Default for ListenOptions {
 /// An IPv4 address that is mapped into IPv6 (`::ffff:127.0.0.1`) is the IPv4 address: it names the same host, and an
 /// IPv6 socket takes it only if it is not for IPv6 alone.
 ///
-/// An unknown name is an error; the list is never empty. Blocks while the system resolves a name.
+/// The list is never empty. Blocks while the system resolves a name.
+///
+/// # Errors
+/// The name is unknown or has no address.
 pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut addrs: Vec<SocketAddr> = Vec::new();
     for addr in (without_brackets(host).unwrap_or(host), port).to_socket_addrs()? {
@@ -57,7 +60,7 @@ pub(crate) fn without_brackets(host: &str) -> Option<&str> {
     host.strip_prefix('[')?.strip_suffix(']')
 }
 
-/// The IPv4 address that is mapped into an IPv6 one; any other address as it is.
+/// The IPv4 address that is mapped into an IPv6 one; any other address unchanged.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
@@ -71,7 +74,11 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
 /// taken the same way, whatever `net.ipv6.bindv6only` says, and `0.0.0.0` is IPv4 alone. Of a name with several
 /// addresses, the first that can be bound is used.
 ///
-/// mio's own `TcpListener::bind` fixes the backlog at 128 on some systems, hence socket2.
+/// mio's own `TcpListener::bind` fixes the backlog at 128 on some systems, hence socket2. Blocks while the system resolves
+/// a name.
+///
+/// # Errors
+/// The name is unknown, or no address can be bound: [`listen_advice`] says what to do.
 pub fn listen(host: &str, port: u16, options: ListenOptions) -> io::Result<TcpListener> {
     let addrs = if host.is_empty() {
         vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]
@@ -81,8 +88,7 @@ pub fn listen(host: &str, port: u16, options: ListenOptions) -> io::Result<TcpLi
     let mut result = Err(io::Error::from(ErrorKind::AddrNotAvailable));
     for addr in addrs {
         result = listen_on(addr, options);
-        // Only an address that this host does not have is a reason to try the next: a port that is taken on one is
-        // the error to tell, not one to step around.
+        // The next address is tried only if this host does not have this one. A port that is taken is reported.
         match &result {
             Err(error) if is_foreign_address(error) => {}
             _ => break,
@@ -102,7 +108,7 @@ fn listen_on(addr: SocketAddr, options: ListenOptions) -> io::Result<TcpListener
     if addr.is_ipv6() {
         socket.set_only_v6(addr.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
     }
-    // Connections of an earlier run that linger in TIME_WAIT do not keep its successor from the port.
+    // Connections of an earlier run that are in TIME_WAIT do not keep the next run from the port.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(options.reuse_port)?;
     // On Linux an accepted socket inherits these, which makes accepting two system calls and not five.
@@ -114,8 +120,10 @@ fn listen_on(addr: SocketAddr, options: ListenOptions) -> io::Result<TcpListener
 
 /// Begins to connect to `addr`, non-blocking, from the local address `source` if there is one.
 ///
-/// Whether it succeeded is found out later ([`Transport::finish_connect`]), once the socket is writable. An error now is
-/// one that needs no answer from the network: no route, no free local port (`EADDRNOTAVAIL`), no descriptor.
+/// Whether the connect succeeded is found out later ([`Transport::finish_connect`]), once the socket is writable.
+///
+/// # Errors
+/// Those that need no answer from the network: no route, no free local port (`EADDRNOTAVAIL`), no descriptor.
 pub fn connect(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {
     let socket = new_socket(addr)?;
     set_stream_options(&SockRef::from(&socket))?;
@@ -136,9 +144,9 @@ fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Lets a bind to an address leave the port open until the connect. Otherwise bind(2) has to find a port that is free
-/// for any destination, and 28,000 connections from one address are all there can be; now they are to each destination
-/// (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
+/// Lets the connect choose the port, and not the bind. Otherwise bind(2) has to find a port that is free for any
+/// destination, and there are at most some 28,000 connections from one address; with the option, there are as many to each
+/// destination (ip(7), `IP_BIND_ADDRESS_NO_PORT`). socket2 and rustix do not have the option.
 #[cfg(target_os = "linux")]
 fn bind_late(socket: &Socket) -> io::Result<()> {
     use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -151,18 +159,21 @@ fn bind_late(_: &Socket) -> io::Result<()> {
 }
 
 fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
-    // A small answer is not held back until the last one is acknowledged.
+    // The kernel sends a small answer without waiting until the last one is acknowledged.
     socket.set_tcp_nodelay(true)?;
-    // An urgent byte stays in its place in the stream, to be echoed like any other.
+    // An urgent byte stays in its place in the stream, and is echoed like any other.
     socket.set_out_of_band_inline(true)?;
-    // A peer that vanished without a word is found out in the end.
+    // The kernel finds out a peer that vanished.
     socket.set_keepalive(true)
 }
 
-/// Accepts whoever waits longest, non-blocking.
+/// Accepts the peer at the front of the backlog, non-blocking.
+///
+/// # Errors
+/// [`AcceptError`] says what they mean.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, addr) = listener.accept()?;
-    // On Linux the options are inherited from the listener. A socket that takes none is one whose peer is gone.
+    // On Linux the options are inherited from the listener. If a socket takes none, its peer is gone.
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         set_stream_options(&SockRef::from(&stream)).map_err(|_| io::Error::from(Errno::CONNABORTED))?;
     }
@@ -180,8 +191,8 @@ impl Transport for TcpStream {
             return Err(error);
         }
         match self.peer_addr() {
-            // Connecting to an unused port of this very host, the kernel may choose that port for our end, and TCP's
-            // simultaneous open joins the socket to itself: there is no server, which is what "refused" means.
+            // For a connect to an unused port of this host, the kernel may choose the same port for our end. Then TCP's
+            // simultaneous open joins the socket to itself. There is no server, which is what "refused" means.
             Ok(peer) if self.local_addr()? == peer => Err(Errno::CONNREFUSED.into()),
             Ok(_) => Ok(true),
             Err(error)
@@ -201,13 +212,16 @@ impl Transport for TcpStream {
     }
 }
 
-/// Whether connections can come from this address: an error says why not.
+/// Checks that connections can come from this address of this host.
+///
+/// # Errors
+/// The address cannot be bound.
 pub fn check_source(source: IpAddr) -> io::Result<()> {
     let addr = SocketAddr::new(source, 0);
     new_socket(addr)?.bind(&addr.into())
 }
 
-/// How many local ports the system has for connections to one destination, if it says so.
+/// How many local ports the system has for connections to one destination; `None` if it does not say.
 #[must_use]
 pub fn ephemeral_ports() -> Option<u32> {
     if !cfg!(target_os = "linux") {
@@ -222,16 +236,16 @@ pub fn ephemeral_ports() -> Option<u32> {
 /// What an error of accept(2) means for the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {
-    /// Nobody waits.
+    /// No peer waits.
     Empty,
-    /// The connection that was to be accepted is gone, or its network is: accept(2) says to try the next.
+    /// The connection that was to be accepted is gone, or its network is. accept(2) says to try the next one.
     Gone,
-    /// The process or the system is out of something; it will not get better by asking again at once.
+    /// The process or the system has run out of descriptors or memory. Trying again at once does not help.
     Exhausted,
 }
 
 impl AcceptError {
-    /// Classifies an error that accept(2) returned. What is unknown counts as `Exhausted`, which never spins.
+    /// Classifies an error that accept(2) returned. An unknown error counts as `Exhausted`, so that the loop never spins.
     #[must_use]
     pub fn of(error: &io::Error) -> AcceptError {
         const GONE: [Errno; 10] = [
@@ -258,11 +272,11 @@ impl AcceptError {
     }
 }
 
-/// What to check when a connect failed so; `others_stand`: others to the same place succeeded.
+/// What to check when a connect failed with `error`. `others_stand`: other connects to the same address succeeded.
 #[must_use]
 pub fn connect_advice(error: &io::Error, others_stand: bool) -> &'static str {
     match error.kind() {
-        // Nothing on the way is shut then: a listener whose queue is full drops a SYN, and so does a limit.
+        // The way is open then. A listener whose backlog is full drops a SYN, and so does a limit on connections.
         ErrorKind::TimedOut if others_stand => {
             "others stand: most likely the server's accept queue is full (its backlog is too small, or it accepts too \
              slowly), or a limit on connections is reached"
@@ -314,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_errors_are_told_apart() {
+    fn accept_errors_are_classified() {
         let of = |errno: Errno| AcceptError::of(&errno.into());
         assert_eq!(of(Errno::AGAIN), AcceptError::Empty);
         for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::NETUNREACH, Errno::PERM] {
@@ -367,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wildcard_takes_both_families_and_0_0_0_0_only_one() {
+    fn the_wildcard_listens_on_both_families_and_0_0_0_0_on_ipv4_alone() {
         for host in ["", "::", "[::]"] {
             let Ok(listener) = listen(host, 0, ListenOptions::default()) else { continue };
             let port = listener.local_addr().unwrap().port();
@@ -378,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connect_is_told_by_finish_connect() {
+    fn finish_connect_returns_the_error_of_a_refused_connect() {
         let closed = listen("127.0.0.1", 0, ListenOptions::default()).unwrap().local_addr().unwrap();
         let mut stream = connect(None, closed).unwrap();
         // On loopback the answer is there when connect(2) returns.

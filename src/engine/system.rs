@@ -1,7 +1,7 @@
 //! What the loop asks of the operating system: sockets, readiness, signals and the time.
 //!
-//! Owns the poller, the timer, the signal pipe and the clock. Decides nothing and keeps nothing about a connection: it
-//! reports, and the loop acts. It is a trait so that the whole loop runs as well on a simulated network, where each
+//! Owns the poller, the timer, the signal pipe and the clock. Keeps nothing about a connection and decides nothing: the
+//! system reports, and the loop acts. It is a trait, so that the whole loop also runs on a simulated network, where each
 //! run with the same seed is the same run.
 
 use std::fmt;
@@ -25,8 +25,8 @@ pub const SIGNALS: Token = Token(usize::MAX - 1);
 /// The token of the timer.
 pub const TIMER: Token = Token(usize::MAX - 2);
 
-/// How many events one wait of epoll's returns at most. If more connections are ready, the rest comes in the next turn,
-/// which keeps a turn short; at 12 bytes an event, the buffer is small.
+/// How many events one wait of epoll's returns at most. If more connections are ready, the next turn has the rest, so turns
+/// stay short. At 12 bytes an event, the buffer is small.
 const EVENTS_A_WAIT: usize = 1024;
 
 /// Everything is registered once, for both directions, and never again: the flags in [`Readiness`] remember each edge.
@@ -43,7 +43,7 @@ const EPOLL: bool = cfg!(all(any(target_os = "linux", target_os = "android"), no
 pub trait System: Clock {
     /// A connection's socket.
     type Stream: Transport;
-    /// A socket that accepts.
+    /// A listening socket.
     type Listener;
 
     /// Whether a read that returns less than was asked for means that the socket is empty, and that the next byte will
@@ -59,14 +59,14 @@ pub trait System: Clock {
     /// Begins to connect to `addr`, from the local address `source` if there is one.
     fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<Self::Stream>;
 
-    /// Takes whoever waits longest. [`AcceptError`](super::sockets::AcceptError) tells what an error means.
+    /// Accepts the peer at the front of the backlog. [`AcceptError`](super::sockets::AcceptError) says what an error means.
     fn accept(&mut self, listener: &Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Waits for events, `timeout` at the most; for ever if there is none. They replace those of the last wait.
+    /// Waits for events, for `timeout` at the most; without a timeout, for ever. The events replace those of the last wait.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// How many events one wait returns at most. Where more sockets are ready, the next waits return the others first:
-    /// what became ready later comes behind them.
+    /// How many events one wait returns at most. If more sockets are ready, the next waits return the others first: what
+    /// became ready later comes behind them.
     fn most_events(&self) -> usize;
 
     /// What the last wait found.
@@ -75,17 +75,17 @@ pub trait System: Clock {
     /// Reports signals from now on, under [`SIGNALS`].
     fn catch_signals(&mut self) -> io::Result<()>;
 
-    /// The signals that came, each once; asked for after each event of [`SIGNALS`].
+    /// The signals that came since the last call, each once. Called after each event of [`SIGNALS`].
     fn take_signals(&mut self) -> io::Result<Vec<Signal>>;
 
-    /// Reports the passing of so much time, once, under [`TIMER`]; `None`: no more.
+    /// Reports once, under [`TIMER`], that the time `wait` has passed; `None` cancels.
     fn set_timer(&mut self, wait: Option<Duration>) -> io::Result<()>;
 
     /// Called after each event of [`TIMER`].
     fn take_timer(&mut self) -> io::Result<()>;
 }
 
-/// The real one: mio's `Poll`, sockets, and the monotonic clock.
+/// The real system: mio's `Poll`, sockets, and the monotonic clock.
 pub struct Mio {
     poll: Poll,
     events: Events,
@@ -104,6 +104,9 @@ impl fmt::Debug for Mio {
 
 impl Mio {
     /// A poller with nothing registered. Its clock begins now.
+    ///
+    /// # Errors
+    /// The system gives no poller: most likely, the process is out of descriptors.
     pub fn new() -> io::Result<Mio> {
         Ok(Mio {
             poll: Poll::new()?,
@@ -116,20 +119,20 @@ impl Mio {
         })
     }
 
-    /// From now on a wait asks again and again for so long before it sleeps. Falling asleep and waking up take longer
-    /// than most answers on a short path; not doing so costs up to a whole core.
+    /// Lets each wait poll again and again for the time `busy_poll` before it sleeps. On a short path, most answers come
+    /// sooner than a thread falls asleep and wakes up. Busy polling costs up to a whole core.
     #[must_use]
     pub fn with_busy_poll(self, busy_poll: Duration) -> Mio {
         Mio { busy_poll, ..self }
     }
 
-    /// How much time went into asking again and again: CPU time that did no work.
+    /// How much time busy polling took: CPU time that did no work.
     #[must_use]
     pub fn time_polled(&self) -> Duration {
         self.polled
     }
 
-    /// Asks again and again, for so long. Returns whether anything was found.
+    /// Polls again and again for `time`. Returns whether there are events.
     fn poll_busily(&mut self, time: Duration) -> io::Result<bool> {
         let began = Instant::now();
         loop {
@@ -182,7 +185,7 @@ impl System for Mio {
     }
 
     fn most_events(&self) -> usize {
-        // mio's poll(2) backend returns all there are, however many that is.
+        // mio's poll(2) backend returns all events that there are.
         if EPOLL { EVENTS_A_WAIT } else { usize::MAX }
     }
 
@@ -208,13 +211,13 @@ impl System for Mio {
 
     fn take_timer(&mut self) -> io::Result<()> {
         if EPOLL {
-            return Ok(()); // epoll sees the next time that it goes off as an edge.
+            return Ok(()); // With epoll, the timer's next expiry is another edge.
         }
         self.timer.rearm(self.poll.registry())
     }
 }
 
-/// What an event says about a connection. An error or a hang-up concerns both directions, whatever else the event says.
+/// What an event says about a connection. An error or a hang-up makes both directions ready, whatever else it says.
 fn readiness(event: &mio::event::Event) -> Readiness {
     let over = event.is_error() || (event.is_read_closed() && event.is_write_closed());
     Readiness {

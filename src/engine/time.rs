@@ -1,7 +1,7 @@
 //! Points in a loop's time.
 //!
-//! Owns nothing but a number; never reads a clock. The event loop has one and lends it, so that the rings below it run
-//! just as well on a clock that a test made up.
+//! Owns nothing but a number; never reads a clock. The event loop lends its clock to what it calls, so all of that also runs
+//! on a clock that a test made up.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A point in time: nanoseconds since the loop began, in eight bytes.
 ///
 /// `std::time::Instant` takes sixteen, and a connection keeps several of them; `Option<Moment>` takes eight
-/// as well. It runs for 584 years.
+/// as well. The number lasts for 584 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(NonZeroU64);
 
@@ -17,40 +17,40 @@ impl Moment {
     /// The moment at which the loop began.
     pub const START: Moment = Moment(NonZeroU64::MIN);
 
-    /// The moment that lies `elapsed` after the start.
+    /// The moment `elapsed` after the start.
     #[must_use]
     pub fn after_start(elapsed: Duration) -> Moment {
         Moment::START.plus(elapsed)
     }
 
-    /// The moment that lies `duration` after this one, or the last one there is.
+    /// The moment `duration` after this one, or the last one that there is.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Moment {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Moment(self.0.saturating_add(nanos))
     }
 
-    /// The moment that lies `duration` before this one, or the start.
+    /// The moment `duration` before this one, or the start.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Moment {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Moment(NonZeroU64::new(self.0.get().saturating_sub(nanos)).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// How long ago `earlier` was, or zero if it is yet to come.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 }
 
-/// Tells the time. Whoever needs it more often than once a turn is lent one.
+/// Tells the time. The loop lends its clock to code that needs the time more than once a turn.
 pub trait Clock {
     /// The time now.
     fn now(&self) -> Moment;
 }
 
-/// A clock that stands still, for tests and wherever time does not matter.
+/// A clock that stands still, for tests and for code to which time does not matter.
 impl Clock for Moment {
     fn now(&self) -> Moment {
         *self

@@ -1,7 +1,8 @@
 //! A time as one more source of readiness.
 //!
-//! Owns a timer descriptor where there is one. epoll's own timeout is rounded up to a millisecond, far too coarse for a
-//! client that keeps a schedule of messages; a timer descriptor is exact to some tens of microseconds.
+//! Owns a timer descriptor, on systems that have one. Decides nothing: the loop sets the time. epoll's own timeout is
+//! rounded up to a millisecond, which is too coarse for a client that keeps a schedule of messages. A timer descriptor is
+//! exact to some tens of microseconds.
 
 use std::io;
 use std::time::Duration;
@@ -37,12 +38,12 @@ mod descriptor {
             Timer { descriptor: None, token }
         }
 
-        /// Goes off after `wait`, or never.
+        /// Lets the timer go off after `wait`, or never.
         pub(crate) fn set(&mut self, registry: &Registry, wait: Option<Duration>) -> io::Result<()> {
             let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
             let value = match wait {
                 None => nothing,
-                // No time at all would disarm it.
+                // Zero would disarm the timer.
                 Some(wait) => {
                     let wait = wait.max(Duration::from_nanos(1));
                     Timespec {
@@ -66,10 +67,11 @@ mod descriptor {
             Ok(())
         }
 
-        /// Takes note that it went off. Its descriptor is read behind mio's back, so its poll(2) backend has to be told.
+        /// Lets mio's poll(2) backend report the timer again, after it went off. Without the new registration it would not:
+        /// it does not see that the descriptor was read.
         pub(crate) fn rearm(&mut self, registry: &Registry) -> io::Result<()> {
             if let Some(descriptor) = &self.descriptor {
-                let _ = rustix::io::read(descriptor, &mut [0; 8]); // Nothing to read: it was set again meanwhile.
+                let _ = rustix::io::read(descriptor, &mut [0; 8]); // An error: the timer was set again meanwhile.
                 registry.reregister(&mut SourceFd(&descriptor.as_raw_fd()), self.token, Interest::READABLE)?;
             }
             Ok(())

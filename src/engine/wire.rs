@@ -1,17 +1,20 @@
-//! A socket that does not block, with what the poller said of it.
+//! A non-blocking socket with sticky readiness.
 //!
-//! Owns the transport, the sticky readiness flags, the counts of bytes and the policy for every error of reading and
-//! writing. Knows no buffer, no protocol and no end of a connection: it moves bytes and says what came of it.
+//! Owns the transport, the readiness flags, the counts of bytes and the policy for every error of reading and writing.
+//! Knows no buffer, no protocol and no end of a connection: it moves bytes and returns what it found.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
-/// What a connection needs of its socket: bytes in, bytes out without blocking, a FIN, and what became of the bytes.
+/// What a connection needs of its socket: bytes in and out without blocking, a FIN, and the kernel's send queue.
 pub trait Transport: Read + Write {
-    /// Ends our direction: the peer reads end of stream behind what was written (shutdown(2) with `SHUT_WR`).
+    /// Shuts our direction down: the peer reads the end of input behind what was written (shutdown(2) with `SHUT_WR`).
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Whether a connect that was begun has succeeded; `false`: not decided yet. An error is that of the connect.
+    /// Whether the connect has succeeded; `false` if it is still under way.
+    ///
+    /// # Errors
+    /// The connect failed.
     fn finish_connect(&mut self) -> io::Result<bool>;
 
     /// What the kernel still holds for the peer; `None` if the system cannot tell.
@@ -21,24 +24,25 @@ pub trait Transport: Read + Write {
 /// Bytes that the kernel has taken and the peer's kernel has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unacknowledged {
-    /// How many: what `ss` shows as Send-Q.
+    /// The number of bytes: what `ss` shows as Send-Q.
     pub bytes: u32,
-    /// How long ago the peer's last acknowledgement came, be it of bytes or only an answer to a window probe.
+    /// How long ago the peer's last acknowledgement came. An answer to a window probe counts as well.
     pub last_acknowledgement: Duration,
 }
 
-/// What the poller said, kept until a `WouldBlock` takes it back: an edge-triggered poller says it once.
+/// What the poller reported. An edge-triggered poller reports each change once, so each flag stays until a `WouldBlock`
+/// clears it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent flags of one event, not a state")]
 pub struct Readiness {
-    /// A read may find something: bytes, the end, or an error.
+    /// A read may find something: bytes, the end of input, or an error.
     pub readable: bool,
     /// A write may find room, or an error.
     pub writable: bool,
-    /// The peer's FIN or an error is there, so a short read is not the end: read on to 0.
+    /// The peer's FIN or an error has arrived, so a short read is not the last one: read on to 0.
     pub read_closed: bool,
-    /// Urgent data is or was in the stream. A read stops at its mark with bytes left behind it, so a short read says
-    /// nothing from now on.
+    /// Urgent data is or was in the stream. A read stops at the urgent mark although bytes follow, so from now on a short
+    /// read does not mean that the socket is empty.
     pub urgent: bool,
 }
 
@@ -58,7 +62,7 @@ pub(crate) enum Input {
     Nothing,
 }
 
-/// A transport and what is known of it.
+/// A transport, its readiness and its counts.
 #[derive(Debug)]
 pub(crate) struct Wire<T> {
     pub(crate) transport: T,
@@ -74,7 +78,7 @@ impl<T> Wire<T> {
         Wire { transport, ready: Readiness::default(), received: 0, sent: 0 }
     }
 
-    /// Notes what the poller said. Flags are only ever added here; touching no socket, this is safe at any time.
+    /// Notes what the poller reported. Only adds flags and touches no socket, so it is safe at any time.
     pub(crate) fn note(&mut self, event: Readiness) {
         self.ready.readable |= event.readable;
         self.ready.writable |= event.writable;
@@ -82,18 +86,17 @@ impl<T> Wire<T> {
         self.ready.urgent |= event.urgent;
     }
 
-    /// Whether the peer's end is known to be near and may be read now.
+    /// Whether the peer's FIN or an error has arrived and is not read yet.
     pub(crate) fn end_is_near(&self) -> bool {
         self.ready.read_closed && self.ready.readable
     }
 }
 
 impl<T: Transport> Wire<T> {
-    /// Reads once. `space` must not be empty: a read into nothing looks like the end.
+    /// Reads once. `space` must not be empty: a read of no bytes looks like the end of input.
     ///
-    /// With `short_read_is_last`, a read that comes short has emptied the socket, so that another would only say
-    /// `WouldBlock` (epoll(7)). Two things hide behind a short read all the same: the end of the stream, and bytes behind
-    /// an urgent mark.
+    /// With `short_read_is_last`, a short read has emptied the socket, and another read would only say `WouldBlock`
+    /// (epoll(7)). There are two exceptions: the end of input, and bytes behind an urgent mark.
     #[expect(
         clippy::inline_always,
         reason = "on the way of every byte, called from one place: counted, 20 instructions"
@@ -126,10 +129,10 @@ impl<T: Transport> Wire<T> {
         }
     }
 
-    /// Writes `bytes` until the socket takes no more. Returns how many it took.
+    /// Writes `bytes` until the socket takes no more. Returns how many bytes it took.
     ///
-    /// A short write is no reason to stop, as a short read is: something other than a full socket may have cut it, and
-    /// then no edge would follow. Only `WouldBlock` promises one.
+    /// Does not stop after a short write: something other than a full socket may have cut it, and then no edge would
+    /// follow. Only `WouldBlock` promises an edge.
     #[expect(clippy::inline_always, reason = "as `read`")]
     #[inline(always)]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -149,14 +152,14 @@ impl<T: Transport> Wire<T> {
         Ok(taken)
     }
 
-    /// Whether a connect is through. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then ask
+    /// Whether the connect succeeded. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then ask
     /// for the peer's address.
     pub(crate) fn finish_connect(&mut self) -> io::Result<bool> {
         if !self.ready.writable {
             return Ok(false);
         }
-        let through = self.transport.finish_connect()?;
-        self.ready.writable = through;
-        Ok(through)
+        let succeeded = self.transport.finish_connect()?;
+        self.ready.writable = succeeded;
+        Ok(succeeded)
     }
 }

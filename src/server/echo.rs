@@ -1,4 +1,6 @@
-//! The echo: what came is what goes.
+//! The echo: sends back what arrives.
+//!
+//! Owns no state. Knows no socket and no loop.
 
 use log::info;
 
@@ -9,7 +11,7 @@ use crate::engine::protocol::{Outbox, Protocol};
 
 /// Sends every byte back, straight from the buffer that it was read into.
 ///
-/// It has no state, and so takes no memory in its connection.
+/// It has no state, so it takes no memory in its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
@@ -34,7 +36,7 @@ mod tests {
     use crate::engine::time::Moment;
 
     #[test]
-    fn everything_goes_back_uncopied() {
+    fn everything_is_sent_back_without_a_copy() {
         let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
         assert_eq!(Echo.receive(b"all of it", &mut out), 9);
         assert_eq!(out.tail, b"all of it");

@@ -1,7 +1,7 @@
-//! The server: a listener, a protocol for whoever comes, and an orderly end.
+//! The server: a listener, a protocol for each peer, and an orderly end.
 //!
-//! Owns the life of a serving loop: what it says about its connections, what it does on a signal, how it ends. Knows
-//! nothing of bytes; for an echo server the protocol is [`Echo`](crate::server::echo::Echo).
+//! Owns the server's role: the log lines about connections, and what a signal does. Never touches a byte: the protocol does,
+//! in an echo server [`Echo`](crate::server::echo::Echo).
 
 pub mod echo;
 
@@ -19,20 +19,20 @@ use crate::engine::signals::Signal;
 use crate::engine::sockets::{self, ListenOptions};
 use crate::engine::system::Mio;
 
-/// How a server listens and what it allows its peers.
+/// How a server listens, and its limits and timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How the listener is made.
     pub listen: ListenOptions,
-    /// How much it may hold.
+    /// How many connections and bytes it may hold.
     pub limits: Limits,
-    /// After how long without a byte in either direction a connection is ended; `None`: never.
+    /// The time without a byte in either direction after which a connection is shut down; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// After how long a connection is closed whose peer takes no byte while some wait for it; `None`: never.
+    /// The time after which a connection is closed if bytes wait and its peer takes none of them; `None`: never.
     pub stall_timeout: Option<Duration>,
-    /// How long to wait for peers to finish when the server ends, and for a peer whose idle connection it ends.
+    /// How long to wait for the peers' FINs when the server drains, or when it shuts an idle connection down.
     pub drain_timeout: Duration,
-    /// How long to poll without sleeping after the last event ([`Mio::with_busy_poll`]).
+    /// How long each wait polls before it sleeps ([`Mio::with_busy_poll`]).
     pub busy_poll: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Config {
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It stopped listening and drained its connections, as far as the time allowed.
+    /// It stopped listening and drained its connections. Those that were open when the time was over were closed.
     Drained,
     /// A second signal ended it at once.
     Killed(Signal),
@@ -81,9 +81,12 @@ pub struct Server<P> {
 }
 
 impl<P: Protocol> Server<P> {
-    /// Listens on `host` and `port` (see [`sockets::listen`]), to talk `protocol_for(peer)` with each peer.
+    /// Listens on `host` and `port` (see [`sockets::listen`]). Each peer gets the protocol `protocol_for(peer)`.
     ///
-    /// Peers can connect from now on; they are served by [`run`](Server::run).
+    /// Peers can connect from now on; [`run`](Server::run) serves them.
+    ///
+    /// # Errors
+    /// The host is unknown or has no address that can be bound, or the system gives no poller.
     pub fn bind(
         host: &str,
         port: u16,
@@ -104,24 +107,33 @@ impl<P: Protocol> Server<P> {
         Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
     }
 
-    /// The address it listens on, with the port that it got if it asked for port 0.
+    /// The address that the server listens on, with the port that it got if it asked for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// From now on SIGINT and SIGTERM drain the server, and a second one ends it at once. SIGUSR1 is an event for
-    /// [`run_with`](Server::run_with): the time to print what the server is doing.
+    /// [`run_with`](Server::run_with), which may print what the server is doing.
+    ///
+    /// # Errors
+    /// The handlers or their pipe cannot be set up.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         self.event_loop.catch_signals()
     }
 
-    /// Serves until a signal ends it.
+    /// Serves until a signal ends the server.
+    ///
+    /// # Errors
+    /// The poller or the signal pipe failed. No connection can cause that.
     pub fn run(self) -> io::Result<Ending> {
         self.run_with(|_, _| {})
     }
 
-    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections have
-    /// to do with each other.
+    /// Serves as [`run`](Server::run) does, and hands every event on to `on_event`: for a server whose connections talk to
+    /// each other.
+    ///
+    /// # Errors
+    /// As those of [`run`](Server::run).
     pub fn run_with(mut self, on_event: impl FnMut(Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
         info!("Listening on {}", self.addr);
         let mut serving = Serving { drain_timeout: self.drain_timeout, drained_by: None, killed_by: None, on_event };
@@ -130,7 +142,7 @@ impl<P: Protocol> Server<P> {
     }
 }
 
-/// What a server does while its loop turns.
+/// The server's role.
 struct Serving<H> {
     drain_timeout: Duration,
     drained_by: Option<Signal>,
@@ -154,7 +166,7 @@ impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> 
                     }
                 }
             }
-            // The table is the program's business.
+            // On SIGUSR1 the program prints its table, in `on_event`.
             Event::Signal(Signal::Status) | Event::Connected { .. } | Event::Notified { .. } => {}
             Event::Signal(signal) => self.end(*signal, event_loop),
         }

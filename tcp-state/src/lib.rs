@@ -1,20 +1,26 @@
 //! What the kernel knows of a TCP connection.
 //!
-//! Owns two system calls that neither the standard library nor rustix, nix or socket2 has, and all `unsafe` code that
-//! the product needs for them. Decides nothing: it reports what Linux says, and on other systems that it cannot tell.
+//! Owns two system calls that the standard library, rustix, nix and socket2 do not have, and all `unsafe` code that the
+//! product needs for them. Decides nothing: it reports what Linux says. On other systems, every call is an error.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How many bytes the kernel has taken for the peer and the peer's kernel has not acknowledged: what `ss` shows as
-/// Send-Q. A FIN that is not acknowledged counts as one (tcp(7), `SIOCOUTQ`).
+/// Send-Q. A FIN that is not acknowledged counts as one byte (tcp(7), `SIOCOUTQ`).
+///
+/// # Errors
+/// The descriptor is no socket, or the system is not Linux.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     system::unacknowledged(socket)
 }
 
-/// How long ago the peer's last acknowledgement arrived, to a timer tick of the kernel, some milliseconds. Every segment
-/// of the peer's carries one, an answer to a probe of its closed window as well (tcp(7), `TCP_INFO`).
+/// How long ago the peer's last acknowledgement arrived, exact to a timer tick of the kernel, some milliseconds. Every
+/// segment of the peer carries one, also an answer to a probe of its closed window (tcp(7), `TCP_INFO`).
+///
+/// # Errors
+/// The descriptor is no TCP socket, or the system is not Linux.
 pub fn last_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     system::last_acknowledgement(socket)
 }
@@ -39,7 +45,7 @@ mod system {
     }
 
     pub fn last_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<Duration> {
-        // SAFETY: the structure is made of integers alone, for which all zeroes are values.
+        // SAFETY: the structure consists of integers alone, for which all zeroes are a valid value.
         let mut info: libc::tcp_info = unsafe { mem::zeroed() };
         let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("some hundred bytes");
         // SAFETY: the descriptor is open for as long as it is borrowed; getsockopt(2) writes at most `length` bytes to

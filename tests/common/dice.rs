@@ -1,4 +1,6 @@
-//! Chance that is the same for the same seed, for all tests.
+//! Chance: the same numbers for the same seed.
+//!
+//! Owns the state of one generator. Knows nothing of what the numbers decide.
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 use std::time::Duration;
@@ -25,7 +27,7 @@ impl Dice {
         least + self.next() % (most - least + 1)
     }
 
-    /// As [`between`](Dice::between), with as many small numbers as large ones: each power of two is as likely.
+    /// As [`between`](Dice::between), but each power of two is equally likely, so that small numbers are frequent.
     pub fn scaled(&mut self, least: u64, most: u64) -> u64 {
         let power = self.between(u64::from(least.max(1).ilog2()), u64::from(most.max(1).ilog2()));
         self.between(1 << power, (2 << power) - 1).clamp(least, most)
@@ -44,7 +46,7 @@ impl Dice {
         Duration::from_millis(self.between(least, most))
     }
 
-    /// Whether something happens that does so in `permille` of a thousand cases.
+    /// `true` in `permille` of a thousand cases.
     pub fn chance(&mut self, permille: u64) -> bool {
         self.between(0, 999) < permille
     }

@@ -63,7 +63,7 @@ impl Program {
         self.log.lines.lock().unwrap().clone()
     }
 
-    /// Waits for the program to end, with that code; all that it printed.
+    /// Waits for the program to end with this exit code. Returns everything that it printed.
     #[track_caller]
     pub fn all_lines(&mut self, code: i32) -> Vec<String> {
         self.ends_with(code);
@@ -77,7 +77,7 @@ impl Program {
         self.lines().iter().filter(|line| line.contains(part)).count()
     }
 
-    /// How many lines that begin so were printed or, as the log says, left out.
+    /// How many lines with this beginning were printed or, as the log counts them, left out.
     pub fn accounted_for(&self, opening: &str) -> usize {
         let left_out = format!(" more lines \"{opening} …\" left out");
         self.lines()
@@ -89,7 +89,7 @@ impl Program {
             .sum()
     }
 
-    /// Waits for a line with `part` in it, from line `first` on; its index and text.
+    /// Waits for a line with `part` in it, from line `first` on. Returns its index and text.
     #[track_caller]
     pub fn line_from(&self, first: usize, part: &str) -> (usize, String) {
         let begun = Instant::now();
@@ -161,7 +161,7 @@ impl Server {
         Server::start_command(command)
     }
 
-    /// A server that may have so many descriptors.
+    /// A server with this limit of descriptors.
     pub fn start_with_descriptors(limit: u32, args: &[&str]) -> Server {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), SERVER, "127.0.0.1", "0"]).args(args);
@@ -181,7 +181,7 @@ impl Server {
         connect(self.addr)
     }
 
-    /// Asks for the table of connections; its lines.
+    /// Asks for the table of connections. Returns its lines.
     #[track_caller]
     pub fn table(&self) -> Vec<String> {
         let before = self.program.lines().len();
@@ -221,7 +221,7 @@ impl Server {
         self.table()[0].split(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Waits until the table counts so many connections.
+    /// Waits until the table counts this number of connections.
     #[track_caller]
     pub fn until_connections(&self, count: usize) {
         let begun = Instant::now();
@@ -285,7 +285,7 @@ pub fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Writes, from a thread of its own, for as long as the server takes it, and reads nothing.
+/// Writes, on another thread, for as long as the server takes bytes, and reads nothing.
 pub fn flood(stream: &TcpStream) {
     let mut stream = stream.try_clone().unwrap();
     std::thread::spawn(move || while stream.write_all(&vec![b'x'; 65536]).is_ok() {});
@@ -353,7 +353,7 @@ pub fn figure(what: &str, value: impl std::fmt::Display) {
     println!("figure: {what}: {value}");
 }
 
-/// Says loudly that a test does not run for want of something; where everything has to run, that is a failure.
+/// Prints that a test does not run because something is missing. Where everything must run, that is a failure.
 #[track_caller]
 pub fn skipped(needs: &str) {
     assert!(std::env::var_os("MULTICONN_LAB_REQUIRED").is_none(), "this test may not be skipped: it needs {needs}");
@@ -411,7 +411,7 @@ pub mod proc {
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
     }
 
-    /// Waits until a process listens, and finds out where, if it cannot say so itself.
+    /// Waits until a process listens. Returns the address, for programs that do not print it.
     pub fn listening_addr(child: &Child) -> SocketAddr {
         let begun = Instant::now();
         loop {
@@ -468,14 +468,15 @@ pub mod proc {
         Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
     }
 
-    /// Waits until it has not woken up for longer than a second: so late comes the log's last word, on what it left out.
+    /// Waits until it has not woken up for longer than a second: the log's last line, which counts what was left out, may
+    /// come a second late.
     #[track_caller]
     pub fn settle(program: &Program) {
         let begun = Instant::now();
         let (mut seen, mut since) = (wake_ups(program), begun);
         while since.elapsed() < Duration::from_millis(1200) {
             assert!(begun.elapsed() < PATIENCE, "it does not come to rest: {:#?}", program.lines());
-            std::thread::sleep(Duration::from_millis(20)); // Nobody tells of a process that does nothing.
+            std::thread::sleep(Duration::from_millis(20)); // No event says that a process does nothing.
             let now = wake_ups(program);
             if now != seen {
                 (seen, since) = (now, Instant::now());
@@ -483,7 +484,7 @@ pub mod proc {
         }
     }
 
-    /// What it costs to let it alone for so long: wake-ups and CPU time.
+    /// The wake-ups and the CPU time of a process that is left alone for `time`.
     pub fn cost_of_rest(program: &Program, time: Duration) -> (u64, Duration) {
         let (woken, used) = (wake_ups(program), exact_cpu(program));
         std::thread::sleep(time); // The measured time.

@@ -1,4 +1,4 @@
-//! The server when something runs out, or when its peers mean harm: descriptors, memory, connections, patience.
+//! The server when descriptors, memory, connections or time run out, or when its peers mean harm.
 //!
 //! Each test exists in two forms. The quick one runs with every `cargo test`; the full one is ignored there and is the
 //! one whose figures count: `cargo test --release --test exhaustion -- --ignored --nocapture --test-threads 1`.
@@ -118,7 +118,7 @@ fn descriptors_that_come_back_from_elsewhere_are_noticed_in_full() {
     descriptors_from_elsewhere(100);
 }
 
-/// No connection ends that would make room: only the retry timer helps.
+/// No connection ends to make room, so only the retry timer helps.
 fn descriptors_from_elsewhere(rounds: u8) {
     let server = Server::start(&[]);
     let pid = Some(server.program.pid());
@@ -213,7 +213,7 @@ fn a_crowd_that_never_reads_stays_within_the_total() {
     assert!(held <= most, "{held} bytes");
     let grown = rss(&server.program).saturating_sub(before);
     assert!(grown <= most + MIB, "{grown} bytes");
-    // Whoever comes now is served all the same.
+    // A new connection is served all the same.
     ping(&mut server.connect(), &pattern(100_000));
     drop(streams);
 }
@@ -248,7 +248,7 @@ fn a_thousand_that_never_read_stay_within_the_total() {
     assert!(used <= Duration::from_millis(30), "{woken} wake-ups, {used:?}");
 
     server.until_connections(0);
-    settle(&server.program); // All lines are told or counted.
+    settle(&server.program); // All lines are printed or counted.
     assert_eq!(server.program.accounted_for("Closing connection"), 1 + 1000);
     assert_eq!(server.total("memory for buffers"), 0);
     let kept = rss(&server.program).saturating_sub(before);
@@ -356,7 +356,7 @@ fn reset_one(addr: SocketAddr, number: usize) {
             stream.read_exact(&mut [0; 10]).unwrap(); // In mid-echo.
         }
         3 => {
-            // As much as is taken, so that bytes are under way everywhere: in the sockets and in the server.
+            // As much as the socket takes, so that bytes are under way in the sockets and in the server.
             stream.set_nonblocking(true).unwrap();
             while stream.write(&[b'x'; 16384]).is_ok() {}
         }
@@ -379,7 +379,7 @@ fn bytes_that_drip_on_4000_connections_are_echoed() {
     slowloris(4000, 10);
 }
 
-/// One byte a second on each of so many connections, evenly spread.
+/// One byte a second on each of `count` connections, evenly spread.
 fn slowloris(count: usize, seconds: u8) {
     const SLICES: u8 = 20;
     raise_limit().unwrap();
@@ -567,8 +567,8 @@ fn churn(count: usize) {
     assert_eq!(server.total("memory for buffers"), 0);
 }
 
-/// So many connections, one after the other in each of some threads: a third is reset, a third closed after an echo, a
-/// third finishes first and reads to the end.
+/// `count` connections, one after the other in each of several threads. A third are reset, a third are closed after an
+/// echo, a third finish first and read to the end.
 fn churn_through(addr: SocketAddr, count: usize) {
     const THREADS: usize = 4;
     let message = pattern(64);

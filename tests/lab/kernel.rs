@@ -1,5 +1,5 @@
-//! Both programs under honest kernel faults: made frequent by a library that is preloaded (`lab/faults/`), or injected one by
-//! one by strace.
+//! Both programs under honest kernel faults: made frequent by a library that is preloaded (`lab/faults/`), or injected one
+//! by one by strace.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 #[path = "../common/mod.rs"]
@@ -117,8 +117,9 @@ fn every_byte_survives_the_fault_library() {
     }
 }
 
-// One errno at a time, by strace. Left out everywhere are two that would be lies: EAGAIN where bytes, room or connections
-// wait (the kernel says that only when there are none, and then owes an edge), and a return value in place of the call.
+// One errno at a time, by strace. Two injections are left out because no kernel does them: EAGAIN where bytes, room or
+// connections wait (the kernel returns it only when there are none, and an edge follows), and a return value without the
+// call.
 
 /// How long a connection may have to wait for a fault to be over: two rests of the listener, on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
@@ -137,7 +138,7 @@ const ACCEPT4: [&str; 23] = [
     "EOPNOTSUPP",
     "EPERM",
     "EPROTO",
-    // Those of the network that the new socket met already.
+    // Errors of the network that the new socket has met already.
     "ENETDOWN",
     "ENOPROTOOPT",
     "EHOSTDOWN",
@@ -151,7 +152,7 @@ const ACCEPT4: [&str; 23] = [
     "ETIMEDOUT",
 ];
 
-/// Of recv(2), and those that tcp(7) and ip(7) add: what the network told the connection.
+/// Those of recv(2), and those that tcp(7) and ip(7) add: errors that the network reported to the connection.
 const RECVFROM: [&str; 15] = [
     "EBADF",
     "ECONNREFUSED",
@@ -220,7 +221,7 @@ const CONNECT: [&str; 16] = [
     "ETIMEDOUT",
 ];
 
-/// Says in which case a test failed, wherever that was.
+/// Prints the case in which a test failed.
 struct Case(String);
 
 impl Drop for Case {
@@ -409,7 +410,7 @@ fn a_poller_that_fails_ends_the_program_with_one_line() {
         let mut stream = server.connect();
         let mut ended = false;
         for _ in 0..4 {
-            // It ends at one of its first waits: which of these messages still comes back is of no interest.
+            // The program ends at one of its first waits. Some of these messages may still come back.
             ended |= stream.write_all(b"x").is_err() || !matches!(stream.read(&mut [0]), Ok(1));
         }
         assert!(ended, "{errno}");
@@ -421,7 +422,7 @@ fn a_poller_that_fails_ends_the_program_with_one_line() {
             "{errno}: {lines:#?}"
         );
     }
-    // Nothing works without the listener and the signals: that is found out before anybody is let in.
+    // Nothing works without the listener and the signals, so that error comes before any connection is accepted.
     for (errno, when) in EPOLL_CTL.into_iter().zip(["1", "2"].into_iter().cycle()) {
         let mut command = injecting(SERVER, "epoll_ctl", errno, when);
         let run = run_within(PATIENCE, command.args(["127.0.0.1", "0", "-q"]));

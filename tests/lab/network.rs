@@ -29,7 +29,7 @@ struct Network {
 }
 
 impl Network {
-    /// A network of one's own, or none (loudly) where none can be made.
+    /// A new network; `None`, with a line that says so, where none can be made.
     fn new() -> Option<Network> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         if !have(&["ip", "nft", "ss"]) {
@@ -88,7 +88,7 @@ fn inside(namespace: &str, program: &str) -> Command {
     command
 }
 
-/// Runs one of the system's tools. What it printed.
+/// Runs one of the system's tools. Returns what it printed.
 #[track_caller]
 fn system(command: &mut Command) -> String {
     let run = run(command);
@@ -211,14 +211,14 @@ fn no_local_port_left_fails_clearly() {
     system(inside(&network.client, "sh").args(["-c", narrow]));
     let server = network.server("");
 
-    // More than there can be: nothing is opened at all.
+    // More connections than ports: nothing is opened at all.
     let refused = run_within(PATIENCE, &mut network.client(&server, 300, ""));
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
     assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
     assert!(refused.stderr.contains("300 connections need more local ports than there are, 100"), "{refused:?}");
     assert_eq!(server.program.accounted_for("Accepted connection"), 0);
 
-    // Ports that others hold are found out by the connects that do without.
+    // Other programs hold ports, so some connects fail for want of one.
     let mut others = network.client(&server, 60, "--hold 10m");
     others.stdout(Stdio::null());
     let others = Program::start(others);

@@ -1,5 +1,5 @@
-//! Do the tests bite? Bugs of the kinds that such a loop has are planted, one at a time, in a copy of the sources; for
-//! each, the tests named beside it must fail.
+//! Do the tests notice bugs? Bugs of the kinds that such a loop has are planted, one at a time, in a copy of the sources;
+//! for each, the tests named beside it must fail.
 //!
 //! Takes some minutes, most of them compiling: `cargo test --test planted -- --ignored --nocapture`.
 
@@ -13,14 +13,14 @@ use std::time::Instant;
 
 use common::figure;
 
-/// A change of the sources that is a bug, and who has to notice it.
+/// A change of the sources that is a bug, and the tests that must notice it.
 struct Bug {
     name: &'static str,
     file: &'static str,
-    /// Stands once in the file.
+    /// Must be in the file exactly once.
     right: &'static str,
     wrong: &'static str,
-    /// Which of cargo's targets has tests that notice, and what their names have in common.
+    /// The targets of cargo whose tests must notice, and what the names of these tests have in common.
     tests: (&'static [&'static str], &'static str),
 }
 
@@ -51,8 +51,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "queued bytes are dropped at the peer's end",
         file: "src/engine/connection.rs",
-        right: "if self.writing == Writing::Finishing && self.outbound.is_empty() {",
-        wrong: "if self.writing == Writing::Finishing {",
+        right: "if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {",
+        wrong: "if self.writing == Writing::ShuttingDown {",
         tests: SIMULATION,
     },
     Bug {
@@ -100,12 +100,12 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "what is unread is reset by a bare close",
         file: "src/engine/connection.rs",
-        right: "            self.finish();\n            self.reading = Reading::Discarding;",
-        wrong: "            self.finish();\n            self.reading = Reading::Finished;",
+        right: "            self.shut_down_behind_queue();\n            self.reading = Reading::Discarding;",
+        wrong: "            self.shut_down_behind_queue();\n            self.reading = Reading::Ended;",
         tests: SIMULATION,
     },
     Bug {
-        name: "who has spent its budget is not served again",
+        name: "a connection that has spent its budget is not served again",
         file: "src/engine/event_loop.rs",
         right: "if matches!(outcome, Outcome::Runnable) {",
         wrong: "if matches!(outcome, Outcome::Runnable) && false {",
@@ -133,7 +133,7 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
     Bug {
-        name: "exhaustion is met by asking again at once",
+        name: "after exhaustion, accepting is tried again at once",
         file: "src/engine/event_loop.rs",
         right: "AcceptError::Exhausted => return self.rest_from_accepting(&error),",
         wrong: "AcceptError::Exhausted => return self.resume_accepting(),",
@@ -161,14 +161,14 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
     Bug {
-        name: "the cap on all memory is no cap",
+        name: "the limit of all memory limits nothing",
         file: "src/engine/memory.rs",
         right: "self.limits.total_buffer.saturating_sub(self.held);",
         wrong: "self.limits.total_buffer;",
         tests: SIMULATION,
     },
     Bug {
-        name: "the cap on connections is no cap",
+        name: "the limit of connections limits nothing",
         file: "src/engine/event_loop.rs",
         right: "if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {",
         wrong: "if accepting.resting || !accepting.ready {",
@@ -182,14 +182,14 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
     Bug {
-        name: "a drain forgets who waits in the backlog",
+        name: "a drain forgets the connections in the backlog",
         file: "src/engine/event_loop.rs",
         right: "        if let Some(accepting) = &mut self.accepting {\n            accepting.ready = true;\n        }\n        self.resume_accepting();",
         wrong: "        self.accepting = None;",
         tests: SIMULATION,
     },
     Bug {
-        name: "who was idle is judged by the clock alone",
+        name: "idle connections are judged by the clock alone",
         file: "src/engine/silence.rs",
         right: "let known_until = self.all_returned_since(wait);",
         wrong: "let known_until = self.all_returned_since(wait).map(|_| wait.ended);",
@@ -227,7 +227,7 @@ const BUGS: &[Bug] = &[
         name: "a peer that reads nothing is kept for ever",
         file: "src/engine/progress.rs",
         right: "let again = self.looks + 1 < LOOKS;",
-        wrong: "let again = self.looks < LOOKS;",
+        wrong: "let again = true;",
         tests: SIMULATION,
     },
     Bug {

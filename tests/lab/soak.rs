@@ -1,5 +1,5 @@
 //! Everything at once, against one server, for as long as asked:
-//! `MULTICONN_SOAK=60s cargo test --release --test soak -- --ignored --nocapture`, 30 s if not said.
+//! `MULTICONN_SOAK=60s cargo test --release --test soak -- --ignored --nocapture`; without the variable, 30 s.
 //!
 //! Verified runs of the client, churn, resets, slow and stuck peers, half-closers, dripping bytes, firehoses and signals
 //! are mixed by a seed, which is printed; `MULTICONN_SEED` asks for the same mix again. (The order in which the
@@ -78,7 +78,7 @@ impl Field {
         self.faults.lock().unwrap().push(fault);
     }
 
-    /// Does `deed` again and again while there is to be load, and waits while there is to be rest.
+    /// Repeats `deed` in times of load, and waits in times of rest.
     fn repeat(&self, name: &str, mut dice: Dice, deed: Deed) {
         let mut mood = self.mood.lock().unwrap();
         loop {
@@ -255,7 +255,8 @@ fn read_slowly(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     })
 }
 
-/// Writes all that is taken and reads nothing, on many connections, for longer or less long than the server stands.
+/// Writes until the socket takes no more and reads nothing, on many connections, for a time that is longer or shorter than
+/// the server's time to stall.
 #[expect(clippy::unnecessary_wraps, reason = "a deed as the others are")]
 fn get_stuck(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     let streams: Vec<TcpStream> = (0..=dice.below(200)).map(|_| field.connect(dice)).collect();
@@ -307,7 +308,7 @@ fn drip(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     Ok(())
 }
 
-/// As many bytes as go, for a while; then it finishes first.
+/// Sends as many bytes as the socket takes, for a while; then it finishes first.
 fn hose(field: &Field, dice: &mut Dice) -> Result<(), Fault> {
     let mut stream = field.connect(dice);
     let end = Instant::now() + dice.millis(200, 1500);
@@ -381,7 +382,7 @@ fn number_from(name: &str, parse: impl Fn(&str) -> Option<u64>) -> Option<u64> {
 
 #[test]
 #[ignore = "takes as long as MULTICONN_SOAK says, 30s if nothing"]
-fn everything_at_once() {
+fn a_server_survives_everything_at_once() {
     let millis = |text: &str| Some(u64::try_from(multiconn::cli::duration(text).ok()?.as_millis()).unwrap());
     let time = Duration::from_millis(number_from("MULTICONN_SOAK", millis).unwrap_or(30_000));
     let seed = number_from("MULTICONN_SEED", |text| text.parse().ok());
@@ -413,7 +414,7 @@ fn everything_at_once() {
             let field = &field;
             scope.spawn(move || field.repeat(name, dice, deed));
         }
-        // However the rest goes, the peers have to end: the scope waits for them.
+        // The peers must end in any case: the scope waits for them.
         let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             // The memory that stays is compared between two rests, for under load it is another at each moment.
             let mut most = watch(&field, &server, begun, begun + time / 4);
@@ -450,7 +451,7 @@ fn everything_at_once() {
     server.program.ends_with(0);
 }
 
-/// Tells how it goes until `end`. Returns the most memory that the server held.
+/// Prints lines of progress until `end`. Returns the most memory that the server held.
 fn watch(field: &Field, server: &Server, begun: Instant, end: Instant) -> u64 {
     let every = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
     let base = rss(&server.program);
@@ -483,7 +484,7 @@ fn watch(field: &Field, server: &Server, begun: Instant, end: Instant) -> u64 {
     most
 }
 
-/// Waits until the server is rid of all connections. Returns the memory that it holds then.
+/// Waits until the server has no connection. Returns the memory that it holds then.
 fn at_rest(server: &Server, descriptors: usize) -> u64 {
     server.until_connections(0);
     assert_eq!(descriptor_numbers(&server.program).len(), descriptors, "descriptors were left behind");

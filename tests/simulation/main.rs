@@ -1,7 +1,8 @@
-//! The whole loop, server and client, on a simulated network: each seed is another world, and the same one again.
+//! The whole loop, server and client, on a simulated network. Each seed is a world of its own, and gives the same world
+//! each time.
 //!
-//! Server and client stand on one loop, as in `examples/loopback.rs`; further peers are the network's. Every world ends
-//! with each byte accounted for, or with the failure reported as what it was. A seed that fails is printed:
+//! Server and client run on one loop, as in `examples/loopback.rs`; further peers belong to the network. In every world,
+//! each byte arrives, or its loss is reported as what it was. A seed that fails is printed:
 //!
 //! ```text
 //! MULTICONN_SEED=1234 cargo test --test simulation one_world -- --ignored --nocapture
@@ -9,18 +10,19 @@
 //! ```
 
 #![allow(clippy::single_match_else, reason = "two cases of equal weight stand side by side")]
-#![allow(clippy::struct_excessive_bools, reason = "what is true of a socket, each for itself")]
+#![allow(clippy::struct_excessive_bools, reason = "independent facts of a socket")]
 
 #[path = "../common/dice.rs"]
 mod dice;
 mod network;
 mod peer;
+mod promises;
 mod world;
 
 use std::panic;
 use std::time::{Duration, Instant};
 
-/// How many worlds a plain test run goes through; optimized, they take a millisecond each.
+/// How many worlds a plain test run has. In a release build, a world takes a millisecond.
 const WORLDS: u64 = if cfg!(debug_assertions) { 300 } else { 5000 };
 
 fn number(name: &str) -> Option<u64> {
@@ -52,7 +54,7 @@ fn every_byte_arrives_or_its_loss_is_reported() {
 #[ignore = "takes as long as MULTICONN_SECONDS says, 60 s if it does not"]
 fn new_worlds_for_as_long_as_asked() {
     let (begun, lasting) = (Instant::now(), Duration::from_secs(number("MULTICONN_SECONDS").unwrap_or(60)));
-    // Elsewhere each time; the seeds go on from there.
+    // Each run begins with another seed.
     let first = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() << 32;
     println!("from seed {first} on");
     run((first..).take_while(|_| begun.elapsed() < lasting));

@@ -1,9 +1,10 @@
-//! A network in memory, and the system that the loop finds itself on: sockets with bounded buffers, an edge-triggered
-//! poller, a clock that moves only when something is done or waited for.
+//! A network in memory, and the system on which the loop runs: sockets with bounded buffers, an edge-triggered poller, and a
+//! clock that moves only when something is done or waited for.
 //!
-//! Owns every byte under way. The poller is as strict as epoll(7) allows: readable is reported once after a read that
-//! came short or would have blocked, writable once after a write that would have blocked, an end, a reset or an urgent
-//! mark when it comes. Whoever forgets an edge waits for ever, and that is found out: nothing is left to happen.
+//! Owns every byte under way. Knows no connection and no role of the loop's. The poller reports as little as epoll(7)
+//! allows: readable once after a short read or a `WouldBlock`, writable once after a `WouldBlock`, and an end of input, a
+//! reset or an urgent mark when it arrives. A loop that forgets an edge waits for ever: then nothing is left to happen, and
+//! the test fails.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,36 +26,36 @@ use crate::peer::Peer;
 pub const MICROSECOND: u64 = 1_000;
 pub const MILLISECOND: u64 = 1_000_000;
 
-/// How many calls one turn may make: a connection that holds the loop makes them without end.
+/// How many calls one turn may make. A connection that holds the loop would make them without end.
 const CALLS_A_TURN: u32 = 50_000;
 /// How many turns in a row may find nothing and do nothing.
 const IDLE_TURNS: u32 = 200;
 const TURNS: u32 = 200_000;
-/// The most that one connection may read in one turn: its budget, and one last read of the loop's whole buffer.
+/// The most bytes that one connection may read in one turn: its budget, and one last read into the loop's whole buffer.
 const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
-/// How often, of a thousand, what goes wrong that is nobody's fault; and how slow it all is.
+/// What goes wrong by chance, in how many of a thousand cases each; and how slow and how narrow the network is.
 #[derive(Debug)]
 pub struct Weather {
     pub interrupted: u64,
     pub short_write: u64,
-    /// Events that say too much, say it twice, or name a token that does not exist.
+    /// Events that report too much, come twice, or name a token that does not exist.
     pub spurious: u64,
     pub accept_fails: u64,
     pub register_fails: u64,
     pub refused: u64,
     pub syn_lost: u64,
-    /// A segment takes at most so many nanoseconds.
+    /// How many nanoseconds a segment takes at most.
     pub delay: u64,
-    /// Bytes that fit into a socket's buffers, at most.
+    /// How many bytes fit into a socket's buffer at most.
     pub room: u64,
-    /// Events that one wait returns, at most.
+    /// How many events one wait returns at most.
     pub events: usize,
 }
 
 pub type Id = usize;
 
-/// What happened to a socket that its owner is not to blame for.
+/// What the network did to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
     None,
@@ -105,25 +106,25 @@ struct Socket {
     send_room: usize,
     receive_room: usize,
     finish: Finish,
-    /// Where urgent bytes are that have not been read, counted from the first byte ever sent.
+    /// The positions of urgent bytes that were not read yet, in the stream that this socket sends.
     marks: VecDeque<u64>,
-    /// Bytes that were sent, arrived and were read there, ever.
+    /// How many bytes were sent, have arrived at the other end, and were read there, in all.
     written: u64,
     carried: u64,
     read: u64,
     under_way: bool,
-    /// The reader's buffer was full, and its kernel holds back the news that there is a little room again.
+    /// The reader's buffer was full, and its kernel has not announced new room yet.
     window_closed: bool,
     /// When bytes last arrived at the other end.
     acknowledged_at: u64,
     tampering: Option<Tampering>,
     harm: Harm,
-    /// The reader has seen that nothing is left; the next arrival is an edge.
+    /// The reader found the socket empty: the next arrival is an edge.
     awaits_bytes: bool,
-    /// The writer has seen that there is no room.
+    /// The writer found no room: the next room is an edge.
     awaits_room: bool,
     pending: Option<Readiness>,
-    /// It sends without end and reads everything, faster than anybody can: bytes sent and read.
+    /// For a socket that sends without end and reads everything at once: the numbers of bytes sent and read.
     firehose: Option<(u64, u64)>,
     read_in_turn: usize,
 }
@@ -137,7 +138,7 @@ enum Act {
     Timer,
     Signal,
     Exhausted(bool),
-    /// The process of the loop gets no CPU for that long; everybody else goes on.
+    /// The process of the loop gets no CPU for that many nanoseconds; the peers go on.
     Stop(u64),
 }
 
@@ -209,8 +210,8 @@ impl Network {
         }
     }
 
-    /// Tells what the loop does, where somebody wants to know.
-    fn tell(&self, what: impl FnOnce() -> String) {
+    /// Prints what the loop does, if the network is talkative.
+    fn print(&self, what: impl FnOnce() -> String) {
         if self.talkative {
             println!("{:9} µs: {}", self.now / MICROSECOND, what());
         }
@@ -251,7 +252,7 @@ impl Network {
         self.schedule(after, Act::Peer(index));
     }
 
-    /// Every call takes a little while, in which others may act.
+    /// Lets a call take a little while, in which peers may act.
     fn call(&mut self) {
         self.calls += 1;
         assert!(self.calls < CALLS_A_TURN, "one turn does not end");
@@ -260,7 +261,7 @@ impl Network {
         self.sit_out();
     }
 
-    /// If the process is stopped, lets the others go on until it is not. Returns whether it was.
+    /// If the process is stopped, lets the peers act until it goes on. Returns whether it was stopped.
     fn sit_out(&mut self) -> bool {
         let Some(until) = self.stopped_until.take() else { return false };
         while let Some((&(when, _), _)) = self.agenda.first_key_value()
@@ -346,8 +347,8 @@ impl Network {
         });
     }
 
-    /// Begins to connect: a socket at each end. An answer may never come.
-    fn connect_perhaps_in_vain(&mut self, server: SocketAddr) -> Id {
+    /// Begins a connect of the loop's, whose SYN may be lost.
+    fn connect_or_lose_the_syn(&mut self, server: SocketAddr) -> Id {
         let syn_lost = self.dice.chance(self.weather.syn_lost);
         let id = self.connect(server);
         if syn_lost {
@@ -357,7 +358,7 @@ impl Network {
         id
     }
 
-    /// As that, and the answer comes.
+    /// Begins a connect: makes a socket at each end. The SYN arrives.
     pub fn connect(&mut self, server: SocketAddr) -> Id {
         let id = self.sockets.len();
         self.socket(SocketAddr::from(([192, 0, 2, 1], u16::try_from(1000 + id).unwrap())), id + 1);
@@ -369,7 +370,7 @@ impl Network {
 
     fn syn(&mut self, id: Id) {
         if self.sockets[id].closed || self.sockets[id].harm == Harm::SynLost {
-            return; // Given up meanwhile, or it never comes.
+            return; // The connect was given up meanwhile, or the SYN was lost.
         }
         if !self.listening || self.dice.chance(self.weather.refused) {
             self.harm(id, Harm::Refused);
@@ -387,7 +388,7 @@ impl Network {
         }
     }
 
-    /// The poller's part: something about a socket has changed.
+    /// Notes for the poller that a socket has changed.
     fn report(&mut self, id: Id, change: Readiness) {
         let socket = &mut self.sockets[id];
         if socket.token.is_none() {
@@ -403,20 +404,20 @@ impl Network {
         socket.pending = Some(pending);
     }
 
-    /// The same for the listener, the signals and the timer; each is reported once, however much happened to it.
+    /// Notes the same for the listener, the signals or the timer. Several changes make one event.
     fn report_token(&mut self, token: Token) {
         if !self.ready_tokens.contains(&token) {
             self.ready_tokens.push(token);
         }
     }
 
-    /// Moves bytes that `id` has sent to the other end, as the network feels like.
+    /// Moves bytes that `id` has sent to the other end: some of them, as chance decides.
     fn carry(&mut self, id: Id) {
         self.sockets[id].under_way = false;
         let reader = self.sockets[id].peer;
         if self.sockets[reader].closed {
             if !self.sockets[id].sent.is_empty() {
-                self.reset(id); // There is nobody to take it.
+                self.reset(id); // The other end is closed.
             }
             return;
         }
@@ -433,7 +434,7 @@ impl Network {
         }
         let urgent = socket.marks.iter().any(|&mark| (before..socket.carried).contains(&mark));
         if urgent {
-            // Its bytes are there with it, and epoll says what holds when it is asked.
+            // The mark arrives with its byte, and epoll reports both.
             self.report(reader, Readiness { urgent: true, readable: true, ..Readiness::default() });
         }
         let socket = &mut self.sockets[id];
@@ -460,7 +461,7 @@ impl Network {
         }
     }
 
-    /// Sees to it that what `id` has sent is carried, if there is room for it.
+    /// Schedules the carrying of what `id` has sent, if there is room for it.
     fn send_on(&mut self, id: Id) {
         let socket = &self.sockets[id];
         let closed = self.sockets[socket.peer].closed;
@@ -564,7 +565,7 @@ impl Network {
         }
     }
 
-    /// A reset arrives at `id`. What it has not sent, and may be what it has not read, is gone.
+    /// Lets a reset arrive at `id`. What `id` has not sent is lost, and sometimes what it has not read.
     pub fn reset(&mut self, id: Id) {
         let other = self.sockets[id].peer;
         if self.sockets[id].closed || !self.sockets[id].connected {
@@ -580,12 +581,12 @@ impl Network {
         self.report(id, Readiness::ALL);
     }
 
-    /// Ends a socket with a reset (`SO_LINGER` of no time).
+    /// Closes a socket with a reset (`SO_LINGER` with zero seconds).
     pub fn abort(&mut self, id: Id) {
         self.close_with(id, true);
     }
 
-    /// close(2): what is unread makes it a reset.
+    /// Closes a socket as close(2) does: with a reset if it has unread input.
     pub fn close(&mut self, id: Id) {
         let unread = !self.sockets[self.sockets[id].peer].arrived.is_empty();
         self.close_with(id, unread);
@@ -609,17 +610,17 @@ impl Network {
         self.send_on(other);
     }
 
-    /// Lets `id` send without end, and then ends it.
+    /// Lets `id` send without end, until [`run_dry`](Network::run_dry).
     pub fn gush(&mut self, id: Id) {
         self.sockets[id].firehose = Some((0, 0));
         let other = self.sockets[id].peer;
         self.report(other, Readiness { readable: true, ..Readiness::default() });
     }
 
-    /// The firehose runs dry. Bytes sent, and bytes that were back until now; the others come as with anybody.
+    /// Ends [`gush`](Network::gush). Returns how many bytes `id` sent and how many it got back. The others come as usual.
     pub fn run_dry(&mut self, id: Id) -> (u64, u64) {
         let (sent, got) = self.sockets[id].firehose.take().unwrap();
-        // What is left to come back was meant for a fast reader: others wait for its place.
+        // Much may be left to come back. With small buffers it would take long, and other peers wait for the slot.
         let server = self.sockets[id].peer;
         self.sockets[server].send_room = self.sockets[server].send_room.max(16 * 1024);
         self.sockets[server].receive_room = self.sockets[server].receive_room.max(16 * 1024);
@@ -629,7 +630,7 @@ impl Network {
         (sent, got)
     }
 
-    /// Lets the loop turn once, so that its role looks at the peers: an event of the timer says nothing else.
+    /// Lets the loop turn once, by an event of the timer, so that its role looks at the peers.
     pub fn nudge(&mut self) {
         self.report_token(TIMER);
     }
@@ -639,12 +640,12 @@ impl Network {
         let socket = &self.sockets[id];
         let bytes = u32::try_from(socket.sent.len()).unwrap();
         let since = self.now - socket.acknowledged_at;
-        // A closed window is probed, and every answer is an acknowledgement that takes nothing.
+        // A closed window is probed, and each answer is an acknowledgement of no new byte.
         let since = if socket.window_closed { self.dice.between(0, since) } else { since };
         Unacknowledged { bytes, last_acknowledgement: Duration::from_nanos(since) }
     }
 
-    /// The loop's end of `id`'s connection has the largest buffer that there is, and `id`'s own the smallest.
+    /// Gives the loop's end of `id`'s connection the largest send buffer and the smallest receive buffer.
     pub fn make_a_bottleneck_of(&mut self, id: Id) {
         let most = usize::try_from(self.weather.room).unwrap();
         let server = self.sockets[id].peer;
@@ -671,7 +672,7 @@ impl Network {
         self.sockets[id].error
     }
 
-    /// Bytes of `id`'s that have come to the other end.
+    /// How many bytes of `id` have arrived at the other end.
     pub fn carried(&self, id: Id) -> u64 {
         self.sockets[id].firehose.map_or(self.sockets[id].carried, |(sent, _)| sent)
     }
@@ -697,13 +698,13 @@ impl Network {
         self.schedule(after, Act::Reset(id));
     }
 
-    /// Changes what comes to `id`.
+    /// Changes what arrives at `id`.
     pub fn tamper_with(&mut self, id: Id, tampering: Tampering) {
         let other = self.sockets[id].peer;
         self.sockets[other].tampering = Some(tampering);
     }
 
-    /// How many sockets of the loop's are open still.
+    /// How many sockets of the loop's are still open.
     pub fn open(&self) -> usize {
         self.sockets.iter().filter(|socket| socket.token.is_some()).count()
     }
@@ -745,8 +746,8 @@ impl Network {
             }
         }
         self.hand_over(events);
-        self.tell(|| format!("waited for {timeout:?}: {events:?}"));
-        self.call(); // Before the loop looks at them, much may happen, and it may be stopped.
+        self.print(|| format!("waited for {timeout:?}: {events:?}"));
+        self.call(); // Before the loop looks at the events, peers may act and the process may be stopped.
         Ok(())
     }
 
@@ -772,11 +773,11 @@ impl Network {
         for id in self.ready.drain(..count).collect::<Vec<_>>() {
             let (token, mut event) = (self.sockets[id].token.unwrap(), self.sockets[id].pending.take().unwrap());
             if self.dice.chance(500) {
-                event = union(event, self.truth(id)); // epoll says all that holds now, not what has changed.
+                event = union(event, self.truth(id)); // epoll reports all that holds now, not only what has changed.
             }
             events.push((token, event));
         }
-        // Where some had to wait, the place went to what is ready.
+        // If some sources did not fit, the wait had no place for spurious events.
         let all_returned = self.ready.is_empty() && self.ready_tokens.is_empty();
         while all_returned && events.len() < most && self.dice.chance(self.weather.spurious) {
             let known: Vec<Token> = self.sockets.iter().filter_map(|socket| socket.token).collect();
@@ -790,7 +791,7 @@ impl Network {
                 _ => {}
             }
         }
-        // In any order.
+        // The events come in any order.
         for last in (1..events.len()).rev() {
             let other = usize::try_from(self.dice.between(0, last as u64)).unwrap();
             events.swap(last, other);
@@ -813,13 +814,13 @@ impl Network {
         if self.dice.chance(self.weather.register_fails) {
             let other = self.sockets[id].peer;
             for end in [id, other] {
-                self.sockets[end].harm = Harm::NotRegistered; // Whatever else was to come.
+                self.sockets[end].harm = Harm::NotRegistered; // In place of any other harm.
             }
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
         }
         assert!(self.sockets.iter().all(|socket| socket.token != Some(token)), "a token is in use twice");
         self.sockets[id].token = Some(token);
-        // epoll looks at what is registered at once.
+        // epoll reports at once what holds when a socket is registered.
         let truth = self.truth(id);
         self.sockets[id].awaits_bytes = !truth.readable;
         if truth != Readiness::default() {
@@ -868,7 +869,7 @@ fn union(one: Readiness, other: Readiness) -> Readiness {
     }
 }
 
-/// Lets one byte arrive, or what is made of it.
+/// Lets one byte arrive, changed if it is tampered with.
 fn tamper(socket: &mut Socket, byte: u8) {
     let position = socket.carried;
     socket.carried += 1;
@@ -881,7 +882,7 @@ fn tamper(socket: &mut Socket, byte: u8) {
         How::Drop(count) if (at..at + count).contains(&position) => {}
         How::Repeat(count) if position == at => {
             socket.arrived.push_back(byte);
-            // So many of the last ones once more: as many as are left of them.
+            // The last `count` bytes come once more, or as many of them as are not read yet.
             let last = socket.arrived.len().saturating_sub(usize::try_from(count).unwrap());
             let again: Vec<u8> = socket.arrived.range(last..).copied().collect();
             socket.arrived.extend(again);
@@ -890,7 +891,7 @@ fn tamper(socket: &mut Socket, byte: u8) {
     }
 }
 
-/// The loop's handle of the network.
+/// The loop's system: a handle of the network.
 #[derive(Debug)]
 pub struct Simulated {
     pub network: Rc<RefCell<Network>>,
@@ -902,7 +903,7 @@ impl Simulated {
         Simulated { network: Rc::clone(network), events: Vec::new() }
     }
 
-    /// A listener, of which there may be one.
+    /// The one listener.
     pub fn listener(&self) -> Listener {
         self.network.borrow_mut().listening = true;
         Listener(Rc::clone(&self.network))
@@ -918,7 +919,7 @@ pub struct Stream {
 
 impl Read for Stream {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        assert!(!space.is_empty(), "a read for nothing would look like the end");
+        assert!(!space.is_empty(), "a read of no bytes would look like the end of input");
         let mut network = self.network.borrow_mut();
         network.call();
         let interrupted = network.weather.interrupted;
@@ -926,7 +927,7 @@ impl Read for Stream {
             return Err(ErrorKind::Interrupted.into());
         }
         let read = network.read(self.id, space);
-        network.tell(|| format!("{} reads up to {}: {read:?}", self.id, space.len()));
+        network.print(|| format!("{} reads up to {}: {read:?}", self.id, space.len()));
         let count = read?;
         let socket = &mut network.sockets[self.id];
         socket.read_in_turn += count;
@@ -944,7 +945,7 @@ impl Write for Stream {
             return Err(ErrorKind::Interrupted.into());
         }
         let written = network.write(self.id, bytes);
-        network.tell(|| format!("{} writes {}: {written:?}", self.id, bytes.len()));
+        network.print(|| format!("{} writes {}: {written:?}", self.id, bytes.len()));
         written
     }
 
@@ -1016,7 +1017,7 @@ impl System for Simulated {
     }
 
     fn connect(&mut self, _: Option<IpAddr>, addr: SocketAddr) -> io::Result<Stream> {
-        let id = self.network.borrow_mut().connect_perhaps_in_vain(addr);
+        let id = self.network.borrow_mut().connect_or_lose_the_syn(addr);
         Ok(Stream { id, network: Rc::clone(&self.network) })
     }
 

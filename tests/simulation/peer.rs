@@ -1,42 +1,42 @@
-//! Peers that are no part of the loop: they talk, sleep, dawdle, reset, leave and never stop, and check what they get.
+//! Peers outside of the loop. They talk, sleep, trickle, reset, leave or never stop, and check what they get.
 //!
-//! Owns what one peer does and when. Knows nothing of the product: what it sends and compares is its own.
+//! Owns what one peer does and when. Knows nothing of the product: a peer makes and compares its own bytes.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use crate::network::{Id, MILLISECOND, Network, byte};
 
-/// How long a peer waits for anything to move: longer than anything here takes.
+/// How long a peer waits for a byte to move: longer than anything in a world takes.
 const PATIENCE: u64 = 60_000 * MILLISECOND;
 
-/// How often a peer that trickles reads, and in how many reads it makes enough room to announce: half its buffer in
-/// 15 s, which is half of the time that the loop gives a peer before it is stalled.
+/// How often a peer that trickles reads, and in how many reads it frees half of its buffer, which its kernel announces. That
+/// takes 15 s, half of the stall timeout.
 const TRICKLE: u64 = 200 * MILLISECOND;
 const READS_A_HALF: usize = 75;
 
-/// How long a stuck peer reads nothing: longer than the time to stall, its last quarter once more, and everything for
-/// which the loop itself may be stopped meanwhile.
+/// How long a stuck peer reads nothing: longer than the stall timeout, one more quarter of it, and all the time for which
+/// the loop may be stopped meanwhile.
 const STUCK: u64 = 200_000 * MILLISECOND;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Sends and reads as it likes, finishes, and reads to the end.
+    /// Sends and reads by chance, shuts down, and reads to the end of input.
     Talks,
-    /// The same, but reads nothing before everything is sent or nothing more can be, and then sleeps for a while.
+    /// As `Talks`, but reads nothing until everything is sent or no more can be sent, and then sleeps before it reads.
     Sleeps,
-    /// Sends without end for a while, and reads as fast.
+    /// For a while sends without end and reads as fast, and then goes on as `WaitsForTheRest`.
     Gushes,
-    /// Resets when a part is sent.
+    /// Resets the connection when everything is sent or no more can be sent.
     Resets,
-    /// Closes when a part is sent, with everything unread.
+    /// Closes the connection at that point, with everything unread.
     Leaves,
-    /// The same as `Talks`, but reads only a little at a time, all the time.
+    /// As `Talks`, but reads only a little at a time, steadily.
     Trickles,
-    /// Reads nothing for longer than the loop waits for it. If the loop has not ended it by then, it talks.
+    /// Reads nothing for longer than the stall timeout. If the loop has not ended the connection by then, goes on as `Talks`.
     Stuck,
-    /// As `Talks`, but finishes only when everything is back: what it gushed was more than a budget, and the last byte
-    /// of it is no edge.
+    /// As `Talks`, but shuts down only when everything is back: what it gushed was more than a budget, and no edge follows its
+    /// last byte.
     WaitsForTheRest,
 }
 
@@ -46,23 +46,23 @@ impl Kind {
         [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves, Kind::Trickles, Kind::Stuck];
 }
 
-/// How it ended for the peer.
+/// How the connection ended for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It finished, and then the server did.
+    /// The peer shut down, and then the server did.
     Finished,
-    /// The server finished first.
+    /// The server shut down first.
     Dismissed,
     /// The connection broke.
     Broken,
-    /// It left or reset.
+    /// The peer closed or reset the connection.
     Left,
 }
 
 #[derive(Debug)]
 pub struct Peer {
     kind: Kind,
-    /// It gave the loop reason to end it.
+    /// Whether it has begun to read nothing for longer than the stall timeout: the loop may end the connection.
     pub was_stuck: bool,
     server: SocketAddr,
     plan: u64,
@@ -77,7 +77,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// One that sends `plan` bytes, so many of a thousand pieces of them urgent.
+    /// A peer that sends `plan` bytes in pieces, of which `urgent` in a thousand begin with an urgent byte.
     pub fn new(kind: Kind, server: SocketAddr, plan: u64, urgent: u64) -> Peer {
         Peer {
             kind,
@@ -95,7 +95,7 @@ impl Peer {
         }
     }
 
-    /// Does a little, and sees to it that it is called again.
+    /// Does a little, and schedules the next call.
     pub fn act(&mut self, index: usize, network: &mut Network) {
         let id = match self.socket {
             Some(id) => id,
@@ -176,7 +176,7 @@ impl Peer {
         }
     }
 
-    /// Whether there is no room for more.
+    /// Sends some bytes. Returns whether there is no room for more.
     fn send(&mut self, id: Id, network: &mut Network) -> bool {
         if self.sent == self.plan {
             return false;

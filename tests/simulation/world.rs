@@ -1,6 +1,6 @@
-//! One world: what is in it, as its seed has it, and what must have come of it in the end.
+//! One world: what its seed puts into it, and what must be true at its end.
 //!
-//! Owns the role that the loop plays and all the promises that are checked here.
+//! Owns the role of the loop and the promises that are checked. Touches no byte: the network and its peers do.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use multiconn::client::rate::Rate;
 use multiconn::client::schedule::Run;
 use multiconn::client::side::Side;
 use multiconn::internals::connection::{End, Timeout, Timeouts};
-use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role};
+use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role, Token};
 use multiconn::internals::time::Moment;
 use multiconn::server::echo::Echo;
 
@@ -24,23 +24,23 @@ use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
 use crate::peer::{Kind, Outcome, Peer};
 
-const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
+pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 
-/// The times of a world, far longer than anything in it takes, so that one that runs out was earned.
+/// The timeouts of a world. They are far longer than anything in it takes, so only a peer that deserves it runs into one.
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Some(Duration::from_secs(20)),
     idle: Some(Duration::from_secs(40)),
     stall: Some(Duration::from_secs(30)),
     linger: Some(Duration::from_secs(5)),
 };
-/// The time to be idle in a hasty world: short enough to be over after a pause that the loop does not take for one, and
-/// many times as long as a peer that talks is ever silent.
+/// The idle timeout of a hasty world. It is shorter than the shortest stop that the loop recognizes, and many times as long
+/// as a peer that talks is ever silent.
 const HASTY: Duration = Duration::from_millis(300);
-/// How exactly a schedule is kept.
+/// How often the role wakes exchanges that have a schedule.
 const TICK: Duration = Duration::from_millis(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What became of an exchange.
+/// How an exchange ended.
 struct Ended {
     id: Id,
     end: End,
@@ -49,24 +49,26 @@ struct Ended {
     sent: u64,
 }
 
-/// Opens the exchanges and keeps watch over the loop.
+/// The role: opens the exchanges and checks the loop.
 struct Tester {
     network: Rc<RefCell<Network>>,
     run: Rc<Run>,
     limits: Limits,
     to_start: u32,
-    /// When messages that are scheduled are looked at next.
+    /// When exchanges that have a schedule are woken next.
     next_tick: Moment,
-    /// Harm to be done to exchanges, by number.
+    /// What goes wrong with exchanges, by their numbers.
     plans: Vec<(u32, Plan)>,
     ids: BTreeMap<u32, Id>,
     ended: Vec<Ended>,
     /// How each of the server's connections ended.
     served: BTreeMap<SocketAddr, End>,
-    /// What had come of each peer's bytes when the loop began to drain, and when that was.
+    /// When the loop began to drain, and how many bytes of each peer had arrived then.
     drained: Option<(Moment, BTreeMap<Id, u64>)>,
-    /// Draining ended because its time was over.
+    /// Whether the drain was cut off.
     cut: bool,
+    /// The accepted connections of which the role has heard, until it hears of their end.
+    known: BTreeMap<Token, SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +106,16 @@ impl Role<Side, Simulated> for Tester {
     }
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side, Simulated>) {
+        self.check_tokens(event_loop);
+        match event {
+            Event::Closed { token: Some(token), .. } => {
+                self.known.remove(&token);
+            }
+            Event::Accepted { token, addr } => {
+                self.known.insert(token, addr);
+            }
+            _ => {}
+        }
         match event {
             Event::Closed { protocol: Side::Exchange(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
@@ -126,7 +138,17 @@ impl Role<Side, Simulated> for Tester {
 }
 
 impl Tester {
-    /// What must hold at any time.
+    /// While the role has not heard that a connection ended, its token names no other connection: what the role sends to
+    /// it would go to a stranger.
+    fn check_tokens(&self, event_loop: &EventLoop<Side, Simulated>) {
+        for (&token, &addr) in &self.known {
+            if let Some(connection) = event_loop.connection(token) {
+                assert_eq!(connection.addr(), addr, "{token:?} was given away before the role heard that it was free");
+            }
+        }
+    }
+
+    /// Checks what must hold at any time.
     fn check(&self, event_loop: &EventLoop<Side, Simulated>) {
         let mut memory = 0;
         for (_, connection) in event_loop.connections() {
@@ -214,7 +236,7 @@ impl Tally {
         }
     }
 
-    /// Worlds in which nothing goes wrong would prove nothing.
+    /// Checks that everything that can happen did happen: worlds in which nothing goes wrong prove nothing.
     pub fn assert_everything_happened(&self) {
         let World { whole_exchanges, broken_exchanges, refused_exchanges, faults_found, .. } = self.all;
         let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, .. } = self.all;
@@ -229,13 +251,13 @@ impl Tally {
     }
 }
 
-/// Runs the world with this seed, and prints every call of the loop's if it is to be talkative.
+/// Runs the world with this seed. A talkative world prints every call of the loop's.
 ///
 /// # Panics
 /// If a promise was not kept.
 pub fn run(seed: u64, talkative: bool) -> World {
     let mut dice = Dice::new(seed);
-    // Many worlds are calm but for one thing: where everything goes wrong, one fault hides another.
+    // In many worlds only one thing goes wrong: where everything does, one fault hides another.
     let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
     let weather = Weather {
         interrupted: now_and_then(200),
@@ -256,11 +278,11 @@ pub fn run(seed: u64, talkative: bool) -> World {
         ..weather
     };
     let exchanges = u32::try_from(dice.between(0, 5)).unwrap();
-    // In a hasty world, peers talk all the time, the time to be idle is short, and the loop is stopped again and again.
+    // In a hasty world, peers talk all the time, the idle timeout is short, and the loop is stopped again and again.
     let hasty = exchanges == 0 && dice.chance(400);
     let (kinds, most): (&[Kind], u64) = if hasty { (&[Kind::Talks], 12) } else { (&Kind::ALL, 5) };
     let peers: Vec<Kind> = (0..dice.between(u64::from(exchanges == 0), most)).map(|_| dice.pick(kinds)).collect();
-    // Slow peers keep nobody waiting: the others' time would run out.
+    // Slow peers need room of their own: other peers would wait behind them for longer than their patience.
     let slow = peers.iter().filter(|kind| matches!(kind, Kind::Trickles | Kind::Stuck)).count();
     let timeouts = if hasty { Timeouts { idle: Some(HASTY), ..TIMEOUTS } } else { TIMEOUTS };
     let drains = exchanges == 0 && !hasty && dice.chance(700);
@@ -293,6 +315,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
         served: BTreeMap::new(),
         drained: None,
         cut: false,
+        known: BTreeMap::new(),
     };
     event_loop.run(&mut tester).unwrap();
 
@@ -303,7 +326,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
         world.drained = 1;
         let took = event_loop.now().since(began);
         tester.cut = took >= DRAIN_TIMEOUT;
-        // A loop that was stopped gives everybody a second more.
+        // A loop that was stopped gives its peers one more second.
         let stopped = match network.borrow().stopped {
             0 => Duration::ZERO,
             stopped => Duration::from_nanos(stopped) + Duration::from_secs(1),
@@ -313,7 +336,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     for ended in &tester.ended {
         judge_exchange(ended, total, &tester, &mut world);
     }
-    assert_eq!(tester.ended.len(), exchanges as usize, "an exchange was never told to have ended");
+    assert_eq!(tester.ended.len(), exchanges as usize, "the end of an exchange was never reported");
     for peer in network.borrow().peers.iter().flatten() {
         judge_peer(peer, &tester, &mut world);
     }
@@ -323,10 +346,10 @@ pub fn run(seed: u64, talkative: bool) -> World {
     world
 }
 
-/// What the exchanges send, and how many bytes that is for each.
+/// What the exchanges send, and how many bytes each of them sends.
 fn load(dice: &mut Dice, room: u64) -> (Load, u64) {
     let messages = dice.scaled(1, 40);
-    // As many bytes as take a bounded number of steps, even where a buffer holds one.
+    // The number of steps is bounded even if a buffer holds a single byte.
     let size = dice.scaled(1, (room * 30 / messages).clamp(1, 16 * 1024));
     let pacing = match dice.between(0, 3) {
         0 => Pacing::Streamed,
@@ -343,7 +366,7 @@ fn load(dice: &mut Dice, room: u64) -> (Load, u64) {
     (Load { messages: Some(messages), ..Load::new(content, pacing) }, messages * size)
 }
 
-/// What is to go wrong with one exchange, of which so many bytes are to come back.
+/// What goes wrong with one exchange, of which `total` bytes should come back.
 fn plan(dice: &mut Dice, total: u64) -> Option<Plan> {
     match dice.between(0, 9) {
         0 => Some(Plan::Reset(dice.scaled(1_000, 2_000 * MILLISECOND))),
@@ -362,7 +385,7 @@ fn plan(dice: &mut Dice, total: u64) -> Option<Plan> {
 
 fn populate(network: &mut Network, peers: &[Kind], drains: bool) {
     for &kind in peers {
-        // What trickles takes its time.
+        // A peer that trickles takes long for each byte.
         let rooms = if kind == Kind::Trickles { 2 } else { 30 };
         let plan = network.dice.scaled(1, (network.weather.room * rooms).min(256 * 1024));
         let urgent = if network.dice.chance(300) { network.dice.scaled(1, 500) } else { 0 };
@@ -397,12 +420,12 @@ fn stop_again_and_again(network: &mut Network) {
     }
 }
 
-/// An exchange that nothing happened to is whole; one that something happened to says what.
+/// Checks an exchange: without harm it is whole, and with harm its end names the harm.
 fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester: &Tester, world: &mut World) {
     let network = tester.network.borrow();
     let served = tester.served.get(&network.addr(*id));
     let harm = network.harm_to(*id);
-    let told = || {
+    let details = || {
         let (back, fault) = (exchange.bytes_echoed(), exchange.fault());
         format!("{harm:?}: exchange {id}: {back} of {sent} of {total} bytes, {end:?}, {fault:?}, server: {served:?}")
     };
@@ -411,48 +434,46 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
     world.bytes_echoed += exchange.bytes_echoed();
     world.whole_exchanges += u64::from(whole);
     match harm {
-        Harm::None => assert!(whole, "{}", told()),
+        Harm::None => assert!(whole, "{}", details()),
         Harm::Refused => {
             world.refused_exchanges += 1;
-            assert!(matches!(end, End::ConnectFailed(_)), "{}", told());
+            assert!(matches!(end, End::ConnectFailed(_)), "{}", details());
         }
-        Harm::Unaccepted => panic!("the listener is closed only when exchanges are over: {}", told()),
-        Harm::SynLost => assert!(matches!(end, End::TimedOut(Timeout::Connect)), "{}", told()),
+        Harm::Unaccepted => panic!("the listener is closed only when exchanges are over: {}", details()),
+        Harm::SynLost => assert!(matches!(end, End::TimedOut(Timeout::Connect)), "{}", details()),
         Harm::NotRegistered | Harm::Reset => {
             world.broken_exchanges += u64::from(!whole);
-            // The server's end may have been closed for want of a registration before anything was sent: that is a FIN.
-            // Whether bytes are missing decides its name.
+            // A server's end that could not be registered is closed, with a FIN if nothing was sent to it. The fault's name
+            // depends on whether bytes are missing.
             let missing = *sent > exchange.bytes_echoed();
             let early = if missing { FaultKind::Truncated } else { FaultKind::ClosedEarly };
             let ended_early = exchange.fault().is_some_and(|fault| fault.kind == early);
             let failed = matches!(end, End::Failed(_) | End::ConnectFailed(_));
-            assert!(whole || ended_early || failed && exchange.fault().is_none(), "{}", told());
+            assert!(whole || ended_early || failed && exchange.fault().is_none(), "{}", details());
         }
         Harm::Tampered(Tampering { at, how }) => {
             let Some(fault) = exchange.fault() else {
-                // What is missing at the very end is not wrong, only missing.
+                // Bytes that are missing at the very end leave nothing wrong behind, and the client waits for them.
                 let waited = matches!(end, End::TimedOut(Timeout::Idle));
-                // Bytes of a text are all alike: what was dropped or doubled shows at the message's end.
-                assert!(waited && matches!(how, How::Drop(_)), "{}", told());
+                assert!(waited && matches!(how, How::Drop(_)), "{}", details());
                 return;
             };
             world.faults_found += 1;
-            assert!(fault.offset >= Some(at), "{}", told());
+            assert!(fault.offset >= Some(at), "{}", details());
             if how == How::Flip {
-                assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, Some(at)), "{}", told());
+                assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, Some(at)), "{}", details());
             }
         }
     }
 }
 
-/// A peer that was served to the end has everything; one that was there when the loop began to drain has what had
-/// come by then.
+/// Checks a peer: without a drain it got everything back, and with a drain at least what had arrived when that began.
 fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
     let network = tester.network.borrow();
     let Some(id) = peer.socket else { return };
     let end = tester.served.get(&network.addr(id));
     let harm = network.harm_to(id);
-    let told = || format!("{peer:?}, {harm:?}, server: {end:?}");
+    let details = || format!("{peer:?}, {harm:?}, server: {end:?}");
     match peer.outcome {
         Some(Outcome::Finished) => world.finished_peers += 1,
         Some(Outcome::Dismissed) => world.dismissed_peers += 1,
@@ -461,7 +482,7 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
         None => {}
     }
     if harm == Harm::Unaccepted {
-        assert!(tester.cut, "never accepted, in spite of the time that there was: {}", told());
+        assert!(tester.cut, "never accepted, in spite of the time that there was: {}", details());
     }
     if matches!(peer.outcome, Some(Outcome::Left)) || harm != Harm::None {
         return;
@@ -471,20 +492,20 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
             world.stuck_peers += 1;
             return;
         }
-        // Its own buffers took everything that came back, and it was silent.
+        // The peer was silent, and its own buffers took everything that came back.
         Some(End::TimedOut(Timeout::Idle)) if peer.was_stuck => return,
         _ => {}
     }
     match &tester.drained {
         None => {
-            assert_eq!(peer.outcome, Some(Outcome::Finished), "{}", told());
-            assert!(matches!(end, Some(End::Finished)), "the server has not heard that it finished: {}", told());
-            assert_eq!(peer.got, peer.sent, "{}", told());
+            assert_eq!(peer.outcome, Some(Outcome::Finished), "{}", details());
+            assert!(matches!(end, Some(End::Finished)), "the server has not heard that it finished: {}", details());
+            assert_eq!(peer.got, peer.sent, "{}", details());
         }
         Some((_, carried)) => {
             let had_come = carried.get(&id).copied().unwrap_or(0);
             let served = matches!(end, Some(End::Finished)) && peer.outcome.is_some();
-            assert!(!served || peer.got >= had_come, "{had_come} bytes had come: {}", told());
+            assert!(!served || peer.got >= had_come, "{had_come} bytes had come: {}", details());
         }
     }
 }

@@ -23,7 +23,7 @@ const PATHS: [(&str, u64); 6] = [
     ("match 64 KiB", 200),
 ];
 
-/// Says loudly that a test does not run for want of a program; where everything has to run, that is a failure.
+/// Prints that a test does not run because a program is missing. Where everything must run, that is a failure.
 fn have(program: &str) -> bool {
     let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !there {

@@ -1,4 +1,6 @@
 //! What a connection does, step by step, on a socket that follows a script.
+//!
+//! Owns the scripted socket and the bench that plays the loop. Touches no network and no clock.
 
 use super::*;
 use crate::engine::progress::LOOKS;
@@ -30,13 +32,13 @@ struct Script {
     writes: usize,
     fin_sent: bool,
     connects: VecDeque<io::Result<bool>>,
-    /// What the kernel still holds; a system that cannot tell if it is none.
+    /// What the kernel still holds; `None` on a system that cannot tell.
     unacknowledged: Option<Unacknowledged>,
 }
 
 impl Read for Script {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        assert!(!buf.is_empty(), "a read for nothing would look like the end");
+        assert!(!buf.is_empty(), "a read of no bytes would look like the end of input");
         self.reads += 1;
         match self.input.pop_front() {
             Some(Input::Bytes(bytes)) => {
@@ -98,7 +100,7 @@ impl Transport for Script {
     }
 }
 
-/// A connection and all that its loop would lend it.
+/// A connection and what the loop lends to it.
 struct Bench<P> {
     connection: Connection<Script, P>,
     log: LogBudget,
@@ -106,7 +108,7 @@ struct Bench<P> {
     now: Moment,
     room_now: usize,
     short_read_is_last: bool,
-    /// What the last service said of the protocol's wish for the role's attention.
+    /// Whether the protocol called `notify` in the last service.
     notified: bool,
 }
 
@@ -150,7 +152,7 @@ impl<P: Protocol> Bench<P> {
         outcome
     }
 
-    /// When it ends, and for which time, if nothing moves until then: at the last look.
+    /// When the connection ends, and for which timeout, if nothing moves until then: at the last look.
     fn ends_unless_moved(&mut self, timeouts: Timeouts) -> Option<(Moment, Timeout)> {
         self.connection.progress.looks = LOOKS - 1;
         self.connection.deadline(&timeouts)
@@ -216,7 +218,7 @@ fn data_and_fin_in_one_event_end_the_connection() {
     assert_eq!(bench.connection.wire.transport.sent, b"last words");
 }
 
-/// Always has something to say.
+/// Produces a byte whenever it is asked.
 struct Talker;
 
 impl Protocol for Talker {
@@ -230,7 +232,7 @@ impl Protocol for Talker {
 }
 
 #[test]
-fn a_known_end_is_read_before_more_is_written() {
+fn an_end_of_input_that_has_arrived_is_read_before_more_is_written() {
     let mut bench = Bench::new(Talker, [Bytes(b"last "), Bytes(b"words"), Fin]);
     bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
     bench.finishes();
@@ -238,7 +240,7 @@ fn a_known_end_is_read_before_more_is_written() {
 }
 
 #[test]
-fn an_end_that_was_no_end_keeps_nobody_from_writing() {
+fn an_event_that_reports_an_end_falsely_does_not_stop_the_writing() {
     let mut bench = Bench::new(Talker, []).output([Takes(1), BLOCKED]);
     bench.connection.note(Readiness::ALL);
     assert_eq!(bench.waits().sent, b"!");
@@ -319,7 +321,7 @@ fn half_close_echoes_everything_first() {
 }
 
 #[test]
-fn a_full_queue_of_its_own_keeps_no_side_from_reading() {
+fn a_protocol_that_does_not_answer_reads_although_its_own_queue_is_full() {
     /// Sends what it can and answers nothing.
     struct Flooder;
     impl Protocol for Flooder {
@@ -342,7 +344,7 @@ fn a_full_queue_of_its_own_keeps_no_side_from_reading() {
 }
 
 #[test]
-fn a_peer_that_never_reads_is_read_no_further() {
+fn nothing_more_is_read_from_a_peer_that_never_reads() {
     let mut bench = Bench::new(Echo, [Flood(1 << 20)]).output([BLOCKED]);
     bench.waits();
     let reads = bench.connection.wire.transport.reads;
@@ -351,7 +353,7 @@ fn a_peer_that_never_reads_is_read_no_further() {
     bench.connection.note(Readiness { readable: true, ..Readiness::default() });
     assert_eq!(bench.waits().reads, reads, "backpressure is not reading");
 
-    // As it reads again, everything follows, without another edge of readability.
+    // When the peer reads again, everything follows, without another edge of readability.
     bench.writable();
     while !matches!(bench.service(), Outcome::Waiting) {}
     assert_eq!(bench.connection.wire.transport.sent.len(), 1 << 20);
@@ -381,14 +383,14 @@ fn scarce_memory_makes_reads_smaller() {
 }
 
 #[test]
-fn scarce_memory_is_not_blamed_on_the_message() {
+fn a_message_that_only_scarce_memory_cuts_short_ends_as_out_of_memory() {
     let mut bench = Bench::new(Lengths, [Flood(200)]);
     bench.room_now = 100;
     assert!(matches!(bench.ends(), End::OutOfMemory));
 }
 
 #[test]
-fn a_firehose_can_be_told_to_finish() {
+fn stop_answering_shuts_down_even_if_the_peer_never_pauses() {
     let mut bench = Bench::new(Echo, [Flood(9 * SERVICE_BUDGET)]);
     bench.connection.drain();
     assert!(matches!(bench.service(), Outcome::Runnable));
@@ -400,7 +402,7 @@ fn a_firehose_can_be_told_to_finish() {
 }
 
 #[test]
-fn a_connect_told_to_finish_while_under_way_finishes_when_it_is_through() {
+fn stop_answering_during_a_connect_shuts_down_once_the_connect_succeeds() {
     let connects = [Ok(false), Ok(true)].into_iter().collect();
     let mut bench = Bench::new(Talker, []);
     let addr = "127.0.0.1:1".parse().unwrap();
@@ -411,13 +413,13 @@ fn a_connect_told_to_finish_while_under_way_finishes_when_it_is_through() {
     bench.writable();
     let script = bench.waits();
     assert!(script.fin_sent);
-    assert_eq!(script.sent, b"", "the time to talk is over");
+    assert_eq!(script.sent, b"", "it produces nothing any more");
     bench.readable([Fin]);
     bench.finishes();
 }
 
 #[test]
-fn a_firehose_gives_way_when_its_budget_is_spent() {
+fn a_peer_that_never_pauses_is_served_one_budget_at_a_time() {
     let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
     assert!(matches!(bench.service(), Outcome::Runnable));
     let received = bench.connection.received();
@@ -425,7 +427,7 @@ fn a_firehose_gives_way_when_its_budget_is_spent() {
 }
 
 #[test]
-fn a_connect_waits_and_then_works_or_fails() {
+fn a_connect_waits_until_it_succeeds_or_fails() {
     let script = Script {
         connects: [Ok(false), Ok(true)].into_iter().collect(),
         input: [Bytes(b"ping")].into_iter().collect(),
@@ -434,7 +436,7 @@ fn a_connect_waits_and_then_works_or_fails() {
     let mut bench = Bench::new(Echo, []);
     bench.connection = Connection::connecting(script, "127.0.0.1:1".parse().unwrap(), Echo, Moment::START);
     bench.waits();
-    assert_eq!(bench.connection.wire.transport.connects.len(), 2, "not writable: there is nothing to ask yet");
+    assert_eq!(bench.connection.wire.transport.connects.len(), 2, "not writable: SO_ERROR is not looked at yet");
     bench.writable();
     bench.waits();
     assert_eq!(bench.connection.state(), State::Connecting);
@@ -448,7 +450,7 @@ fn a_connect_waits_and_then_works_or_fails() {
 }
 
 #[test]
-fn draining_answers_what_is_there_then_finishes_and_reads_to_the_end() {
+fn draining_answers_what_has_arrived_then_shuts_down_and_reads_to_the_end() {
     let mut bench = Bench::new(Echo, [Bytes(b"in time")]);
     bench.connection.wire.ready = Readiness { writable: true, ..Readiness::default() };
     bench.connection.drain();
@@ -463,7 +465,7 @@ fn draining_answers_what_is_there_then_finishes_and_reads_to_the_end() {
 }
 
 #[test]
-fn draining_waits_for_what_is_queued() {
+fn draining_shuts_down_behind_what_is_queued() {
     let mut bench = Bench::new(Echo, [Bytes(b"in time")]).output([Takes(2), BLOCKED]);
     bench.connection.drain();
     assert!(!bench.waits().fin_sent);
@@ -484,7 +486,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 
 #[test]
-fn an_idle_connection_is_ended_gently() {
+fn an_idle_connection_is_shut_down_and_kept_for_the_linger_timeout() {
     let mut bench = Bench::new(Echo, []);
     bench.waits();
     assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(100), Timeout::Idle)));
@@ -497,11 +499,11 @@ fn an_idle_connection_is_ended_gently() {
     bench.waits();
     assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)), "for a bounded time");
     bench.connection.expire(Timeout::Linger, &TIMEOUTS, at(105));
-    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)), "it ends for what it was ended for");
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)), "the reason is that it was idle");
 }
 
 #[test]
-fn without_time_to_linger_an_idle_connection_ends_at_once() {
+fn without_a_linger_timeout_an_idle_connection_ends_at_once() {
     let timeouts = Timeouts { linger: None, ..TIMEOUTS };
     let mut bench = Bench::new(Echo, []);
     bench.connection.expire(Timeout::Idle, &timeouts, at(100));
@@ -509,7 +511,19 @@ fn without_time_to_linger_an_idle_connection_ends_at_once() {
 }
 
 #[test]
-fn the_time_to_stall_begins_with_the_wait_and_again_with_each_byte() {
+fn a_byte_that_moved_in_a_long_turn_moved_as_late_as_its_end() {
+    let mut bench = Bench::new(Echo, []);
+    bench.now = at(3);
+    bench.readable([Bytes(b"ping")]);
+    bench.waits();
+    bench.connection.redate(at(2), at(9));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(103), Timeout::Idle)), "it did not move in that turn");
+    bench.connection.redate(at(3), at(9));
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(109), Timeout::Idle)));
+}
+
+#[test]
+fn the_stall_timeout_begins_with_the_wait_and_again_with_each_byte_taken() {
     let mut bench = Bench::new(Echo, []).output([BLOCKED, Takes(1), BLOCKED]);
     bench.waits();
     bench.now = at(50);
@@ -559,7 +573,7 @@ fn what_the_socket_takes_at_once_is_no_sign_of_life_of_a_peer_that_owes_an_answe
     let taken = bench.connection.sent();
     bench.service();
     assert!(bench.connection.sent() > taken);
-    assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "nobody says that the peer has seen this");
+    assert_eq!(idle(&mut bench), Some((at(150), Timeout::Idle)), "the peer may not have got this byte");
     bench.now = at(70);
     bench.readable([Bytes(b"!")]);
     bench.service();
@@ -574,7 +588,7 @@ fn a_connect_has_its_own_time() {
 }
 
 #[test]
-fn bytes_from_outside_are_sent_in_turn_or_refused_whole() {
+fn bytes_from_outside_are_queued_in_order_or_refused_whole() {
     let mut bench = Bench::new(Echo, []).output([BLOCKED]);
     assert_eq!(bench.connection.send(b"news", LIMIT, at(0)), Ok(()));
     bench.waits();
@@ -587,7 +601,7 @@ fn bytes_from_outside_are_sent_in_turn_or_refused_whole() {
     assert!(matches!(bench.ends(), End::Closed));
 }
 
-/// Answers each line with its length; finishes on an empty one.
+/// Answers each line with its length; shuts down on an empty line.
 struct Lengths;
 
 impl Protocol for Lengths {
@@ -626,7 +640,7 @@ fn an_unfinished_line_waits_inbound_and_is_shown_again() {
 }
 
 #[test]
-fn a_long_line_leaves_no_memory_behind() {
+fn a_long_line_that_was_consumed_gives_its_memory_back() {
     let mut bench = Bench::new(Lengths, [Flood(LIMIT / 2)]);
     bench.waits();
     assert_eq!(bench.connection.memory(), LIMIT / 2);
@@ -636,7 +650,7 @@ fn a_long_line_leaves_no_memory_behind() {
 }
 
 #[test]
-fn a_woken_protocol_goes_on_where_it_stopped() {
+fn a_woken_protocol_is_shown_again_what_it_left() {
     struct Shy(bool);
     impl Protocol for Shy {
         fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
@@ -685,7 +699,7 @@ fn answers_longer_than_their_input_wait_for_room() {
 }
 
 #[test]
-fn a_protocol_that_ignores_the_room_overflows() {
+fn a_protocol_that_ignores_the_room_ends_its_connection() {
     struct Loud;
     impl Protocol for Loud {
         fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
@@ -700,7 +714,7 @@ fn a_protocol_that_ignores_the_room_overflows() {
 }
 
 #[test]
-fn a_protocol_may_finish_first_and_still_hears_the_peer() {
+fn a_protocol_that_shuts_down_first_still_receives() {
     let mut bench = Bench::new(Lengths, [Bytes(b"one\n\n")]);
     let script = bench.waits();
     assert_eq!(script.sent, b"3\n0\n");
@@ -715,7 +729,7 @@ fn a_protocol_may_finish_first_and_still_hears_the_peer() {
 }
 
 #[test]
-fn a_protocol_that_produces_does_so_whenever_the_queue_is_out() {
+fn produce_is_called_whenever_the_queue_is_empty() {
     struct Countdown(u8);
     impl Protocol for Countdown {
         fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
@@ -735,15 +749,15 @@ fn a_protocol_that_produces_does_so_whenever_the_queue_is_out() {
     bench.writable();
     let script = bench.waits();
     assert_eq!(script.sent, b"3 2 1 0 ");
-    assert!(script.fin_sent, "it is finished");
+    assert!(script.fin_sent, "`Produced::Finished` shuts down");
 }
 
-/// Keeps what it is shown until it is told to take some, finishes when told to, and counts.
+/// Consumes `takes` bytes of what it is shown next, shuts down or notifies if its flags say so, and counts the calls.
 #[derive(Default)]
 struct Keeper {
     shown: usize,
     takes: usize,
-    finishes: bool,
+    shuts_down: bool,
     notifies: bool,
     rest: Option<Vec<u8>>,
 }
@@ -754,7 +768,7 @@ impl Protocol for Keeper {
         if mem::take(&mut self.notifies) {
             out.notify();
         }
-        if self.finishes {
+        if self.shuts_down {
             out.shut_down();
         }
         mem::take(&mut self.takes).min(input.len())
@@ -766,7 +780,7 @@ impl Protocol for Keeper {
 }
 
 #[test]
-fn input_that_waits_is_shown_again_only_for_a_reason() {
+fn unconsumed_input_is_shown_again_only_after_a_flush_or_a_wake() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]);
     bench.waits();
     assert_eq!(bench.connection.protocol().shown, 1);
@@ -783,7 +797,7 @@ fn input_that_waits_is_shown_again_only_for_a_reason() {
 }
 
 #[test]
-fn memory_is_given_back_when_half_of_it_is_not_needed() {
+fn unconsumed_input_gives_memory_back_when_less_than_half_is_needed() {
     let take = |count: usize| {
         let mut bench = Bench::new(Keeper::default(), [Flood(100)]);
         bench.waits();
@@ -799,7 +813,7 @@ fn memory_is_given_back_when_half_of_it_is_not_needed() {
 }
 
 #[test]
-fn input_that_is_kept_takes_no_more_memory_than_it_may() {
+fn unconsumed_input_takes_no_more_memory_than_the_limit() {
     let mut bench = Bench::new(Keeper::default(), [Flood(3000)]);
     bench.waits();
     assert_eq!(bench.connection.memory(), 3000, "as much as there is");
@@ -812,7 +826,7 @@ fn input_that_is_kept_takes_no_more_memory_than_it_may() {
 }
 
 #[test]
-fn what_is_unconsumed_counts_for_what_may_be_sent() {
+fn unconsumed_input_counts_towards_the_limit_of_send() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
     bench.waits();
     assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Err(SendError::Full));
@@ -820,19 +834,19 @@ fn what_is_unconsumed_counts_for_what_may_be_sent() {
 }
 
 #[test]
-fn a_notification_belongs_to_the_service_that_it_came_in() {
-    // Shown twice in one service, and only the first time it asks for attention.
+fn a_notification_is_reported_once_by_the_service_in_which_it_came() {
+    // The protocol is called twice in one service and notifies only the first time.
     let mut bench = Bench::new(Keeper { notifies: true, takes: 1, ..Keeper::default() }, [Bytes(b"ab")]);
     bench.waits();
     assert_eq!(bench.connection.protocol().shown, 2);
-    assert!(bench.notified, "what was said later did not take it back");
+    assert!(bench.notified, "the second call did not clear it");
     bench.readable([Bytes(b"b")]);
     bench.waits();
     assert!(!bench.notified);
 }
 
 #[test]
-fn states_are_told_as_they_are() {
+fn the_state_names_what_the_connection_is_doing() {
     let mut bench = Bench::new(Echo, [Bytes(b"abc"), Fin]).output([BLOCKED]);
     bench.connection.wire.ready.writable = false;
     assert_eq!(bench.connection.state(), State::Established, "a full socket alone stalls nothing");
@@ -843,13 +857,13 @@ fn states_are_told_as_they_are() {
     bench.writable();
     assert_eq!(bench.connection.state(), State::PeerFinished);
     bench.finishes();
-    let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+    let mut bench = Bench::new(Keeper { shuts_down: true, ..Keeper::default() }, [Bytes(b"a")]);
     bench.waits();
     assert_eq!(bench.connection.state(), State::Finishing);
 }
 
 #[test]
-fn the_end_of_what_is_thrown_away_is_not_told() {
+fn a_protocol_whose_input_is_thrown_away_is_not_called_at_the_end_of_input() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
     bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
     bench.connection.stop_answering();
@@ -858,14 +872,14 @@ fn the_end_of_what_is_thrown_away_is_not_told() {
 }
 
 #[test]
-fn one_service_moves_its_budget_and_no_more() {
+fn one_service_moves_one_budget_and_no_more() {
     let mut bench = Bench::new(Echo, [Flood(2 * SERVICE_BUDGET)]);
     assert!(matches!(bench.service(), Outcome::Runnable));
     assert_eq!(bench.connection.received(), SERVICE_BUDGET as u64);
 }
 
 #[test]
-fn up_to_the_high_water_mark_reading_goes_on() {
+fn reading_goes_on_up_to_the_high_water_mark() {
     let mut bench = Bench::new(Echo, [Flood(LIMIT / 2)]).output([BLOCKED]);
     bench.waits();
     bench.readable([Bytes(b"!")]);
@@ -877,7 +891,7 @@ fn up_to_the_high_water_mark_reading_goes_on() {
 }
 
 #[test]
-fn nothing_is_produced_for_a_full_socket() {
+fn nothing_is_produced_while_the_socket_is_full() {
     let mut bench = Bench::new(Talker, []);
     bench.connection.wire.ready.writable = false;
     bench.waits();
@@ -924,7 +938,7 @@ fn what_a_full_socket_takes_is_a_sign_of_life_of_a_peer_that_owes_an_answer() {
 }
 
 #[test]
-fn lingering_is_timed_from_its_beginning_whatever_is_sent() {
+fn the_linger_timeout_counts_from_its_beginning_whatever_is_sent() {
     let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED, Takes(1), BLOCKED]);
     bench.waits();
     bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
@@ -980,7 +994,7 @@ fn an_answer_to_a_window_probe_is_no_progress() {
 }
 
 #[test]
-fn a_dead_path_is_found_out_at_the_first_look_that_counts() {
+fn a_peer_that_acknowledges_nothing_ends_when_the_stall_timeout_is_over() {
     let mut bench = blocked(1000);
     for now in [3, 5, 8] {
         bench.connection.wire.transport.unacknowledged = Some(held(1000, now));
@@ -991,7 +1005,7 @@ fn a_dead_path_is_found_out_at_the_first_look_that_counts() {
 }
 
 #[test]
-fn where_the_kernel_cannot_tell_only_what_the_socket_takes_is_progress() {
+fn on_a_system_that_cannot_tell_only_what_the_socket_takes_is_progress() {
     let mut bench = blocked(1000);
     for now in [3, 5, 8] {
         assert!(!bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now)));
@@ -1007,7 +1021,7 @@ fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
     assert_eq!(bench.connection.outbound_len(), 0, "the kernel took everything");
     bench.connection.wire.transport.unacknowledged = Some(held(1000, 1));
     assert!(!bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
-    // From now on the time to stall is what judges.
+    // From now on the stall timeout judges.
     let look = Moment::after_start(Duration::from_millis(99_000 + 2_500));
     assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((look, Timeout::Stall)));
     bench.connection.wire.transport.unacknowledged = Some(held(0, 1));
@@ -1017,7 +1031,30 @@ fn a_peer_that_takes_what_the_kernel_holds_is_not_called_idle() {
 }
 
 #[test]
-fn without_a_time_to_stall_a_peer_is_kept_while_bytes_wait_for_it() {
+fn a_peer_has_the_whole_stall_timeout_for_bytes_that_an_idle_timeout_found_in_the_kernel() {
+    let timeouts = Timeouts { idle: Some(Duration::from_secs(5)), stall: Some(Duration::from_secs(60)), ..TIMEOUTS };
+    // Acknowledged before: nothing, or an answer of long ago.
+    for (earlier, ago) in [(None, 200), (Some(Bytes(b"long ago")), 50)] {
+        let mut bench = Bench::new(Echo, earlier);
+        bench.waits();
+        bench.now = at(199);
+        bench.readable([Bytes(b"ping")]);
+        bench.waits();
+        assert_eq!(bench.connection.deadline(&timeouts), Some((at(204), Timeout::Idle)));
+        bench.connection.wire.transport.unacknowledged = Some(held(4, ago));
+        assert!(!bench.connection.expire(Timeout::Idle, &timeouts, at(204)));
+        let ended = loop {
+            let (when, timeout) = bench.connection.deadline(&timeouts).unwrap();
+            if bench.connection.expire(timeout, &timeouts, when) {
+                break when;
+            }
+        };
+        assert_eq!(ended, at(199 + 60), "the last acknowledgement is {ago} s old");
+    }
+}
+
+#[test]
+fn without_a_stall_timeout_a_peer_is_kept_while_bytes_wait_for_it() {
     let timeouts = Timeouts { stall: None, ..TIMEOUTS };
     let mut bench = Bench::new(Echo, [Flood(LIMIT)]);
     bench.waits();
@@ -1035,15 +1072,15 @@ fn a_peer_that_only_sends_is_not_kept_by_old_acknowledgements() {
 }
 
 #[test]
-fn who_has_finished_already_is_not_finished_gently() {
-    let mut bench = Bench::new(Keeper { finishes: true, ..Keeper::default() }, [Bytes(b"a")]);
+fn an_idle_connection_that_has_shut_down_already_is_closed() {
+    let mut bench = Bench::new(Keeper { shuts_down: true, ..Keeper::default() }, [Bytes(b"a")]);
     bench.waits();
     bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(3));
     assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
 }
 
 #[test]
-fn ends_are_told_in_words() {
+fn each_end_has_its_words() {
     let reset = || io::Error::from(ErrorKind::ConnectionReset);
     let timed_out = |timeout| End::TimedOut(timeout).to_string();
     assert_eq!(End::Finished.to_string(), "finished");

@@ -1,4 +1,4 @@
-//! The hot paths of rings 0 and 1, each by itself, to have their instructions counted: `hot-paths NAME TIMES`.
+//! The hot paths of a connection, each by itself, to have their instructions counted: `hot-paths NAME TIMES`.
 //!
 //! Owns transports in memory that never fail and never wait, so that nothing but the path is left. What it costs is found
 //! by running it under callgrind for two counts and taking the difference: `cargo test --release -p benchmarks --test
