@@ -12,6 +12,7 @@ use anyhow::Context;
 use multiconn::cli::{self, Verbosity};
 use multiconn::client::side::Side;
 use multiconn::client::{Client, Plan};
+use multiconn::report::Report;
 use multiconn::server::echo::Echo;
 use multiconn::sockets::{self, ListenOptions};
 use multiconn::{Event, EventLoop, Limits, Role};
@@ -23,8 +24,8 @@ struct Loopback {
     client: Client,
 }
 
-impl Role<Side<Echo>> for Loopback {
-    fn advance(&mut self, event_loop: &mut EventLoop<Side<Echo>>) -> bool {
+impl Role<Side> for Loopback {
+    fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
         let more = self.client.advance(event_loop);
         if !more {
             event_loop.stop_listening();
@@ -32,7 +33,7 @@ impl Role<Side<Echo>> for Loopback {
         more
     }
 
-    fn handle(&mut self, event: Event<Side<Echo>>, event_loop: &mut EventLoop<Side<Echo>>) {
+    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
         self.client.handle(event, event_loop);
     }
 }
@@ -63,12 +64,12 @@ fn run(connections: u32) -> anyhow::Result<bool> {
 
     let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).context("cannot listen on 127.0.0.1")?;
     let addr: SocketAddr = listener.local_addr()?;
-    event_loop.listen(listener, |_| Side::Server(Echo))?;
+    event_loop.listen(listener, |_| Side::Echo(Echo))?;
 
     let mut role = Loopback { client: Client::new(vec![addr], &plan) };
     event_loop.run(&mut role)?;
 
-    let report = role.client.into_report(&event_loop);
+    let report = Report::of(&role.client.into_findings(&event_loop), &[]);
     cli::print(&format!("{report}one thread   {} turns of one loop, for both ends\n", event_loop.turns()))?;
     Ok(report.is_intact())
 }

@@ -150,7 +150,7 @@ fn intact_is_defined_in_the_same_words_everywhere() {
     let help = common::run(Command::new(CLIENT).arg("--help")).stdout;
     let folder = env!("CARGO_MANIFEST_DIR");
     let file = |path: &str| std::fs::read_to_string(format!("{folder}/{path}")).unwrap();
-    let places = [help, file("README.md"), file("docs/report.md"), file("src/report/mod.rs").replace("///", "")];
+    let places = [help, file("README.md"), file("docs/report.md"), file("src/client/findings.rs").replace("///", "")];
     for place in places {
         let words: Vec<&str> = place.split_whitespace().collect();
         assert!(words.join(" ").contains(INTACT), "{place}");

@@ -9,9 +9,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{CLIENT, Program, Run, Server, client, expect, pattern, reset};
-use multiconn::client::exchange::{Content, Exchange};
+use multiconn::client::load::Load;
+use multiconn::client::side::Side;
 use multiconn::client::{Client, Plan};
 use multiconn::descriptors::raise_limit;
+use multiconn::report::Report;
 use multiconn::{EventLoop, Limits};
 use rustix::process::Signal;
 
@@ -306,11 +308,11 @@ fn a_server_killed_in_mid_run_is_reported_as_reset() {
 #[test]
 fn thirty_two_mebibytes_a_message_do_not_deadlock() {
     let server = Server::start(&[]);
-    let plan = Plan { content: Content::Texts(vec![pattern(32 * 1024 * 1024); 2]), ..Plan::tutorial(3) };
-    let mut event_loop = EventLoop::<Exchange>::new(Limits::default(), plan.timeouts()).unwrap();
+    let plan = Plan { load: Load::texts(vec![pattern(32 * 1024 * 1024); 2]), ..Plan::tutorial(3) };
+    let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
     let mut client = Client::new(vec![server.addr], &plan);
     event_loop.run(&mut client).unwrap();
-    let report = client.into_report(&event_loop);
+    let report = Report::of(&client.into_findings(&event_loop), &[]);
     assert!(report.is_intact(), "{report}");
     assert_eq!(report.bytes.echoed, 3 * 2 * 32 * 1024 * 1024);
 }
@@ -321,11 +323,11 @@ fn the_second_address_is_tried_when_the_first_refuses() {
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan::tutorial(300);
-    let mut event_loop = EventLoop::<Exchange>::new(Limits::default(), plan.timeouts()).unwrap();
+    let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
     let mut client = Client::new(vec![closed, server.addr], &plan);
     event_loop.run(&mut client).unwrap();
     assert!(client.is_done());
-    let report = client.into_report(&event_loop);
+    let report = Report::of(&client.into_findings(&event_loop), &[]);
     assert!(report.is_intact(), "{report}");
     assert_eq!(report.connections.established, 300);
 }

@@ -503,6 +503,16 @@ fn a_rate_is_over_the_time_that_the_schedule_gives() {
 }
 
 #[test]
+fn a_rate_may_be_written_in_thousands() {
+    let server = Server::start(&[]);
+    let args = ["--rate", "0.5k", "--connect-rate", "1K", "--messages", "10", "--expect", "rate>0.49k"];
+    let (code, report) = json(server.addr, 5, &args);
+    assert_eq!(code, Some(0), "{report}");
+    let rate = report["messages_per_second"].as_f64().unwrap();
+    assert!((rate / 500.0 - 1.0).abs() < 0.001, "fifty messages have a tenth of a second: {report}");
+}
+
+#[test]
 fn a_rate_may_be_a_fraction() {
     let server = Server::start(&[]);
     let begun = Instant::now();

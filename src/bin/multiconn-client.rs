@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
+use multiconn::cli::progress::Display;
 use multiconn::cli::{self, Sources, Verbosity};
-use multiconn::client::exchange::{Content, Pacing};
+use multiconn::client::load::{Content, Load, Pacing};
 use multiconn::client::pattern::MAX_CONNECTION;
 use multiconn::client::rate::Rate;
 use multiconn::client::{self, Plan};
@@ -38,37 +39,37 @@ struct Args {
     /// Send generated messages of this size [default: 64 with one of the options below]
     #[arg(long, value_name = "SIZE", value_parser = cli::size, help_heading = "What to send")]
     size: Option<usize>,
-    /// Send so many messages on each connection [default: 1]
+    /// Messages to send on each connection [default: 1]
     #[arg(long, value_name = "N", value_parser = cli::large_count, conflicts_with = "duration", help_heading = "What to send")]
     messages: Option<NonZeroU64>,
-    /// Begin messages for so long
+    /// How long to begin messages
     #[arg(long, value_name = "DURATION", value_parser = cli::timeout, help_heading = "What to send")]
     duration: Option<Duration>,
-    /// Keep so many messages in flight on each connection (closed loop) [default: 1]
+    /// Messages to keep in flight on each connection (closed loop) [default: 1]
     #[arg(long, value_name = "K", value_parser = cli::count, conflicts_with = "rate", help_heading = "What to send")]
     pipeline: Option<u32>,
-    /// Send so many messages a second, 5000 or 0.5, over all connections, whether or not echoes are back (open loop)
+    /// Messages to send a second, 5k or 0.5, over all connections, whether or not echoes are back (open loop)
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
     rate: Option<Rate>,
-    /// Send for so long before measuring
+    /// How long to send before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
-    /// Keep the connections idle for so long before the first message
+    /// How long to keep the connections idle before the first message
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration, help_heading = "Connecting")]
     hold: Duration,
-    /// Wait so long for a connect to be answered
+    /// How long to wait for a connect to be answered
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout, help_heading = "Connecting")]
     connect_timeout: Duration,
-    /// Begin so many connects a second [default: as fast as they are answered]
+    /// Connects to begin a second [default: as fast as they are answered]
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
     connect_rate: Option<Rate>,
-    /// Have so many connects under way [default: 4 and more while they are answered at once, fewer when they are dropped]
+    /// Connects to have under way [default: 4 and more while they are answered at once, fewer when they are dropped]
     #[arg(long, value_name = "N", value_parser = cli::count, help_heading = "Connecting")]
     connect_window: Option<u32>,
     /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST
     #[arg(long, value_name = "ADDRS", value_parser = cli::sources, help_heading = "Connecting")]
     source: Option<Sources>,
-    /// Give a connection up on which nothing moved for so long; with --rate, begin late messages for so long after the end
+    /// How long nothing may move on a connection; with --rate, how long after the end late messages are begun
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
     /// Print the report as one JSON object (docs/report.md)
@@ -83,7 +84,7 @@ struct Args {
     /// Count what comes back and do not compare it
     #[arg(long, hide = true)]
     no_verify: bool,
-    /// Poll without sleeping for so long after the last event: quicker answers, for up to a whole core
+    /// How long to poll without sleeping after the last event: quicker answers, for up to a whole core
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
     busy_poll: Duration,
     #[command(flatten)]
@@ -165,12 +166,10 @@ fn plan(args: &Args) -> Result<Plan, String> {
         connect_rate: args.connect_rate,
         connect_window: args.connect_window,
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
-        verify: !args.no_verify,
         busy_poll: args.busy_poll,
-        expectations: args.expect.clone(),
-        progress: !args.no_progress,
         ..Plan::tutorial(args.num_conns)
     };
+    let verify = !args.no_verify;
     if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {
         return Err("--expect 'scheduled.…' goes with --rate: only an open loop has a schedule".to_owned());
     }
@@ -184,9 +183,9 @@ fn plan(args: &Args) -> Result<Plan, String> {
     ];
     let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
     let Some(first) = first else {
-        let texts = args.message.iter().map(|message| message.clone().into_bytes()).collect();
-        let content = if args.message.is_empty() { plan.content.clone() } else { Content::Texts(texts) };
-        return Ok(Plan { content, ..plan });
+        let texts = args.message.iter().map(|message| message.clone().into_bytes());
+        let load = if args.message.is_empty() { Load::tutorial() } else { Load::texts(texts) };
+        return Ok(Plan { load: Load { verify, ..load }, ..plan });
     };
     if !args.message.is_empty() {
         return Err(format!("{first} is for generated messages and does not go with --message"));
@@ -209,14 +208,15 @@ fn plan(args: &Args) -> Result<Plan, String> {
     }
     let pacing = args.rate.map_or_else(|| Pacing::InFlight(args.pipeline.unwrap_or(1)), Pacing::Rate);
     let run = RandomState::new().build_hasher().finish(); // std's source of random numbers.
-    Ok(Plan {
+    let load = Load {
         content: Content::Generated { run, size },
         pacing,
         messages,
         duration: args.duration,
         warmup: args.warmup.unwrap_or_default(),
-        ..plan
-    })
+        verify,
+    };
+    Ok(Plan { load, ..plan })
 }
 
 /// Runs the plan. Returns the report, and whether the histogram log could be written.
@@ -230,10 +230,10 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         None => None,
     };
     let began = SystemTime::now();
-    let (report, figured) = client::run(addrs, plan)?;
-    let took = Duration::from_secs_f64(report.seconds);
+    let findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    let report = Report::of(&findings, &args.expect);
     let written = match log {
-        Some((mut file, path)) => hdr_log::write(&mut file, &figured.figures(), began, took)
+        Some((mut file, path)) => hdr_log::write(&mut file, &findings.figured.figures(), began, findings.measured)
             .with_context(|| format!("cannot write {}", path.display())),
         None => Ok(()),
     };

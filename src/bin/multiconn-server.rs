@@ -26,13 +26,13 @@ struct Args {
     /// Connections at once; more wait in the backlog [default: the limit of open files less 16]
     #[arg(long, value_name = "N", value_parser = cli::count)]
     max_connections: Option<u32>,
-    /// End a connection on which nothing moved for so long
+    /// How long nothing may move on a connection before it is ended
     #[arg(long, value_name = "DURATION", default_value = "off", value_parser = cli::timeout_or_off)]
     idle_timeout: TimeLimit,
-    /// Close a connection whose peer reads nothing for so long while bytes wait for it
+    /// How long a peer may read nothing while bytes wait for it before its connection is closed
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = cli::timeout_or_off)]
     stall_timeout: TimeLimit,
-    /// Wait so long for peers to finish before exiting
+    /// How long to wait for peers to finish before exiting
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::duration)]
     drain_timeout: Duration,
     /// Bytes kept for one peer that does not read
@@ -44,7 +44,7 @@ struct Args {
     /// Let several processes listen on the port, each with a share of the connections
     #[arg(long)]
     reuse_port: bool,
-    /// Poll without sleeping for so long after the last event: quicker answers, for up to a whole core
+    /// How long to poll without sleeping after the last event: quicker answers, for up to a whole core
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
     busy_poll: Duration,
     #[command(flatten)]

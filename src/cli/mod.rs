@@ -1,7 +1,8 @@
-//! What the two programs share and the library does not need: arguments, the logger, exit codes.
+//! What the programs share and the library does not need: arguments, the logger, exit codes, what is shown while they run.
 //!
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
+pub mod progress;
 pub mod standard_error;
 pub mod table;
 
@@ -16,6 +17,8 @@ use log::LevelFilter;
 
 use crate::cli::standard_error::{LossyStderr, USUAL_WIDTH};
 use crate::client::rate::Rate;
+pub use crate::client::units::duration;
+use crate::client::units::split_multiplier;
 use crate::engine::event_loop::MINIMUM_BUFFER;
 use crate::engine::signals::Signal;
 use crate::engine::{descriptors, sockets};
@@ -103,7 +106,7 @@ pub fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// Writes a program's result to standard output. A reader that is gone is not an error: it has what it wanted.
+/// Writes a program's result to standard output. A reader that closes the pipe early (`head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -210,10 +213,7 @@ pub fn count(text: &str) -> Result<u32, String> {
 
 /// A whole number from 1 on, as large as it may be: `5000` or `5k`.
 pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
-    // As in sizes, where a k is 1,000 and a Ki 1,024. A small m is left to minutes.
-    const UNITS: [(char, u64); 4] = [('k', 1_000), ('K', 1_000), ('M', 1_000_000), ('G', 1_000_000_000)];
-    let in_units = UNITS.iter().find_map(|&(letter, unit)| Some((text.strip_suffix(letter)?, unit)));
-    let (number, unit) = in_units.unwrap_or((text, 1));
+    let (number, unit) = split_multiplier(text);
     let number = digits(number).map_err(|_| "not a number: write it like 5000, 5k or 5M")?;
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(NonZeroU64::new) {
         Some(Some(count)) => Ok(count),
@@ -222,7 +222,7 @@ pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
     }
 }
 
-/// So many a second, in digits, with a point where it takes one.
+/// A number of events a second: `5000`, `5k` or `0.5`.
 pub fn rate(text: &str) -> Result<Rate, String> {
     text.parse()
 }
@@ -274,7 +274,7 @@ pub fn sources(text: &str) -> Result<Sources, String> {
     Ok(Sources(addrs))
 }
 
-/// Rust's own parsers take a `+`, which nobody writes but by mistake.
+/// Rust's own parsers take a `+`, which is a mistake wherever a user writes it.
 fn digits(text: &str) -> Result<&str, String> {
     if text.is_empty() {
         Err("a number is needed".to_owned())
@@ -282,16 +282,6 @@ fn digits(text: &str) -> Result<&str, String> {
         Ok(text)
     } else {
         Err("not a number in digits".to_owned())
-    }
-}
-
-/// A duration as people write it, `500ms` or `2s`; a unit is needed.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        // humantime lets a bare 0 pass.
-        Ok(_) if !text.bytes().any(|byte| byte.is_ascii_alphabetic()) => Err("a unit is needed: 0s".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}: write it like 500ms or 2s")),
     }
 }
 
@@ -320,7 +310,7 @@ pub fn size(text: &str) -> Result<usize, String> {
     if !text.starts_with(|first: char| first.is_ascii_digit()) {
         return Err("write it like 64KiB, 1MB or 4096".to_owned());
     }
-    // `parse_size` counts on beyond the largest number that it holds: it panics, or comes to 0 where nobody looks.
+    // With more digits `parse_size` overflows: it panics or, without overflow checks, returns 0.
     let significant = text.trim_start_matches(['0', '.', '_']).bytes().filter(u8::is_ascii_digit).count();
     if significant > MOST_DIGITS {
         return Err("more digits than a size has".to_owned());
@@ -379,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_port_in_one_are_told_apart_from_hosts() {
+    fn host_and_port_in_one_are_distinguished_from_hosts() {
         for (text, instead) in [
             ("127.0.0.1:65432", "127.0.0.1 65432"),
             ("localhost:65432", "localhost 65432"),
@@ -421,13 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for bad in ["", "2", "0", "-1s", "+1s", "2parsecs", "s", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
-        }
+    fn timeouts_are_longer_than_nothing_or_off() {
         assert!(timeout("0ms").is_err());
         assert_eq!(timeout_or_off("off"), Ok(TimeLimit(None)));
         assert_eq!(timeout_or_off("1m"), Ok(TimeLimit(Some(Duration::from_secs(60)))));

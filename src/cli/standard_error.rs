@@ -46,7 +46,7 @@ pub(crate) const USUAL_WIDTH: usize = 80;
 /// Writes each line whole, at once, or not at all.
 ///
 /// Before each write it asks poll(2) whether the descriptor takes bytes; on a pipe that means at least `PIPE_BUF` of
-/// them, and so much goes in without blocking (pipe(7)). `O_NONBLOCK` alone would do, but belongs to the open file,
+/// them, and that number goes in without blocking (pipe(7)). `O_NONBLOCK` alone would do, but belongs to the open file,
 /// which other processes share: the shell that started this one, for instance. Only a terminal needs it, as it says
 /// that it takes bytes when it takes some, and then blocks until it has taken all; it is opened a second time for that.
 /// Dropped lines are counted, and the count is written when lines pass again.

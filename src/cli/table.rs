@@ -27,8 +27,8 @@ const ROWS: usize = 50;
 /// The columns in front of the addresses. The first is text, the others numbers.
 const COLUMNS: [&str; 7] = ["state", "inbound", "outbound", "received", "sent", "age", "idle"];
 
-/// Writes the table to standard error, whatever the log level, a line at a time: as with the log, lines that nobody
-/// reads are dropped.
+/// Writes the table to standard error, whatever the log level, a line at a time. As with the log, lines that find no reader
+/// are dropped.
 pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>) {
     for line in table(event_loop) {
         let _ = LossyStderr.write(format!("{line}\n").as_bytes()); // It never fails.

@@ -1,10 +1,10 @@
 //! How many connects are under way at once.
 //!
-//! Owns that number and what changes it. A server keeps what it has not accepted yet in a backlog, often of 5, 10 or 64
-//! places. What comes when that is full is dropped and comes again a second later, all at the same time: then more of it
-//! is dropped, or answered and forgotten, which shows as a reset when the first byte is sent. So connecting begins
-//! narrow, and widens only while that brings something: as long as a connect is answered no later for the others beside
-//! it. Has no clock: it is told how long a connect took.
+//! Owns that number and what changes it. A server keeps connects that it has not accepted yet in a backlog, often of 5, 10
+//! or 64 places. Connects that find the backlog full are dropped. They are sent again a second later, all at the same
+//! time: then more are dropped, or answered and forgotten, which shows as a reset when the first byte is sent. So
+//! connecting begins narrow, and widens only while the others under way make no connect slower. Has no clock: its caller
+//! says how long a connect took.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const NARROW: u32 = 4;
 /// Wide enough to keep a long path busy, and no more than the backlog of most servers.
 const WIDEST: u32 = 128;
 
-/// A connect that took so long was dropped and sent again: the first time after a second (RFC 6298, 2.1), less what
-/// clocks and timers may be off.
+/// A connect that took this long was dropped and sent again: the first time after a second (RFC 6298, 2.1), less an
+/// allowance for inexact clocks and timers.
 pub const RETRANSMITTED: Duration = Duration::from_millis(900);
 
 /// The window: connects, counted from 1 in the order in which they begin.
@@ -29,8 +29,8 @@ pub struct ConnectWindow {
     quickest: Option<Duration>,
     /// Answers in a row that came as quickly.
     quick: u32,
-    /// The last connect that was begun, and the last one when the window was last narrowed: what became of those up to
-    /// there is known.
+    /// The last connect that was begun, and the last one that had been begun when the window was last narrowed. Failures of
+    /// connects up to there have been answered by that.
     newest: u32,
     narrowed_at: u32,
 }

@@ -1,264 +1,27 @@
 //! The client's half of an echo: what it sends and when, and the comparison of every byte that comes back.
 //!
-//! Owns the position in both directions, the messages in flight and the first fault. Never keeps a byte that came in:
-//! what was sent is known, or made again, to be compared.
+//! Owns the position in both directions, the messages in flight and the first fault. Keeps no byte that came in: what was
+//! sent is known, or made again, to be compared.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fmt;
 use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
 use log::info;
 
-use super::foreign_bytes;
-use super::pattern::{self, Pattern};
-use crate::client::rate::Rate;
+use crate::client::fault::{Fault, FaultKind};
+use crate::client::load::{Content, Pacing};
+use crate::client::measure::{Lateness, Sample};
+use crate::client::pattern::{self, Origin, Pattern};
+use crate::client::schedule::{Run, Schedule};
 use crate::engine::escape::Escaped;
 use crate::engine::log_budget::{Line, LogBudget};
 use crate::engine::peer_addr::PeerAddr;
 use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
 use crate::engine::time::{Clock, Moment};
 
-/// What all connections of a run have in common: what they send and how fast, and who counts.
-pub struct Work {
-    /// What is sent.
-    pub content: Content,
-    /// When the next message is sent.
-    pub pacing: Pacing,
-    /// How many connections there are, counted from 1.
-    pub connections: u32,
-    /// How many measured messages each connection sends; `None`: until `duration` is over. Texts are sent once each.
-    pub messages: Option<u64>,
-    /// How long messages are sent before they are measured.
-    pub warmup: Duration,
-    /// How long measured messages are begun, or fall due if they are scheduled, from the first one on.
-    pub duration: Option<Duration>,
-    /// How long after the end of the schedule a message of it may still be begun. What has to wait for longer is missed.
-    pub patience: Duration,
-    /// Whether what comes back is compared with what was sent. Without, it is only counted.
-    pub verify: bool,
-    /// Where measurements go.
-    pub meter: Box<dyn Meter>,
-    start: Cell<Option<Moment>>,
-    /// Connections that take turns in an open loop.
-    turns: Cell<u32>,
-    first_measured: Cell<Option<Moment>>,
-    schedule: Cell<Option<Schedule>>,
-}
-
-/// The messages of an open loop, numbered from 0 over all connections. Known from the moment at which it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
-    /// The number of the first message that is measured.
-    pub first: u64,
-    /// The number behind that of the last message.
-    pub end: u64,
-    /// When the first measured message is due.
-    pub from: Moment,
-    /// When the last message is due, or later, when the duration is over. All connections stay until then.
-    pub last_due: Moment,
-    /// When the time is over that the rate gives these messages: N messages at R a second take N / R seconds.
-    pub until: Moment,
-}
-
-/// What a connection sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// These messages, in this order; none of them empty.
-    Texts(Vec<Vec<u8>>),
-    /// Messages of `size` bytes, at least 1, of the connection's own [`Pattern`].
-    Generated {
-        /// The key of this run's patterns.
-        run: u64,
-        /// Bytes a message.
-        size: u64,
-    },
-}
-
-/// When a connection sends its next message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pacing {
-    /// When the last one is out, as the tutorial does.
-    Streamed,
-    /// When fewer than so many are in flight: a closed loop.
-    InFlight(u32),
-    /// When its time has come, whether or not echoes are back: an open loop. So many a second over all connections, in
-    /// turn.
-    Rate(Rate),
-}
-
-/// Takes what is measured. Only messages of the measured part are told.
-pub trait Meter {
-    /// A message was begun; of a scheduled one, so late.
-    fn begun(&self, late: Option<Lateness>);
-    /// So many scheduled messages will not be begun any more: it has become too late. Of that, so much was our own
-    /// lateness.
-    fn given_up(&self, messages: u64, own: Duration);
-    /// So many bytes were handed to the connection, with the ends of so many messages.
-    fn sent(&self, bytes: u64, messages: u64);
-    /// So many bytes came back right.
-    fn returned(&self, bytes: u64);
-    /// A whole message came back.
-    fn echoed(&self, sample: Sample);
-}
-
-/// How long after its time a scheduled message was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lateness {
-    /// In all.
-    pub total: Duration,
-    /// The same, if nothing was in its way; zero if the socket had been full and the message waited for that, or for others
-    /// that had: then the peer, or the path to it, made it wait.
-    pub own: Duration,
-}
-
-/// One message's times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// When its last byte was back.
-    pub at: Moment,
-    /// From its first write to its first byte back.
-    pub first_byte: Duration,
-    /// From its first write to its last byte back.
-    pub service: Duration,
-    /// From the time it was scheduled for to its last byte back, if it was scheduled.
-    pub scheduled: Option<Duration>,
-}
-
-impl Work {
-    /// The tutorial's work, with texts of one's own: empty ones are left out, as they are nothing on a byte stream.
-    ///
-    /// # Panics
-    /// If no text is left: an echo ends when its last byte is back, and nothing would ever come.
-    #[must_use]
-    pub fn texts(texts: &[Vec<u8>], connections: u32, meter: Box<dyn Meter>) -> Work {
-        let texts: Vec<_> = texts.iter().filter(|text| !text.is_empty()).cloned().collect();
-        assert!(!texts.is_empty(), "there has to be something to send");
-        Work::new(Content::Texts(texts), Pacing::Streamed, connections, meter)
-    }
-
-    /// Work without an end, verified, and not begun.
-    #[must_use]
-    pub fn new(content: Content, pacing: Pacing, connections: u32, meter: Box<dyn Meter>) -> Work {
-        Work {
-            content,
-            pacing,
-            connections,
-            messages: None,
-            warmup: Duration::ZERO,
-            duration: None,
-            patience: Duration::MAX,
-            verify: true,
-            meter,
-            start: Cell::new(None),
-            turns: Cell::new(connections),
-            first_measured: Cell::new(None),
-            schedule: Cell::new(None),
-        }
-    }
-
-    /// Lets all connections begin, so many of which take turns in an open loop.
-    pub fn begin(&self, now: Moment, turns: u32) {
-        self.start.set(Some(now));
-        self.turns.set(turns);
-        if let Pacing::Rate(rate) = self.pacing {
-            self.schedule.set(Some(self.plan(rate, now, turns)));
-        }
-    }
-
-    /// The schedule of an open loop that begins at `start`.
-    fn plan(&self, rate: Rate, start: Moment, turns: u32) -> Schedule {
-        let due = |number| start.plus(rate.time_of(number));
-        let first = rate.events_within(self.warmup);
-        let from = due(first);
-        let texts = match &self.content {
-            Content::Texts(texts) => Some(texts.len() as u64),
-            Content::Generated { .. } => None,
-        };
-        let each = [self.messages, texts].into_iter().flatten().min();
-        let counted = each.map_or(u64::MAX, |each| first.saturating_add(each.saturating_mul(u64::from(turns))));
-        let stop = self.duration.map(|duration| from.plus(duration));
-        match stop.map(|stop| (stop, rate.events_within(stop.since(start)))) {
-            Some((stop, end)) if end <= counted => Schedule { first, end, from, last_due: stop, until: stop },
-            _ => {
-                let last_due = due(counted.saturating_sub(1)).max(from);
-                Schedule { first, end: counted, from, last_due, until: due(counted) }
-            }
-        }
-    }
-
-    /// When they began, if they did.
-    pub fn start(&self) -> Option<Moment> {
-        self.start.get()
-    }
-
-    /// The schedule of an open loop that has begun.
-    pub fn schedule(&self) -> Option<Schedule> {
-        self.schedule.get()
-    }
-
-    /// When the first measured message was begun, or due if it was scheduled; `None`: none was begun yet.
-    pub fn first_measured(&self) -> Option<Moment> {
-        self.first_measured.get()
-    }
-
-    /// When a closed loop begins no new message any more, and until when all connections of an open loop stay; if that is
-    /// known.
-    pub fn stop(&self) -> Option<Moment> {
-        match self.schedule.get() {
-            Some(schedule) => Some(schedule.last_due),
-            None => Some(self.first_measured.get()?.plus(self.duration?)),
-        }
-    }
-
-    /// The number over all connections of message `index` of the connection whose turn is `turn`: turns go round, so that
-    /// the load is even at any time.
-    fn number_in_all(&self, turn: u32, index: u64) -> u64 {
-        index.saturating_mul(u64::from(self.turns.get())).saturating_add(u64::from(turn))
-    }
-
-    /// When the message with this number over all connections, counted from 0, is due, if messages are scheduled.
-    pub fn due_in_all(&self, number: u64) -> Option<Moment> {
-        let Pacing::Rate(rate) = self.pacing else { return None };
-        Some(self.start.get()?.plus(rate.time_of(number)))
-    }
-
-    /// How many messages are scheduled before `end`, over all connections and from the beginning on.
-    pub fn scheduled_before(&self, end: Moment) -> u64 {
-        match (self.pacing, self.start.get()) {
-            (Pacing::Rate(rate), Some(start)) => rate.events_within(end.since(start)),
-            _ => 0,
-        }
-    }
-
-    /// Whether a message of a closed loop that begins at `when` is measured.
-    fn is_measured(&self, when: Moment) -> bool {
-        self.start.get().is_some_and(|start| when >= start.plus(self.warmup))
-    }
-
-    fn message_len(&self, index: u64) -> Option<u64> {
-        match &self.content {
-            Content::Texts(texts) => Some(texts.get(usize::try_from(index).ok()?)?.len() as u64),
-            Content::Generated { size, .. } => Some(*size),
-        }
-    }
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Work { content, pacing, connections, start, .. } = self;
-        f.debug_struct("Work")
-            .field("content", content)
-            .field("pacing", pacing)
-            .field("connections", connections)
-            .field("start", start)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One connection's part of the work: sends its messages and compares the echo with them, byte for byte.
+/// One connection's part of a run: sends its messages and compares the echo with them, byte for byte.
 ///
 /// Once its last byte is back it half-closes, and reads on to the peer's FIN, so that a byte too many is seen as well.
 /// (Half-closing earlier would make a server written like the tutorial's, which closes at end of stream, drop what it
@@ -266,9 +29,9 @@ impl fmt::Debug for Work {
 #[derive(Debug)]
 pub struct Exchange {
     number: u32,
-    /// Its place in the round of an open loop.
-    turn: u32,
-    work: Rc<Work>,
+    /// Its place among those that take turns in an open loop.
+    slot: u32,
+    run: Rc<Run>,
     sending: Cursor,
     checking: Cursor,
     /// When the messages were begun that are not wholly back.
@@ -277,13 +40,14 @@ pub struct Exchange {
     first_byte: Option<Moment>,
     /// Measured messages that were begun.
     begun: u64,
-    /// The socket was full, and what fell due since then has not all been begun.
+    /// The socket was full, and not all messages that fell due since then have been begun.
     held_up: bool,
-    /// What is left of the schedule was given up.
+    /// The rest of the schedule was given up.
     gave_up: bool,
     /// Everything is back, and our FIN follows.
     finished: bool,
-    fault: Option<Fault>,
+    /// Boxed, as most connections never have one.
+    fault: Option<Box<Fault>>,
 }
 
 /// A position in the stream that the messages make, one after the other.
@@ -332,81 +96,20 @@ enum Next {
     TooLate,
 }
 
-/// What is wrong with an echo.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// What kind of fault.
-    pub kind: FaultKind,
-    /// The byte of the echoed stream, counted from zero, where it begins.
-    pub offset: u64,
-    /// What should have come there: up to 16 bytes.
-    pub expected: Vec<u8>,
-    /// What came: up to 16 bytes.
-    pub got: Vec<u8>,
-}
-
-/// The kinds of fault that the bytes themselves show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultKind {
-    /// Bytes came that were not sent there: other bytes than were sent, or bytes before anything was sent.
-    Corrupted,
-    /// The stream goes on at a later position: so many bytes are missing.
-    Lost(u64),
-    /// The stream goes back to this earlier position.
-    Duplicated(u64),
-    /// These are the bytes of another connection, with this number.
-    Foreign(u32),
-    /// The peer finished, and bytes that were sent are missing.
-    Truncated,
-    /// The peer finished before the work was done, and everything that was sent was back.
-    ClosedEarly,
-    /// Bytes came behind the last byte of the last message. (Work that only time ends has no last message: there, they are
-    /// `Corrupted`.)
-    Extra,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (offset, expected, got) = (self.offset, Escaped(&self.expected), Escaped(&self.got));
-        match self.kind {
-            FaultKind::Corrupted if self.expected.is_empty() => {
-                write!(f, "at byte {offset} {got} came where nothing was sent")?;
-            }
-            FaultKind::Corrupted => write!(f, "at byte {offset} {got} came back where {expected} was sent")?,
-            FaultKind::Lost(bytes) => {
-                write!(f, "{bytes} bytes are missing at byte {offset}: {got} came for {expected}")?;
-            }
-            FaultKind::Duplicated(from) => {
-                write!(f, "at byte {offset} the stream goes back to byte {from}: {got} came for {expected}")?;
-            }
-            FaultKind::Foreign(number) => {
-                write!(f, "at byte {offset} come bytes of connection {number}: {got} for {expected}")?;
-            }
-            FaultKind::Truncated => f.write_str("the peer finished")?,
-            FaultKind::ClosedEarly => f.write_str("the peer finished before the work was done")?,
-            FaultKind::Extra => write!(f, "{got} came back beyond the {offset} bytes that were sent")?,
-        }
-        match (self.kind, foreign_bytes::recognise(&self.got)) {
-            (FaultKind::Corrupted | FaultKind::Extra, Some(name)) => write!(f, "; this looks like {name}"),
-            _ => Ok(()),
-        }
-    }
-}
-
 impl Exchange {
     /// The exchange of connection `number` (counted from 1), with everything yet to do.
     ///
     /// # Panics
     /// If the content is generated and the number above [`pattern::MAX_CONNECTION`].
     #[must_use]
-    pub fn new(number: u32, work: Rc<Work>) -> Exchange {
-        if let Content::Generated { run, .. } = work.content {
+    pub fn new(number: u32, run: Rc<Run>) -> Exchange {
+        if let Content::Generated { run, .. } = run.load.content {
             let _ = Pattern::new(run, number); // Panics now and not in the middle of the run.
         }
         Exchange {
             number,
-            turn: 0,
-            work,
+            slot: 0,
+            run,
             sending: Cursor::default(),
             checking: Cursor::default(),
             batches: VecDeque::new(),
@@ -425,9 +128,9 @@ impl Exchange {
         self.number
     }
 
-    /// Gives it its place, counted from 0, in the round of an open loop.
-    pub fn take_turn(&mut self, turn: u32) {
-        self.turn = turn;
+    /// Gives it its place, counted from 0, among those that take turns in an open loop.
+    pub fn take_slot(&mut self, slot: u32) {
+        self.slot = slot;
     }
 
     /// How many bytes came back right.
@@ -453,31 +156,31 @@ impl Exchange {
         self.finished
     }
 
-    /// The first thing that was wrong, if anything was.
+    /// The first fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
+        self.fault.as_deref()
     }
 
     /// What the next message is to do at `now`.
     fn next(&self, now: Moment) -> Next {
-        let work = &*self.work;
-        let is_there = work.message_len(self.sending.messages).is_some();
-        if let Some(schedule) = work.schedule() {
-            return self.next_of(&schedule, is_there, now);
+        let run = &*self.run;
+        let is_there = run.load.message_len(self.sending.messages).is_some();
+        if let Some(schedule) = run.schedule() {
+            return self.next_of(schedule, is_there, now);
         }
         if !is_there {
             return Next::Done;
         }
-        if work.start().is_none() {
+        if run.start().is_none() {
             return Next::Wait;
         }
-        let enough = work.messages.is_some_and(|most| self.begun >= most);
-        let over = work.stop().is_some_and(|stop| now >= stop);
-        if work.is_measured(now) && (enough || over) {
+        let enough = run.load.messages.is_some_and(|most| self.begun >= most);
+        let over = run.stop().is_some_and(|stop| now >= stop);
+        if run.is_measured(now) && (enough || over) {
             return Next::Done;
         }
-        let may_begin = match work.pacing {
+        let may_begin = match run.load.pacing {
             Pacing::Streamed => true,
             Pacing::InFlight(most) => self.in_flight() < u64::from(most),
             Pacing::Rate(_) => false, // It has a schedule.
@@ -485,30 +188,25 @@ impl Exchange {
         if may_begin { Next::Begin(None) } else { Next::Wait }
     }
 
-    /// As [`next`](Exchange::next), in an open loop. What was due before its end is begun, however late, so that nothing
-    /// that a user would have waited for is left out.
+    /// As [`next`](Exchange::next), in an open loop. Messages that were due before its end are begun, however late, so that
+    /// none that a user would have waited for is left out.
     fn next_of(&self, schedule: &Schedule, is_there: bool, now: Moment) -> Next {
-        let number = self.work.number_in_all(self.turn, self.sending.messages);
+        let number = schedule.number(self.slot, self.sending.messages);
         if !is_there || number >= schedule.end {
             return if now >= schedule.last_due { Next::Done } else { Next::Stay };
         }
-        if now >= schedule.last_due.plus(self.work.patience) {
+        if now >= schedule.last_due.plus(self.run.patience) {
             return Next::TooLate;
         }
-        match self.work.due_in_all(number) {
-            Some(due) if due <= now => Next::Begin(Some(due)),
-            _ => Next::Wait,
-        }
+        let due = schedule.due(number);
+        if due <= now { Next::Begin(Some(due)) } else { Next::Wait }
     }
 
     fn begin(&mut self, due: Option<Moment>, now: Moment) {
         if self.is_measured(self.sending.messages, now) {
             self.begun += 1;
-            self.work.meter.begun(due.map(|due| Lateness { total: now.since(due), own: self.own_lateness(due, now) }));
-            if self.work.first_measured.get().is_none() {
-                // Of a schedule, what counts is when it was due: so many a second for so long are so many messages.
-                self.work.first_measured.set(Some(self.work.schedule().map_or(now, |schedule| schedule.from)));
-            }
+            self.run.meter.begun(due.map(|due| Lateness { total: now.since(due), own: self.own_lateness(due, now) }));
+            self.run.measured_begun(now);
         }
         match self.batches.back_mut() {
             Some(batch) if batch.begun == now => batch.count += 1,
@@ -516,42 +214,45 @@ impl Exchange {
         }
     }
 
-    /// How late it is for a message that was due then, if nothing but ourselves was in its way. Behind a full socket, all
-    /// that fell due meanwhile is sent as fast as the socket takes it.
+    /// The part of the lateness of a message, due at `due`, that is our own. It is none behind a full socket: all messages
+    /// that fell due meanwhile are sent as fast as the socket takes them.
     fn own_lateness(&self, due: Moment, now: Moment) -> Duration {
         if self.held_up { Duration::ZERO } else { now.since(due) }
     }
 
-    /// What is left of the schedule will not be begun: says so, once.
+    /// The rest of this slot's schedule will not be begun. The meter hears of that once.
     fn give_up(&mut self, now: Moment) {
-        let number = self.work.number_in_all(self.turn, self.sending.messages);
-        let (Some(schedule), Some(due)) = (self.work.schedule(), self.work.due_in_all(number)) else { return };
-        if !mem::replace(&mut self.gave_up, true) {
-            let left = schedule.end.saturating_sub(number).div_ceil(u64::from(self.work.turns.get()));
-            self.work.meter.given_up(left, self.own_lateness(due, now));
+        if mem::replace(&mut self.gave_up, true) {
+            return;
+        }
+        if let Some(schedule) = self.run.schedule() {
+            let number = schedule.number(self.slot, self.sending.messages);
+            let own = self.own_lateness(schedule.due(number), now);
+            self.run.meter.given_up(schedule.left_in_slot(number), own);
         }
     }
 
     /// Whether the message with this index, begun at `begun`, is measured.
     fn is_measured(&self, index: u64, begun: Moment) -> bool {
-        match self.work.schedule() {
-            Some(schedule) => self.work.number_in_all(self.turn, index) >= schedule.first,
-            None => self.work.is_measured(begun),
+        match self.run.schedule() {
+            Some(schedule) => schedule.number(self.slot, index) >= schedule.first,
+            None => self.run.is_measured(begun),
         }
     }
 
     /// Puts what is to be sent at `cursor` into `space`, which is no longer than the rest of its message.
     fn fill(&self, cursor: Cursor, space: &mut [u8]) {
-        match &self.work.content {
+        match &self.run.load.content {
             Content::Texts(_) => space.copy_from_slice(&self.text_at(cursor)[..space.len()]),
             Content::Generated { run, .. } => Pattern::new(*run, self.number).fill(cursor.bytes, space),
         }
     }
 
-    /// How many of `input`, no longer than the rest of the message at `checking`, are as they were sent.
+    /// The length of the prefix of `input` that is as it was sent. `input` is no longer than the rest of the message at
+    /// `checking`.
     fn matching(&self, input: &[u8]) -> usize {
-        match &self.work.content {
-            _ if !self.work.verify => input.len(),
+        match &self.run.load.content {
+            _ if !self.run.load.verify => input.len(),
             Content::Texts(_) => {
                 let text = self.text_at(self.checking);
                 if text.starts_with(input) {
@@ -565,22 +266,22 @@ impl Exchange {
     }
 
     fn text_at(&self, cursor: Cursor) -> &[u8] {
-        let Content::Texts(texts) = &self.work.content else { return &[] };
+        let Content::Texts(texts) = &self.run.load.content else { return &[] };
         let place = (usize::try_from(cursor.messages).ok(), usize::try_from(cursor.within).ok());
         let (Some(message), Some(within)) = place else { return &[] };
         texts.get(message).map_or(&[], |text| &text[within..])
     }
 
-    /// Compares `input` with what was sent. Returns how much of it is done with: all, but for a difference that only
-    /// what follows can explain.
-    fn check(&mut self, mut input: &[u8], now: Moment) -> Result<usize, Fault> {
+    /// Compares `input` with what was sent. Returns how many of its bytes are done with: all of them, unless they end with a
+    /// difference that only the next bytes can explain.
+    fn check(&mut self, mut input: &[u8], now: Moment) -> Result<usize, Box<Fault>> {
         let given = input.len();
         while !input.is_empty() {
             let ahead = self.sending.bytes - self.checking.bytes;
-            let (Some(length), true) = (self.work.message_len(self.checking.messages), ahead > 0) else {
-                // Nothing was sent here; but if the bytes tell where they belong, that says more.
-                let kind = self.place(input).filter(|kind| !matches!(kind, FaultKind::Lost(_)));
-                return Err(self.fault_here(kind.unwrap_or_else(|| self.unsent()), &[], input));
+            let (Some(length), true) = (self.run.load.message_len(self.checking.messages), ahead > 0) else {
+                // Nothing was sent here. But if the bytes show where they belong, that says more.
+                let placed = self.place(input).filter(|(kind, _)| *kind != FaultKind::Lost);
+                return Err(self.fault_here(placed.unwrap_or_else(|| (self.unsent(), None)), &[], input));
             };
             // Bytes that are right but not sent yet are no echo either, so compare with what was sent, no further.
             let most = (length - self.checking.within).min(ahead);
@@ -598,14 +299,14 @@ impl Exchange {
         Ok(given)
     }
 
-    /// So many bytes of the message at `checking` came back right.
+    /// `bytes` more of the message at `checking` came back right.
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
         let index = self.checking.messages;
         let measured = self.is_measured(index, begun);
         if measured {
-            self.work.meter.returned(bytes);
+            self.run.meter.returned(bytes);
         }
         if !self.checking.advance(bytes, length) {
             return;
@@ -618,8 +319,8 @@ impl Exchange {
             self.batches.pop_front();
         }
         if measured {
-            let due = self.work.due_in_all(self.work.number_in_all(self.turn, index));
-            self.work.meter.echoed(Sample {
+            let due = self.run.schedule().map(|schedule| schedule.due(schedule.number(self.slot, index)));
+            self.run.meter.echoed(Sample {
                 at: now,
                 first_byte: first_byte.since(begun),
                 service: now.since(begun),
@@ -628,19 +329,19 @@ impl Exchange {
         }
     }
 
-    /// What a difference at the beginning of `input` means; `None` if there is too little to tell, and more to come.
-    /// Until it is known, the difference counts as corruption.
-    fn explain(&mut self, input: &[u8]) -> Option<Fault> {
+    /// What a difference at the beginning of `input` means; `None` if that takes more bytes, and more are to come. Until they
+    /// come, the difference counts as corruption.
+    fn explain(&mut self, input: &[u8]) -> Option<Box<Fault>> {
         let ahead = self.sending.bytes - self.checking.bytes;
         let mut expected = vec![0; usize::try_from(ahead).unwrap_or(usize::MAX).min(pattern::EVIDENCE)];
-        let Content::Generated { run, .. } = self.work.content else {
+        let Content::Generated { run, .. } = self.run.load.content else {
             let text = self.text_at(self.checking);
             let shown = expected.len().min(text.len());
-            return Some(self.fault_here(FaultKind::Corrupted, &text[..shown], input));
+            return Some(self.fault_here((FaultKind::Corrupted, None), &text[..shown], input));
         };
         Pattern::new(run, self.number).fill(self.checking.bytes, &mut expected);
-        let kind = self.place(input).unwrap_or(FaultKind::Corrupted);
-        let fault = self.fault_here(kind, &expected, input);
+        let placed = self.place(input).unwrap_or((FaultKind::Corrupted, None));
+        let fault = self.fault_here(placed, &expected, input);
         if input.len() < pattern::EVIDENCE && (input.len() as u64) < ahead {
             self.fault = Some(fault);
             return None;
@@ -648,34 +349,39 @@ impl Exchange {
         Some(fault)
     }
 
-    /// What fault it is if `input` stands where it does not belong, and tells so.
-    fn place(&self, input: &[u8]) -> Option<FaultKind> {
-        let Content::Generated { run, .. } = self.work.content else { return None };
+    /// If `input` shows that it belongs elsewhere: what kind of fault that is, and where it belongs.
+    fn place(&self, input: &[u8]) -> Option<(FaultKind, Option<Origin>)> {
+        let Content::Generated { run, .. } = self.run.load.content else { return None };
         let here = self.checking.bytes;
-        // No connection can have sent much more than this one; far beyond, a word tells nothing by chance.
+        // No connection can have sent much more than this one. A word that names a place far beyond does so by chance.
         let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
-        match Pattern::new(run, self.number).origin(input, self.work.connections, end)? {
-            origin if origin.connection != self.number => Some(FaultKind::Foreign(origin.connection)),
-            origin if origin.position > here => Some(FaultKind::Lost(origin.position - here)),
-            origin if origin.position < here => Some(FaultKind::Duplicated(origin.position)),
-            _ => None,
-        }
+        let origin = Pattern::new(run, self.number).origin(input, self.run.connections, end)?;
+        let kind = match origin {
+            _ if origin.connection != self.number => FaultKind::Foreign,
+            _ if origin.position > here => FaultKind::Lost,
+            _ if origin.position < here => FaultKind::Duplicated,
+            _ => return None,
+        };
+        Some((kind, Some(origin)))
     }
 
     /// What fault it is if bytes come where nothing was sent.
     ///
-    /// Before the end of the work they have the name of any other wrong bytes in their place: whether our next message
+    /// Before the end of the load they have the name of any other wrong bytes in their place: whether our next message
     /// went out before they came or after must not decide it. Only behind the last message, which a count decides and no
     /// clock, are they too many.
     fn unsent(&self) -> FaultKind {
-        let all_begun = self.work.messages.is_some_and(|most| self.begun >= most)
-            || self.work.message_len(self.sending.messages).is_none();
+        let all_begun = self.run.load.messages.is_some_and(|most| self.begun >= most)
+            || self.run.load.message_len(self.sending.messages).is_none();
         if all_begun && self.sending.within == 0 { FaultKind::Extra } else { FaultKind::Corrupted }
     }
 
-    fn fault_here(&self, kind: FaultKind, expected: &[u8], got: &[u8]) -> Fault {
+    /// A fault at `checking`, where `got` came for `expected`.
+    fn fault_here(&self, what: (FaultKind, Option<Origin>), expected: &[u8], got: &[u8]) -> Box<Fault> {
         let shown = |bytes: &[u8]| bytes[..bytes.len().min(pattern::EVIDENCE)].to_vec();
-        Fault { kind, offset: self.checking.bytes, expected: shown(expected), got: shown(got) }
+        let (kind, origin) = what;
+        let offset = Some(self.checking.bytes);
+        Box::new(Fault { offset, origin, expected: shown(expected), got: shown(got), ..Fault::new(kind) })
     }
 
     /// Whether everything that is to be sent was sent and is back.
@@ -697,7 +403,7 @@ impl Protocol for Exchange {
     }
 
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
-        let (now, work) = (clock.now(), Rc::clone(&self.work));
+        let (now, run) = (clock.now(), Rc::clone(&self.run));
         let (mut filled, mut measured_bytes, mut measured_messages) = (0, 0, 0);
         while filled < space.len() {
             if self.sending.within == 0 {
@@ -720,7 +426,7 @@ impl Protocol for Exchange {
                     }
                 }
             }
-            let Some(length) = work.message_len(self.sending.messages) else { break };
+            let Some(length) = run.load.message_len(self.sending.messages) else { break };
             let rest = usize::try_from(length - self.sending.within).unwrap_or(usize::MAX);
             let count = rest.min(space.len() - filled);
             self.fill(self.sending, &mut space[filled..filled + count]);
@@ -732,7 +438,7 @@ impl Protocol for Exchange {
                 measured_bytes += count as u64;
                 measured_messages += u64::from(ended);
             }
-            if matches!(work.pacing, Pacing::Streamed) {
+            if matches!(run.load.pacing, Pacing::Streamed) {
                 break; // A write, and a line in the log, for each.
             }
         }
@@ -740,7 +446,7 @@ impl Protocol for Exchange {
             return Produced::Nothing;
         }
         if measured_bytes > 0 {
-            work.meter.sent(measured_bytes, measured_messages);
+            run.meter.sent(measured_bytes, measured_messages);
         }
         Produced::Bytes(filled)
     }
@@ -751,22 +457,22 @@ impl Protocol for Exchange {
 
     fn end_of_input<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
         if self.fault.is_none() && !self.is_done(out.now()) {
-            // What still waits in our own queue was never sent, and is not missing.
+            // Bytes that still wait in our own queue were never sent, and are not missing.
             let sent = self.sending.bytes.saturating_sub(out.queue.len() as u64);
             let kind = if sent > self.checking.bytes { FaultKind::Truncated } else { FaultKind::ClosedEarly };
-            self.fault = Some(self.fault_here(kind, &[], &[]));
+            self.fault = Some(self.fault_here((kind, None), &[], &[]));
         }
         if self.fault.is_some() {
-            out.abort(); // Nothing more is to be found out, and what waits would be sent in vain.
+            out.abort(); // There is nothing more to find out, and bytes that wait would be sent in vain.
         }
     }
 
-    /// What comes back is compared, and that is all.
+    /// Input is compared, and never answered.
     fn answers(&self) -> bool {
         false
     }
 
-    /// Silence is the peer's while something is to come from it: an echo, or its FIN.
+    /// The peer is idle while it owes something: an echo, or its FIN.
     fn expects(&self) -> Expects {
         match self.batches.front() {
             Some(oldest) => Expects::AnswerSince(oldest.begun),
@@ -775,42 +481,35 @@ impl Protocol for Exchange {
         }
     }
 
-    /// Of texts, what came back. Generated bytes are nothing to read.
+    /// Logs texts that came back. Generated bytes are nothing to read. Inlined, as it is called for each read.
+    #[inline]
     fn log_received(&self, bytes: &[u8], _peer: &PeerAddr, log: &mut LogBudget) {
         static RECEIVED: Line = Line::info("Received");
-        if matches!(self.work.content, Content::Texts(_)) && log.allows(&RECEIVED) {
+        if matches!(self.run.load.content, Content::Texts(_)) && log.allows(&RECEIVED) {
             info!("Received {} from connection {}", Escaped(bytes), self.number);
         }
     }
 
-    /// Of texts, what was sent.
+    /// Logs texts that were sent. Inlined, as it is called for each write.
+    #[inline]
     fn log_sent(&self, bytes: &[u8], _peer: &PeerAddr, log: &mut LogBudget) {
         static SENDING: Line = Line::info("Sending");
-        if matches!(self.work.content, Content::Texts(_)) && log.allows(&SENDING) {
+        if matches!(self.run.load.content, Content::Texts(_)) && log.allows(&SENDING) {
             info!("Sending {} to connection {}", Escaped(bytes), self.number);
         }
     }
 }
 
-/// A meter that measures nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoMeter;
-
-impl Meter for NoMeter {
-    fn begun(&self, _late: Option<Lateness>) {}
-    fn given_up(&self, _messages: u64, _own: Duration) {}
-    fn sent(&self, _bytes: u64, _messages: u64) {}
-    fn returned(&self, _bytes: u64) {}
-    fn echoed(&self, _sample: Sample) {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::load::Load;
+    use crate::client::measure::{Meter, NoMeter};
+    use crate::client::rate::Rate;
     use crate::engine::buffer::SendBuffer;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
-    /// Remembers what it is told.
+    /// Remembers what is measured.
     #[derive(Clone, Default)]
     struct Notes(
         Rc<RefCell<Vec<Sample>>>,
@@ -827,7 +526,7 @@ mod tests {
             self.3.borrow_mut().push((messages, own));
         }
         fn sent(&self, bytes: u64, messages: u64) {
-            assert!(bytes > 0, "nothing to tell");
+            assert!(bytes > 0, "nothing was sent");
             self.2.set((self.2.get().0 + bytes, self.2.get().1 + messages));
         }
         fn returned(&self, _bytes: u64) {}
@@ -841,18 +540,26 @@ mod tests {
     }
 
     fn texts() -> Exchange {
-        let work = Work::texts(&[b"Message 1".to_vec(), b"Message 2".to_vec()], 1, Box::new(NoMeter));
-        work.begin(Moment::START, 1);
-        Exchange::new(1, Rc::new(work))
+        let load = Load::texts([b"Message 1".to_vec(), b"Message 2".to_vec()]);
+        let run = Run::new(load, 1, Box::new(NoMeter));
+        run.begin(Moment::START, 1);
+        Exchange::new(1, Rc::new(run))
     }
 
     /// An exchange of generated messages that has begun at 0.
-    fn generated(size: u64, pacing: Pacing, change: impl FnOnce(&mut Work)) -> (Exchange, Notes) {
+    fn generated(size: u64, pacing: Pacing, change: impl FnOnce(&mut Load)) -> (Exchange, Notes) {
+        patient(size, pacing, change, Duration::MAX)
+    }
+
+    /// As [`generated`], with this patience for messages that are late.
+    fn patient(size: u64, pacing: Pacing, change: impl FnOnce(&mut Load), patience: Duration) -> (Exchange, Notes) {
         let notes = Notes::default();
-        let mut work = Work::new(Content::Generated { run: 7, size }, pacing, 9, Box::new(notes.clone()));
-        change(&mut work);
-        work.begin(at(0), 2);
-        (Exchange::new(3, Rc::new(work)), notes)
+        let mut load = Load::new(Content::Generated { run: 7, size }, pacing);
+        change(&mut load);
+        let mut run = Run::new(load, 9, Box::new(notes.clone()));
+        run.patience = patience;
+        run.begin(at(0), 2);
+        (Exchange::new(3, Rc::new(run)), notes)
     }
 
     fn send(exchange: &mut Exchange, space: usize, now: Moment) -> Vec<u8> {
@@ -875,7 +582,7 @@ mod tests {
         out.abort
     }
 
-    /// Tells it of the peer's end; whether it asked to abort.
+    /// Ends the peer's input; returns whether the exchange asked to abort.
     fn end(exchange: &mut Exchange) -> bool {
         let now = at(0);
         let mut out = Outbox::new(SendBuffer::new(), 100, &now);
@@ -920,7 +627,7 @@ mod tests {
         send_all(&mut exchange);
         assert!(receive(&mut exchange, b"Message 1Message 3", at(0)));
         let fault = exchange.fault().unwrap();
-        assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, 17));
+        assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, Some(17)));
         assert_eq!(fault.to_string(), r#"at byte 17 b"3" came back where b"2" was sent"#);
     }
 
@@ -932,7 +639,7 @@ mod tests {
         assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Finished);
         assert!(receive(&mut exchange, b"!", at(0)));
         let fault = exchange.fault().unwrap();
-        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Extra, 18, &b"!"[..]));
+        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Extra, Some(18), &b"!"[..]));
     }
 
     #[test]
@@ -941,7 +648,7 @@ mod tests {
         send(&mut exchange, 4, at(0));
         assert!(receive(&mut exchange, b"Message 1", at(0)));
         let fault = exchange.fault().unwrap();
-        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Corrupted, 4, &b"age 1"[..]));
+        assert_eq!((fault.kind, fault.offset, &*fault.got), (FaultKind::Corrupted, Some(4), &b"age 1"[..]));
         assert_eq!(fault.to_string(), r#"at byte 4 b"age 1" came where nothing was sent"#);
     }
 
@@ -951,19 +658,19 @@ mod tests {
         send_all(&mut exchange);
         receive(&mut exchange, b"Message 1Mess", at(0));
         assert!(end(&mut exchange), "there is nothing more to find out");
-        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Truncated), 13));
+        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Truncated), Some(13)));
     }
 
     #[test]
     fn an_end_with_nothing_missing_is_closed_early() {
-        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(2));
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| load.messages = Some(2));
         let sent = send(&mut exchange, 1000, at(0));
         receive(&mut exchange, &sent, at(0));
         assert!(end(&mut exchange));
-        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::ClosedEarly), 8));
+        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::ClosedEarly), Some(8)));
 
         // So is an end before the first message.
-        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(2));
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| load.messages = Some(2));
         end(&mut exchange);
         assert_eq!(kind(&exchange), Some(FaultKind::ClosedEarly));
     }
@@ -983,7 +690,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_finishes_first_once_everything_is_back_did_nothing_wrong() {
-        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.messages = Some(1));
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| load.messages = Some(1));
         let sent = send(&mut exchange, 1000, at(0));
         receive(&mut exchange, &sent, at(0));
         assert!(!end(&mut exchange));
@@ -991,7 +698,7 @@ mod tests {
     }
 
     /// What `bytes` in front of the echo are called: those that came before our first message, then behind it.
-    fn in_front(bytes: &[u8], change: impl Fn(&mut Work)) -> [FaultKind; 2] {
+    fn in_front(bytes: &[u8], change: impl Fn(&mut Load)) -> [FaultKind; 2] {
         [false, true].map(|sends_first| {
             let (mut exchange, _) = generated(64, Pacing::InFlight(1), &change);
             let sent = if sends_first { send(&mut exchange, 64, at(0)) } else { Vec::new() };
@@ -1011,13 +718,13 @@ mod tests {
         ];
         for bytes in openings {
             assert_eq!(in_front(bytes, |_| {}), [FaultKind::Corrupted; 2]);
-            assert_eq!(in_front(bytes, |work| work.messages = Some(1)), [FaultKind::Corrupted; 2]);
+            assert_eq!(in_front(bytes, |load| load.messages = Some(1)), [FaultKind::Corrupted; 2]);
         }
     }
 
     #[test]
     fn behind_the_last_message_bytes_are_extra_and_before_it_corrupted() {
-        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |work| work.messages = Some(2));
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |load| load.messages = Some(2));
         for _ in 0..2 {
             // A message that is out in part is no last byte.
             let mut sent = send(&mut exchange, 10, at(0));
@@ -1027,9 +734,9 @@ mod tests {
         }
         assert_eq!(exchange.unsent(), FaultKind::Extra);
 
-        // Where time alone ends the work, a byte would be extra or not by the time it came.
+        // Where time alone ends the load, a byte would be extra or not by the time it came.
         let (mut exchange, _) =
-            generated(64, Pacing::InFlight(1), |work| work.duration = Some(Duration::from_millis(10)));
+            generated(64, Pacing::InFlight(1), |load| load.duration = Some(Duration::from_millis(10)));
         let sent = send(&mut exchange, 1000, at(0));
         receive(&mut exchange, &sent, at(9));
         assert_eq!(exchange.unsent(), FaultKind::Corrupted);
@@ -1042,20 +749,20 @@ mod tests {
     fn what_foreign_bytes_look_like_is_said() {
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         receive(&mut exchange, b"SSH-2.0-OpenSSH_9.2p1\r\n", at(0));
-        let told = exchange.fault().unwrap().to_string();
-        assert_eq!(told, r#"at byte 0 b"SSH-2.0-OpenSSH_" came where nothing was sent; this looks like an SSH banner"#);
+        let text = exchange.fault().unwrap().to_string();
+        assert_eq!(text, r#"at byte 0 b"SSH-2.0-OpenSSH_" came where nothing was sent; this looks like an SSH banner"#);
     }
 
     /// Sends 100 messages of 50 bytes and receives `echo` of them, which `change` made wrong.
     #[track_caller]
-    fn told(change: impl FnOnce(&mut Vec<u8>)) -> (FaultKind, u64) {
-        let (mut exchange, _) = generated(50, Pacing::InFlight(100), |work| work.messages = Some(100));
+    fn found(change: impl FnOnce(&mut Vec<u8>)) -> (FaultKind, u64, Option<Origin>) {
+        let (mut exchange, _) = generated(50, Pacing::InFlight(100), |load| load.messages = Some(100));
         let mut echo = send(&mut exchange, 5000, at(0));
         assert_eq!(echo.len(), 5000);
         change(&mut echo);
         assert!(receive(&mut exchange, &echo, at(0)), "{:?}", exchange.fault());
         let fault = exchange.fault().unwrap();
-        (fault.kind, fault.offset)
+        (fault.kind, fault.offset.unwrap(), fault.origin)
     }
 
     fn drop_range(echo: &mut Vec<u8>, from: usize, count: usize) {
@@ -1063,36 +770,37 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_fault_is_told_apart() {
-        assert_eq!(told(|echo| echo[777] ^= 0x10), (FaultKind::Corrupted, 777));
+    fn every_kind_of_fault_is_recognised() {
+        let origin = |connection, position| Some(Origin { connection, position });
+        assert_eq!(found(|echo| echo[777] ^= 0x10), (FaultKind::Corrupted, 777, None));
         for gap in [1, 3, 8, 50, 1000] {
             // The first byte behind the gap may by chance be the one that is missing: then the difference begins later.
-            let (kind, offset) = told(|echo| drop_range(echo, 1234, gap));
-            assert_eq!(kind, FaultKind::Lost(gap as u64));
+            let (kind, offset, belongs) = found(|echo| drop_range(echo, 1234, gap));
+            assert_eq!((kind, belongs), (FaultKind::Lost, origin(3, offset + gap as u64)));
             assert!((1234..1237).contains(&offset), "{offset}");
         }
         let repeated = |echo: &mut Vec<u8>| {
             let again = echo[1003..1103].to_vec();
             echo.splice(1103..1103, again);
         };
-        assert_eq!(told(repeated), (FaultKind::Duplicated(1003), 1103));
+        assert_eq!(found(repeated), (FaultKind::Duplicated, 1103, origin(3, 1003)));
         let foreign = |echo: &mut Vec<u8>| Pattern::new(7, 5).fill(333, &mut echo[2001..2101]);
-        assert_eq!(told(foreign), (FaultKind::Foreign(5), 2001));
+        assert_eq!(found(foreign), (FaultKind::Foreign, 2001, origin(5, 333)));
         let of_another_run = |echo: &mut Vec<u8>| Pattern::new(8, 3).fill(2001, &mut echo[2001..2101]);
-        assert_eq!(told(of_another_run), (FaultKind::Corrupted, 2001));
-        assert_eq!(told(|echo| echo.push(0)), (FaultKind::Extra, 5000));
-        assert_eq!(told(|echo| echo.extend_from_within(..50)), (FaultKind::Duplicated(0), 5000));
+        assert_eq!(found(of_another_run), (FaultKind::Corrupted, 2001, None));
+        assert_eq!(found(|echo| echo.push(0)), (FaultKind::Extra, 5000, None));
+        assert_eq!(found(|echo| echo.extend_from_within(..50)), (FaultKind::Duplicated, 5000, origin(3, 0)));
         let another = |echo: &mut Vec<u8>| {
             echo.resize(5100, 0);
             Pattern::new(7, 5).fill(0, &mut echo[5000..]);
         };
-        assert_eq!(told(another), (FaultKind::Foreign(5), 5000));
-        assert_eq!(told(|echo| echo[4999] ^= 1), (FaultKind::Corrupted, 4999));
+        assert_eq!(found(another), (FaultKind::Foreign, 5000, origin(5, 0)));
+        assert_eq!(found(|echo| echo[4999] ^= 1), (FaultKind::Corrupted, 4999, None));
     }
 
     #[test]
     fn a_difference_is_explained_by_what_follows() {
-        let (mut exchange, _) = generated(50, Pacing::InFlight(2), |work| work.messages = Some(2));
+        let (mut exchange, _) = generated(50, Pacing::InFlight(2), |load| load.messages = Some(2));
         let mut echo = send(&mut exchange, 100, at(0));
         drop_range(&mut echo, 10, 5);
         // A byte at a time: the connection shows what was not consumed again, with more behind it.
@@ -1106,12 +814,15 @@ mod tests {
             }
             shown.drain(..consumed);
         }
-        assert_eq!((kind(&exchange), exchange.fault().unwrap().offset), (Some(FaultKind::Lost(5)), 10));
+        let fault = exchange.fault().unwrap();
+        assert_eq!((fault.kind, fault.offset), (FaultKind::Lost, Some(10)));
+        let position = fault.origin.unwrap().position;
+        assert_eq!(position, 15, "five bytes are missing");
     }
 
     #[test]
-    fn a_closed_loop_keeps_so_many_in_flight() {
-        let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |work| work.messages = Some(3));
+    fn a_closed_loop_keeps_as_many_in_flight_as_asked() {
+        let (mut exchange, notes) = generated(8, Pacing::InFlight(2), |load| load.messages = Some(3));
         let first = send(&mut exchange, 1000, at(1));
         assert_eq!(first.len(), 16);
         assert_eq!((exchange.in_flight(), exchange.batches.len()), (2, 1), "begun together, kept together");
@@ -1126,11 +837,11 @@ mod tests {
     }
 
     #[test]
-    fn an_open_loop_keeps_its_schedule_and_tells_how_late_it_was() {
+    fn an_open_loop_keeps_its_schedule_and_measures_how_late_it_was() {
         // 100 a second over 2 connections: this one, the second, at 10 ms, 30 ms, 50 ms, …
         let rate = Pacing::Rate(Rate::per_second(100).unwrap());
         let (mut exchange, notes) = generated(8, rate, |_| {});
-        exchange.take_turn(1);
+        exchange.take_slot(1);
         assert!(send(&mut exchange, 1000, at(9)).is_empty());
         let first = send(&mut exchange, 1000, at(10));
         assert_eq!(first.len(), 8);
@@ -1147,15 +858,15 @@ mod tests {
             .map(|sample| (sample.service.as_millis(), sample.scheduled.unwrap().as_millis()))
             .collect();
         assert_eq!(times, [(50, 50), (5, 30), (5, 10)]);
-        assert_eq!(exchange.work.scheduled_before(at(50)), 5);
-        assert_eq!(exchange.work.due_in_all(3), Some(at(30)));
+        let schedule = exchange.run.schedule().unwrap();
+        assert_eq!((schedule.due_before(at(50)), schedule.due(3)), (5, at(30)));
     }
 
     #[test]
     fn the_time_counts_from_the_first_measured_message() {
-        let (mut exchange, notes) = generated(8, Pacing::InFlight(1), |work| {
-            work.warmup = Duration::from_millis(10);
-            work.duration = Some(Duration::from_millis(10));
+        let (mut exchange, notes) = generated(8, Pacing::InFlight(1), |load| {
+            load.warmup = Duration::from_millis(10);
+            load.duration = Some(Duration::from_millis(10));
         });
         for (now, begins) in [(0, true), (9, true), (13, true), (22, true), (23, false)] {
             let sent = send(&mut exchange, 1000, at(now));
@@ -1163,32 +874,32 @@ mod tests {
             receive(&mut exchange, &sent, at(now));
         }
         assert_eq!(notes.0.borrow().len(), 2, "warming up is not counted");
-        assert_eq!(exchange.work.stop(), Some(at(23)));
+        assert_eq!(exchange.run.stop(), Some(at(23)));
         assert!(exchange.is_finished());
     }
 
     #[test]
-    fn work_that_has_not_begun_waits_and_blames_nobody() {
-        let work = Work::new(Content::Generated { run: 1, size: 8 }, Pacing::InFlight(1), 1, Box::new(NoMeter));
-        let mut exchange = Exchange::new(1, Rc::new(work));
+    fn a_run_that_has_not_begun_waits_and_blames_nobody() {
+        let load = Load::new(Content::Generated { run: 1, size: 8 }, Pacing::InFlight(1));
+        let mut exchange = Exchange::new(1, Rc::new(Run::new(load, 1, Box::new(NoMeter))));
         assert_eq!(exchange.produce(&mut [0; 64], &at(0)), Produced::Nothing);
         assert_eq!(exchange.expects(), Expects::Nothing);
-        exchange.work.begin(at(1), 1);
+        exchange.run.begin(at(1), 1);
         assert_eq!(exchange.produce(&mut [0; 64], &at(1)), Produced::Bytes(8));
         assert_eq!(exchange.expects(), Expects::AnswerSince(at(1)));
     }
 
     #[test]
     fn without_verification_bytes_are_only_counted() {
-        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |work| work.verify = false);
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| load.verify = false);
         send(&mut exchange, 8, at(0));
         assert!(!receive(&mut exchange, &[0; 8], at(0)));
         assert_eq!(exchange.bytes_echoed(), 8);
     }
 
     #[test]
-    fn what_was_sent_is_told_to_the_byte() {
-        let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |work| work.warmup = Duration::from_millis(5));
+    fn what_was_sent_is_counted_to_the_byte() {
+        let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |load| load.warmup = Duration::from_millis(5));
         send(&mut exchange, 25, at(0));
         assert_eq!(notes.2.get(), (0, 0), "warming up");
         let (mut exchange, notes) = generated(10, Pacing::InFlight(3), |_| {});
@@ -1201,8 +912,8 @@ mod tests {
     #[test]
     fn a_schedule_ends_with_the_last_message_due_before_its_end() {
         // Ten a second for two connections: this one's are due at 0, 200 and 400 ms, and at 600 ms no more.
-        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
-            work.duration = Some(Duration::from_millis(500));
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |load| {
+            load.duration = Some(Duration::from_millis(500));
         });
         for (now, bytes) in [(0, 10), (100, 0), (200, 10), (400, 10)] {
             let sent = send(&mut exchange, 100, at(now));
@@ -1210,7 +921,7 @@ mod tests {
             receive(&mut exchange, &sent, at(now));
             assert!(!exchange.is_finished());
         }
-        assert_eq!(exchange.work.first_measured(), Some(at(0)));
+        assert_eq!(exchange.run.first_measured(), Some(at(0)));
         assert_eq!(send(&mut exchange, 100, at(499)), b"");
         assert!(!exchange.is_finished(), "all connections stay to the end");
         assert_eq!(send(&mut exchange, 100, at(500)), b"");
@@ -1220,8 +931,8 @@ mod tests {
     #[test]
     fn a_connection_stays_until_the_last_message_of_the_others_is_due() {
         // Ten a second for two connections, two messages each: the last of all is due at 300 ms.
-        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
-            work.messages = Some(2);
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |load| {
+            load.messages = Some(2);
         });
         for now in [0, 200] {
             let sent = send(&mut exchange, 100, at(now));
@@ -1233,14 +944,14 @@ mod tests {
         assert_eq!(exchange.expects(), Expects::Nothing, "its silence is in order");
         send(&mut exchange, 100, at(300));
         assert!(exchange.is_finished());
-        let schedule = exchange.work.schedule().unwrap();
+        let schedule = exchange.run.schedule().unwrap();
         assert_eq!((schedule.first, schedule.end, schedule.last_due, schedule.until), (0, 4, at(300), at(400)));
     }
 
     #[test]
     fn a_peer_that_ends_after_the_last_echo_and_before_the_schedule_does_truncates_nothing() {
-        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
-            work.messages = Some(1);
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |load| {
+            load.messages = Some(1);
         });
         let sent = send(&mut exchange, 100, at(0));
         receive(&mut exchange, &sent, at(0));
@@ -1250,8 +961,8 @@ mod tests {
 
     #[test]
     fn what_was_due_before_the_end_is_begun_however_late_and_the_full_socket_is_not_blamed_on_us() {
-        let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
-            work.duration = Some(Duration::from_millis(500));
+        let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |load| {
+            load.duration = Some(Duration::from_millis(500));
         });
         assert_eq!(send(&mut exchange, 100, at(1)).len(), 10);
         exchange.blocked();
@@ -1278,10 +989,10 @@ mod tests {
     #[test]
     fn what_waits_for_longer_than_the_patience_is_given_up_once() {
         let late = |full: bool| {
-            let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |work| {
-                work.duration = Some(Duration::from_millis(500));
-                work.patience = Duration::from_millis(100);
-            });
+            let rate = Pacing::Rate(Rate::per_second(10).unwrap());
+            let duration = Some(Duration::from_millis(500));
+            let patience = Duration::from_millis(100);
+            let (mut exchange, notes) = patient(10, rate, |load| load.duration = duration, patience);
             let sent = send(&mut exchange, 100, at(0));
             if full {
                 exchange.blocked();
@@ -1318,18 +1029,18 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_connection_that_is_far_ahead_are_told() {
+    fn bytes_of_a_connection_that_is_far_ahead_are_recognised() {
         let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
         send(&mut exchange, 64, at(0));
         let mut foreign = [0; 64];
         Pattern::new(7, 5).fill(1 << 30, &mut foreign);
         assert!(receive(&mut exchange, &foreign, at(0)));
-        assert_eq!(kind(&exchange), Some(FaultKind::Foreign(5)));
+        assert_eq!(exchange.fault().unwrap().origin, Some(Origin { connection: 5, position: 1 << 30 }));
     }
 
     #[test]
     fn after_its_last_message_or_a_fault_the_peer_is_expected_to_end() {
-        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |work| work.messages = Some(1));
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |load| load.messages = Some(1));
         let sent = send(&mut exchange, 64, at(0));
         receive(&mut exchange, &sent, at(0));
         assert_eq!(exchange.expects(), Expects::Nothing, "it was not asked to finish yet");

@@ -1,4 +1,4 @@
-//! What bytes look like that nobody sent: the first bytes of protocols that often answer where an echo was to come.
+//! What foreign bytes look like: the first bytes of protocols that often answer in place of an echo.
 //!
 //! Owns their signatures. Looks only at bytes, and says what they look like, not what they are.
 

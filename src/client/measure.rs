@@ -1,6 +1,6 @@
 //! What the client measures.
 //!
-//! Owns the counters and histograms of a run. Knows nothing of connections: the exchanges tell it what happened.
+//! Owns the counters and histograms of a run. Knows nothing of connections: the exchanges report what happens.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::client::exchange::{Lateness, Meter, Sample};
 use crate::engine::time::Moment;
 
-/// The longest time that is told apart from longer ones: an hour, in microseconds.
+/// The longest time that is distinguished from longer ones: an hour, in microseconds.
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// Times are kept to three digits.
@@ -20,6 +19,56 @@ const DIGITS: u8 = 3;
 /// A client that begins a message later than this, though nothing was in its way, has fallen behind its schedule. Waking up
 /// takes some tens of microseconds, and up to a few hundred on a busy machine.
 pub const LATE: Duration = Duration::from_millis(1);
+
+/// Takes what is measured. It hears only of messages of the measured part.
+pub trait Meter {
+    /// A message was begun. If it was scheduled, `late` says how late.
+    fn begun(&self, late: Option<Lateness>);
+    /// This number of scheduled messages will never be begun: it has become too late. `own` is the part of the lateness that
+    /// is our own.
+    fn given_up(&self, messages: u64, own: Duration);
+    /// This number of bytes was handed to the connection, with the ends of this number of messages.
+    fn sent(&self, bytes: u64, messages: u64);
+    /// This number of bytes came back right.
+    fn returned(&self, bytes: u64);
+    /// A whole message came back.
+    fn echoed(&self, sample: Sample);
+}
+
+/// How long after its time a scheduled message was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lateness {
+    /// In all.
+    pub total: Duration,
+    /// The same, if nothing was in its way. Zero if the socket was full and the message waited for that, or for others that
+    /// waited for it: then the peer, or the path to it, made it wait.
+    pub own: Duration,
+}
+
+/// One message's times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When its last byte was back.
+    pub at: Moment,
+    /// From its first write to its first byte back.
+    pub first_byte: Duration,
+    /// From its first write to its last byte back.
+    pub service: Duration,
+    /// From the time it was scheduled for to its last byte back, if it was scheduled.
+    pub scheduled: Option<Duration>,
+}
+
+/// A meter that measures nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMeter;
+
+impl Meter for NoMeter {
+    fn begun(&self, _late: Option<Lateness>) {}
+    fn given_up(&self, _messages: u64, _own: Duration) {}
+    fn sent(&self, _bytes: u64, _messages: u64) {}
+    fn returned(&self, _bytes: u64) {}
+    fn echoed(&self, _sample: Sample) {}
+}
 
 /// Counters and times in microseconds of the measured messages; of connects, all.
 #[derive(Debug)]
@@ -54,7 +103,7 @@ pub struct Figures {
     pub connect: Histogram<u64>,
 }
 
-/// The figures of a run, shared by whoever measures and whoever tells.
+/// The figures of a run, shared by the exchanges, which measure, and the client.
 #[derive(Clone, Debug)]
 pub struct Figured(Rc<RefCell<Figures>>);
 
@@ -90,12 +139,12 @@ impl Figured {
         self.0.borrow()
     }
 
-    /// A connection failed with so many messages on their way.
+    /// A connection failed with this number of messages on their way.
     pub fn lost(&self, messages: u64) {
         self.borrow_mut().unanswered += messages;
     }
 
-    /// A connect took so long.
+    /// A connect succeeded, `after` this time.
     pub fn connected(&self, after: Duration) {
         record(&mut self.borrow_mut().connect, after);
     }
@@ -112,7 +161,7 @@ impl Default for Figured {
 }
 
 /// The time within which `percent` of all messages were back. Beside those in the histogram there are `never` more, which
-/// count as longer than all others: `None`, if it falls among them, or if there are no messages.
+/// count as longer than all others. `None` if the percentile falls among them, or if there are no messages.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a share, to some digits")]
 pub fn percentile(times: &Histogram<u64>, never: u64, percent: f64) -> Option<u64> {
@@ -122,6 +171,13 @@ pub fn percentile(times: &Histogram<u64>, never: u64, percent: f64) -> Option<u6
     }
     let share = percent / 100.0 * (all / back);
     Some(times.value_at_quantile(share.min(1.0)).min(times.max()))
+}
+
+/// A rate or a share, to a few digits.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "to a few digits")]
+pub fn ratio(count: u64, of: f64) -> f64 {
+    count as f64 / of
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
@@ -193,9 +249,9 @@ mod tests {
         let sample = |service| Sample { at: Moment::START, first_byte: Duration::ZERO, service, scheduled: None };
         figured.echoed(sample(Duration::from_millis(5)));
         figured.echoed(sample(Duration::from_secs(9000)));
-        let told = figured.figures();
-        assert_eq!(told.service.value_at_quantile(0.5) / 10, 500);
-        assert!(told.service.max() >= LONGEST_US - LONGEST_US / 500);
-        assert_eq!((told.messages_echoed, told.scheduled.len()), (2, 0));
+        let seen = figured.figures();
+        assert_eq!(seen.service.value_at_quantile(0.5) / 10, 500);
+        assert!(seen.service.max() >= LONGEST_US - LONGEST_US / 500);
+        assert_eq!((seen.messages_echoed, seen.scheduled.len()), (2, 0));
     }
 }

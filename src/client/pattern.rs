@@ -7,7 +7,7 @@
 /// the same place of two streams then have no bytes in common but by chance.
 const WORDS: u64 = (1 << 40) + 0x3c6e_f373;
 
-/// The highest connection number that a word can tell.
+/// The highest connection number that a word can name.
 pub const MAX_CONNECTION: u32 = 16_000_000;
 
 const _: () = assert!(MAX_CONNECTION as u64 + 1 < u64::MAX / WORDS);
@@ -20,13 +20,13 @@ const STRETCH: usize = 512;
 /// Half the bits of a word.
 const HALF: u32 = u64::BITS / 2;
 
-/// How many bytes behind a difference are needed to find out where they belong: a whole word at any of eight shifts.
+/// How many bytes from a difference on show where they belong: enough for a whole word at any of eight shifts.
 pub const EVIDENCE: usize = 2 * WORD;
 
 /// The endless stream of one connection in one run.
 ///
 /// It is made of words of eight bytes. Each is an invertible function of the connection's number and the word's index,
-/// so that any whole word, wherever it turns up, tells both. The function is a multiplication, because the next word is
+/// so that any whole word, wherever it turns up, names both. The function is a multiplication, because the next word is
 /// then an addition away, and a compiler makes several at once: making and comparing bytes must not cost more than the
 /// kernel's copying of them, or the client would measure itself. After 8 TiB comes the next connection's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Pattern {
     first: u64,
 }
 
-/// Where a byte belongs, as the word that it stands in tells.
+/// Where a byte belongs, as its word shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The connection's number.
@@ -84,7 +84,7 @@ impl Pattern {
         last.copy_from_slice(&self.word(behind)[..last.len()]);
     }
 
-    /// How many of `bytes`, which should be the stream from `position` on, are.
+    /// The length of the prefix of `bytes` that matches the stream at `position`.
     #[must_use]
     pub fn matching(self, position: u64, bytes: &[u8]) -> usize {
         let (head, mut index) = split(position, bytes.len());
@@ -119,25 +119,26 @@ impl Pattern {
         matched
     }
 
-    /// Where the first of `bytes` belongs, if a whole word among the first [`EVIDENCE`] bytes tells, and what it tells
-    /// is one of `connections` connections and a position below `end`. With fewer bytes than that, nothing is told.
+    /// Where the first of `bytes` belongs, if a whole word among the first [`EVIDENCE`] bytes names a place that exists: one
+    /// of `connections` connections and a position below `end`. `None` with fewer bytes than that.
     #[must_use]
     pub fn origin(self, bytes: &[u8], connections: u32, end: u64) -> Option<Origin> {
         let bytes = bytes.first_chunk::<EVIDENCE>()?;
         (0..WORD).find_map(|shift| {
             let word = *bytes[shift..].first_chunk::<WORD>()?;
-            let told = unspell(word).wrapping_sub(self.key).wrapping_mul(INVERSE);
-            let connection = u32::try_from(told / WORDS).ok()?;
-            let word_begins = told % WORDS * WORD as u64;
+            let number = unspell(word).wrapping_sub(self.key).wrapping_mul(INVERSE);
+            let connection = u32::try_from(number / WORDS).ok()?;
+            let word_begins = number % WORDS * WORD as u64;
             let position = word_begins.checked_sub(shift as u64)?;
-            // Random bytes would have to be one in billions to pass for a place that exists.
+            // Of billions of random words, one names a place that exists.
             let exists = (1..=connections).contains(&connection) && word_begins < end;
             exists.then_some(Origin { connection, position })
         })
     }
 }
 
-/// How many bytes of `length` from `position` on belong to a word that began before, and the first word behind.
+/// How many of the `length` bytes from `position` on belong to a word that begins before, and the index of the first word
+/// behind them.
 fn split(position: u64, length: usize) -> (usize, u64) {
     match skipped(position) {
         0 => (0, position / WORD as u64),
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_nowhere_tell_nothing() {
+    fn bytes_of_nowhere_name_no_place() {
         let pattern = Pattern::new(7, 1);
         assert_eq!(pattern.origin(&[0; 16], 100, 1 << 30), None);
         assert_eq!(pattern.origin(&bytes(Pattern::new(8, 1), 0, 16), 100, 1 << 30), None, "of another run");
@@ -254,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a stream is cut, its pieces fit together, match themselves and tell where they belong.
+        /// However a stream is cut, its pieces fit together, match themselves and show where they belong.
         #[test]
         fn any_cut_is_the_same_stream(position in 0_u64..10_000, length in 0_usize..1000, run: u64, connection in 1_u32..1000) {
             let pattern = Pattern::new(run, connection);

@@ -1,47 +1,48 @@
-//! The line that shows how a run is getting on.
+//! How far a run is, in one line.
 //!
-//! Owns when it is drawn again. Nothing is shown where there is no terminal, and no thread draws: the client calls in
-//! between its turns. Where the line stands, and how the log gets past it, is the business of [`LossyStderr`].
+//! Owns the line's words. Where and how often it is drawn is the program's business.
 
-use std::io::{self, IsTerminal};
-use std::time::Duration;
-
-use crate::cli::standard_error::LossyStderr;
+use super::{Client, Phase};
+use crate::client::measure;
 use crate::engine::time::Moment;
 
-/// How often the line is drawn: often enough to look alive, and the percentiles in it cost some 50 µs each time. A run
-/// that is over sooner has none.
-const INTERVAL: Duration = Duration::from_millis(200);
-
-/// The progress line, on a terminal, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Progress {
-    next: Moment,
-}
-
-impl Progress {
-    /// A line, if standard error is a terminal that can draw one.
-    pub(super) fn on_terminal() -> Option<Progress> {
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        (io::stderr().is_terminal() && !dumb).then_some(Progress { next: Moment::START.plus(INTERVAL) })
-    }
-
-    /// When it is to be drawn next.
-    pub(super) fn next(&self) -> Moment {
-        self.next
-    }
-
-    /// Draws what `text` gives, if it is time.
-    pub(super) fn draw(&mut self, now: Moment, text: impl FnOnce() -> String) {
-        if now >= self.next {
-            self.next = now.plus(INTERVAL);
-            LossyStderr::draw(&text());
+impl Client {
+    /// How far the run is: its phase, its connections, and what was measured so far.
+    #[must_use]
+    pub fn progress(&self, now: Moment) -> String {
+        let figures = self.figured.figures();
+        let measuring = self.run.first_measured();
+        let (phase, left) = match self.phase {
+            Phase::Connecting => ("connecting", None),
+            Phase::Holding(until) => ("holding", Some(until)),
+            Phase::Working if measuring.is_none() => {
+                ("warming up", self.run.start().map(|start| start.plus(self.plan.load.warmup)))
+            }
+            Phase::Working => ("running", self.run.stop()),
+            Phase::Closing => ("closing", None),
+        };
+        let mut text =
+            vec![format!("{phase}: {} of {} connected", self.open - self.window.under_way(), self.plan.connections)];
+        // What a narrow terminal has no room for comes last.
+        text.push(format!("{} faults", self.connections.failed));
+        text.extend(left.map(|left| format!("{:.0} s left", left.since(now).as_secs_f64())));
+        if let Some(first) = measuring {
+            let seconds = now.since(first).as_secs_f64().max(1e-3);
+            let (shown, never) = match self.run.schedule() {
+                Some(_) => (&figures.scheduled, self.missed(&figures) + figures.unanswered),
+                None => (&figures.service, 0),
+            };
+            let percentile = |percent: f64| {
+                measure::percentile(shown, never, percent).map_or("not back".to_owned(), |time| format!("{time} µs"))
+            };
+            text.push(format!(
+                "{:.0} messages/s, p99 {}, p50 {}, {:.1} MB/s",
+                measure::ratio(figures.messages_echoed, seconds),
+                percentile(99.0),
+                percentile(50.0),
+                measure::ratio(figures.bytes_echoed, seconds) / 1e6
+            ));
         }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        LossyStderr::draw("");
+        text.join(", ")
     }
 }

@@ -1,12 +1,14 @@
-//! How often something happens: so many times a second, in whole numbers or decimal fractions.
+//! How often something happens: a number of times a second, whole or with a decimal fraction.
 //!
-//! Owns the arithmetic between counts and times. It is exact, in whole numbers alone: a schedule that is kept for days
-//! must not drift.
+//! Owns the arithmetic between counts and times. It is exact, in whole numbers alone: a schedule that is kept for days must
+//! not drift.
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
+
+use crate::client::units::split_multiplier;
 
 /// The digits behind the point: a rate counts whole events in a million seconds.
 const DECIMALS: u32 = 6;
@@ -23,7 +25,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many a second; `None` for none at all, or for more than [`HIGHEST`].
+    /// `events` a second; `None` for none at all, or for more than [`HIGHEST`].
     #[must_use]
     pub fn per_second(events: u64) -> Option<Rate> {
         if events > HIGHEST {
@@ -61,18 +63,16 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Digits, with a point and up to six digits more behind it if need be: `5000`, `0.5`.
+/// Digits, with a point and up to six digits more behind it if need be, and a `k`, `K`, `M` or `G`: `5000`, `0.5`, `2.5k`.
 impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Rate, String> {
-        let (whole, decimals) = match text.split_once('.') {
-            Some((whole, decimals)) => (whole, decimals),
-            None => (text, "0"),
-        };
+        let (number, factor) = split_multiplier(text);
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
         let are_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         if !are_digits(whole) || !are_digits(decimals) {
-            return Err("write it in digits, like 5000 or 0.5".to_owned());
+            return Err("write it in digits, like 5000, 5k or 0.5".to_owned());
         }
         let decimals = decimals.trim_end_matches('0');
         if decimals.len() > DECIMALS as usize {
@@ -81,7 +81,8 @@ impl FromStr for Rate {
         let whole: u64 = whole.parse().unwrap_or(u64::MAX);
         let fraction: u64 = format!("{decimals:0<6}").parse().unwrap_or(u64::MAX);
         let too_high = || format!("at most {HIGHEST} a second");
-        let in_all = whole.checked_mul(SECONDS).and_then(|whole| whole.checked_add(fraction)).ok_or_else(too_high)?;
+        let number = whole.checked_mul(SECONDS).and_then(|whole| whole.checked_add(fraction));
+        let in_all = number.and_then(|number| number.checked_mul(factor)).ok_or_else(too_high)?;
         if in_all > HIGHEST * SECONDS {
             return Err(too_high());
         }
@@ -114,7 +115,14 @@ mod tests {
             ".5",
             "5.",
             "1e3",
-            "5k",
+            "k",
+            "0k",
+            "5kk",
+            "5 k",
+            "5m",
+            "1.0000001k",
+            "1.000001G",
+            "18446744073709551615G",
             "1.2.3",
             "0.0000001",
             "1000000001",
@@ -125,6 +133,21 @@ mod tests {
         }
         assert!("18446744073709551616".parse::<Rate>().unwrap_err().contains("at most 1000000000 a second"));
         assert_eq!((Rate::per_second(0), Rate::per_second(HIGHEST + 1)), (None, None));
+    }
+
+    #[test]
+    fn a_rate_may_be_written_in_thousands_millions_and_billions() {
+        for (text, shown) in [
+            ("5k", "5000"),
+            ("5K", "5000"),
+            ("2.5k", "2500"),
+            ("0.000001k", "0.001"),
+            ("0.25M", "250000"),
+            ("1G", "1000000000"),
+        ] {
+            assert_eq!(rate(text).to_string(), shown);
+        }
+        assert!("2G".parse::<Rate>().unwrap_err().contains("at most 1000000000 a second"));
     }
 
     #[test]

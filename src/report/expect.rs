@@ -7,6 +7,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::client::measure::{self, Figures};
+use crate::client::units;
 
 /// One expectation.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +122,7 @@ impl Expectation {
                     Some(("scheduled", percentile)) => (Some(Histogram::Scheduled), percentile),
                     _ => (None, subject.strip_prefix('p').ok_or_else(help)?),
                 };
-                let time = crate::cli::duration(bound)?;
+                let time = units::duration(bound)?;
                 #[expect(clippy::cast_precision_loss, reason = "microseconds to three digits")]
                 (Subject::Percentile { of, percent: percent(percentile)? }, time.as_micros() as f64)
             }
@@ -135,7 +136,7 @@ impl Expectation {
         matches!(self.subject, Subject::Percentile { of: Some(Histogram::Scheduled), .. })
     }
 
-    /// Judges it. So many scheduled messages `never` came back: they took longer than all others.
+    /// Judges it. `never` scheduled messages did not come back: they count as longer than all others.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "times to three digits")]
     pub fn judge(&self, figures: &Figures, never: u64, rate: f64, faults: u32) -> Outcome {
@@ -143,7 +144,7 @@ impl Expectation {
             Subject::Rate => (None, Unit::MessagesPerSecond, 0, Some(rate)),
             Subject::Faults => (None, Unit::Connections, 0, Some(f64::from(faults))),
             Subject::Percentile { of, percent } => {
-                // In an open loop the scheduled time is the one that tells the truth.
+                // In an open loop the time from the schedule on is the one that a user sees.
                 let is_open = never > 0 || !figures.scheduled.is_empty();
                 let of = of.unwrap_or(if is_open { Histogram::Scheduled } else { Histogram::Service });
                 let (times, never) = match of {
@@ -180,8 +181,11 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number from 0 on, as rates are written: `1000`, `0.5`, `5k`.
+#[expect(clippy::cast_precision_loss, reason = "a power of a thousand")]
 fn number(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
+    let (number, factor) = units::split_multiplier(text);
+    match number.parse::<f64>().map(|number| number * factor as f64) {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         _ => Err(format!("{text:?} is no number from 0 on")),
     }
@@ -192,8 +196,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::exchange::{Meter, Sample};
-    use crate::client::measure::Figured;
+    use crate::client::measure::{Figured, Meter, Sample};
     use crate::engine::time::Moment;
 
     fn figured(scheduled: Option<Duration>) -> Figured {
@@ -215,6 +218,8 @@ mod tests {
         assert!(holds("p99<5ms", None) && !holds("p99<1ms", None));
         assert!(holds("p99.9 <= 3ms", None) && holds("p999<3ms", None));
         assert!(holds("rate>999", None) && !holds("rate>1000", None) && holds("rate>=1000", None));
+        assert!(holds("rate<1.001k", None) && !holds("rate>1k", None) && holds("rate>=1K", None));
+        assert!(holds("rate<0.1M", None) && !holds("rate>1G", None));
         assert!(holds("faults=3", None) && !holds("faults=0", None));
     }
 
@@ -274,6 +279,9 @@ mod tests {
             "q99<1ms",
             "rate>-1",
             "rate>x",
+            "rate>k",
+            "rate>5kk",
+            "rate>5m",
             "faults=",
             "x.p99<1ms",
             "<1ms",

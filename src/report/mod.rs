@@ -1,6 +1,7 @@
 //! What the client found out, as one value, one JSON object and one screen of text.
 //!
-//! Owns the shape of the report; docs/report.md describes it. Decides nothing about the run.
+//! Owns the shape of the report, which docs/report.md describes, and the judgement of the figures. Decides nothing about
+//! the run.
 
 mod distribution;
 pub mod expect;
@@ -9,20 +10,26 @@ pub mod hdr_log;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
 use self::distribution::Row;
-use self::expect::Outcome;
-use crate::client::measure;
+use self::expect::{Expectation, Outcome};
+use crate::client::fault::{FaultKind, FaultyConnection};
+use crate::client::findings::{Connections, Findings};
+use crate::client::measure::{self, Figures, LATE, ratio};
 use crate::engine::signals::Signal;
 
 /// The number of the report's shape. It changes when a program that reads the report would have to.
 pub const SCHEMA: u32 = 1;
 
-/// How many failed connections are described one by one; all are counted. A report is to fit a screen.
-pub const DESCRIBED_FAULTS: usize = 10;
+/// From this share of a core on, a client is thought to be the limit of its own figures.
+const BUSY: f64 = 0.9;
+
+/// A shorter run is mostly its beginning, which is all work: the share of a core that it used says nothing.
+const SHORTEST_JUDGED: Duration = Duration::from_millis(100);
 
 /// What became of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -55,9 +62,9 @@ pub struct Report {
     /// How late messages were sent, in an open loop.
     pub schedule_error_us: Option<Times>,
     /// The first faulty connections.
-    pub faults: Vec<ReportedFault>,
+    pub faults: Vec<FaultyConnection>,
     /// How many connections had each kind of fault.
-    pub faults_by_kind: BTreeMap<Kind, u32>,
+    pub faults_by_kind: BTreeMap<FaultKind, u32>,
     /// What was expected of the run, and whether it held.
     pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
@@ -65,24 +72,6 @@ pub struct Report {
     pub interrupted: Option<Signal>,
     /// How the client itself did.
     pub client: ClientState,
-}
-
-/// Counts of connections.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Connections {
-    /// Asked for.
-    pub requested: u32,
-    /// Established.
-    pub established: u32,
-    /// Established only after the first attempt had been dropped: by the shape of the connect times.
-    pub retransmitted: u64,
-    /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
-    /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
-    pub intact: u32,
-    /// With a fault.
-    pub failed: u32,
-    /// Neither: the run was interrupted.
-    pub unfinished: u32,
 }
 
 /// Counts of messages.
@@ -162,8 +151,8 @@ impl Times {
 }
 
 impl Latency {
-    /// So many of the scheduled messages `never` came back.
-    pub(super) fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>, never: u64) -> Latency {
+    /// Beside the scheduled messages in the histogram there are `never` more, which did not come back.
+    fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>, never: u64) -> Latency {
         let shown = if scheduled.is_empty() { service } else { scheduled };
         Latency {
             service: Times::of(service, 0),
@@ -173,101 +162,9 @@ impl Latency {
     }
 }
 
-/// A connection that was not intact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ReportedFault {
-    /// Its number, counted from 1.
-    pub connection: u32,
-    /// What kind of fault.
-    pub kind: Kind,
-    /// The byte of the echoed stream, counted from zero, where it begins, if it has a place.
-    pub offset: Option<u64>,
-    /// What should have come, in hex, up to 16 bytes.
-    #[serde(serialize_with = "hex")]
-    pub expected: Vec<u8>,
-    /// What came.
-    #[serde(serialize_with = "hex")]
-    pub got: Vec<u8>,
-    /// The bytes that were handed to the system, if the connection ever stood. What waited for a full socket is not among
-    /// them; some of them may not have left this host.
-    pub sent: Option<u64>,
-    /// How many of them came back right.
-    pub returned: Option<u64>,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// What exactly, for people.
-    pub detail: String,
-}
-
-impl fmt::Display for ReportedFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} to {} {}: {}", self.connection, self.peer, self.kind, self.detail)
-    }
-}
-
-fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    serializer.serialize_str(&digits.concat())
-}
-
 #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
 fn signal_name<S: Serializer>(signal: &Option<Signal>, serializer: S) -> Result<S::Ok, S::Error> {
     signal.map(Signal::name).serialize(serializer)
-}
-
-/// The kinds of fault, one a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Nobody listens there.
-    Refused,
-    /// The connect was not answered in time.
-    ConnectTimeout,
-    /// The connect failed in some other way: no route, no free port, no descriptor.
-    ConnectFailed,
-    /// Bytes came that were not sent there: other bytes than were sent, or bytes before anything was sent.
-    Corrupted,
-    /// Bytes are missing.
-    Lost,
-    /// Bytes came again.
-    Duplicated,
-    /// Another connection's bytes came.
-    Foreign,
-    /// The peer finished, and bytes that were sent are missing.
-    Truncated,
-    /// The peer finished before the work was done, and everything that was sent was back.
-    ClosedEarly,
-    /// Bytes came behind the last byte of the last message.
-    Extra,
-    /// The peer reset the connection.
-    Reset,
-    /// Nothing moved for too long.
-    NoProgress,
-    /// The work was done and everything was back, but the peer did not finish.
-    Unclosed,
-    /// Anything else that the system said.
-    Failed,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Refused => "refused",
-            Kind::ConnectTimeout => "connect timeout",
-            Kind::ConnectFailed => "connect failed",
-            Kind::Corrupted => "corrupted",
-            Kind::Lost => "lost",
-            Kind::Duplicated => "duplicated",
-            Kind::Foreign => "foreign",
-            Kind::Truncated => "truncated",
-            Kind::ClosedEarly => "closed early",
-            Kind::Extra => "extra",
-            Kind::Reset => "reset",
-            Kind::NoProgress => "no progress",
-            Kind::Unclosed => "unclosed",
-            Kind::Failed => "failed",
-        })
-    }
 }
 
 /// How the client itself did.
@@ -283,7 +180,72 @@ pub struct ClientState {
     pub why: Option<String>,
 }
 
+impl ClientState {
+    /// Judges whether the figures say more of the client than of the path.
+    fn of(findings: &Findings, figures: &Figures) -> ClientState {
+        let mut why = Vec::new();
+        let share = findings.effort.working().as_secs_f64() / findings.measured.as_secs_f64().max(f64::MIN_POSITIVE);
+        if share >= BUSY && findings.measured >= SHORTEST_JUDGED {
+            why.push(format!("the client was the bottleneck: it used {:.0} % of a core", share * 100.0));
+        }
+        let all = figures.begun + figures.given_up;
+        if figures.own_late.saturating_mul(100) > all {
+            let percent = percent(figures.own_late, all);
+            let late = LATE.as_millis();
+            why.push(format!(
+                "the client fell behind its schedule: by itself it was more than {late} ms late with {percent:.0} % of the \
+                 messages"
+            ));
+        }
+        let bottleneck = !why.is_empty();
+        let Connections { requested, established, .. } = findings.connections;
+        if established < requested && findings.interrupted.is_none() {
+            why.push(format!("{established} connections ran and not {requested}"));
+        }
+        let why = (!why.is_empty()).then(|| why.join("; "));
+        let cpu_seconds = findings.effort.cpu.as_secs_f64();
+        ClientState { cpu_seconds, bottleneck, late_messages: figures.own_late, why }
+    }
+}
+
 impl Report {
+    /// The report of what a client found, with the judgement of what was expected of it.
+    #[must_use]
+    pub fn of(findings: &Findings, expectations: &[Expectation]) -> Report {
+        let figures = findings.figured.figures();
+        let seconds = findings.measured.as_secs_f64();
+        let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
+        let rate = a_second(figures.messages_echoed);
+        let never = findings.missed + figures.unanswered;
+        let never_scheduled = if findings.is_scheduled { never } else { 0 };
+        let faults = findings.faults_by_kind.values().sum();
+        Report {
+            schema: SCHEMA,
+            target: findings.target,
+            connections: findings.connections.clone(),
+            messages: Messages {
+                sent: figures.messages_sent,
+                echoed: figures.messages_echoed,
+                missed: findings.missed,
+                unanswered: figures.unanswered,
+            },
+            bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
+            elapsed_seconds: findings.elapsed.as_secs_f64(),
+            seconds,
+            messages_per_second: rate,
+            megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
+            latency_us: Latency::of(&figures.service, &figures.scheduled, never_scheduled),
+            connect_us: Times::of(&figures.connect, 0),
+            first_byte_us: Times::of(&figures.first_byte, 0),
+            schedule_error_us: Times::of(&figures.schedule_error, 0),
+            faults: findings.faults.clone(),
+            faults_by_kind: findings.faults_by_kind.clone(),
+            expectations: expectations.iter().map(|it| it.judge(&figures, never, rate, faults)).collect(),
+            interrupted: findings.interrupted,
+            client: ClientState::of(findings, &figures),
+        }
+    }
+
     /// Whether every connection asked for was intact.
     #[must_use]
     pub fn is_intact(&self) -> bool {
@@ -319,7 +281,7 @@ impl fmt::Display for Report {
         let whole = format!("{:.digits$}", self.elapsed_seconds);
         let measured = format!("{:.digits$}", self.seconds);
         write!(f, "elapsed      {whole} s")?;
-        // A schedule gives its messages a time, which may be longer than what they took; then there is no part to tell.
+        // A schedule gives its messages a time, which may be longer than they took; then there is no part to name.
         if self.messages.echoed > 0 && self.seconds < self.elapsed_seconds && measured != whole {
             write!(f, ", {measured} s of it measured")?;
         }
@@ -411,7 +373,7 @@ impl Report {
         }
     }
 
-    /// One line for whoever reads only one.
+    /// One line, for readers of one line.
     fn verdict(&self) -> String {
         let Connections { requested, intact, failed, unfinished, .. } = self.connections;
         let mut verdict = vec![if intact == requested {

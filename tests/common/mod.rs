@@ -1,6 +1,8 @@
 //! Running the two programs from a test: start, watch what they print, signal, measure, end.
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
+pub mod dice;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};

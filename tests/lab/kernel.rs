@@ -13,6 +13,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use common::dice::Dice;
 use common::proc::{cpu, cpu_since, descriptor_numbers};
 use common::{CLIENT, PATIENCE, Run, SERVER, Server, figure, have, ping, run_within};
 use rustix::process::Signal;
@@ -50,34 +51,15 @@ fn injected(counts: &Path) -> BTreeMap<String, u64> {
     sums
 }
 
-/// The numbers of a world: `SplitMix64`.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (bits ^ (bits >> 31)) % limit
-    }
-
-    /// A size of any magnitude up to 2^`bits`.
-    fn size(&mut self, bits: u64) -> u64 {
-        let magnitude = self.below(bits);
-        (1 << magnitude) + self.below(1 << magnitude)
-    }
-}
-
 /// The client's runs in one world: how many connections, and with which options.
 fn runs(dice: &mut Dice, bulk: u64) -> Vec<(u64, String)> {
-    let size = dice.size(14);
-    let open = dice.size(10);
-    let large = 4096 + dice.size(22);
-    let connections = 1 + dice.below(12);
+    let size = dice.scaled(1, (1 << 14) - 1);
+    let open = dice.scaled(1, (1 << 10) - 1);
+    let large = 4096 + dice.scaled(1, (1 << 22) - 1);
+    let connections = dice.between(1, 12);
     vec![
-        (100 + dice.below(101), String::new()),
-        (50 + dice.below(51), format!("--size {size} --messages 100 --pipeline {}", 1 + dice.below(32))),
+        (dice.between(100, 200), String::new()),
+        (dice.between(50, 100), format!("--size {size} --messages 100 --pipeline {}", dice.between(1, 32))),
         (50, format!("--size {open} --rate 5000 --messages 50")),
         (connections, format!("--size {large} --messages {}", bulk.div_ceil(large * connections))),
     ]
@@ -97,7 +79,7 @@ fn every_byte_survives_the_fault_library() {
         let mut command = under_faults(SERVER, 2 * seed, &counts[0]);
         command.args(["127.0.0.1", "0"]);
         let mut server = Server::start_command(command);
-        for (number, options) in runs(&mut Dice(seed), WORLD) {
+        for (number, options) in runs(&mut Dice::new(seed), WORLD) {
             let mut command = under_faults(CLIENT, 2 * seed + 1, &counts[1]);
             command.args(["127.0.0.1", &server.addr.port().to_string(), &number.to_string(), "--json", "-q"]);
             let run = run_within(Duration::from_secs(120), command.args(options.split_whitespace()));

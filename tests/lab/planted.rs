@@ -233,8 +233,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "what comes back is not compared",
         file: "src/client/exchange.rs",
-        right: "_ if !self.work.verify => input.len(),",
-        wrong: "_ if self.work.connections > 0 => input.len(),",
+        right: "_ if !self.run.load.verify => input.len(),",
+        wrong: "_ if self.run.connections > 0 => input.len(),",
         tests: SIMULATION,
     },
 ];

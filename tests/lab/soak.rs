@@ -19,6 +19,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::dice::Dice;
 use common::proc::{cost_of_rest, descriptor_numbers, exact_cpu, rss, settle};
 use common::{CLIENT, PATIENCE, SERVER, Server, connect_from, figure, pattern, reset, run};
 use multiconn::descriptors::raise_limit;
@@ -32,32 +33,6 @@ const TOTAL_BUFFER: u64 = 16 * MIB;
 
 /// More than are ever open at once here.
 const MOST_CONNECTIONS: u64 = 2000;
-
-/// A rough one that is the same for a seed wherever it runs: `SplitMix64`.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to `below` - 1.
-    fn below(&mut self, below: usize) -> usize {
-        usize::try_from(self.next() % below as u64).unwrap()
-    }
-
-    fn millis(&mut self, least: usize, most: usize) -> Duration {
-        Duration::from_millis((least + self.below(most - least + 1)) as u64)
-    }
-
-    fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {
-        choices[self.below(choices.len())]
-    }
-}
 
 /// What a peer found wrong.
 type Fault = String;
@@ -435,7 +410,7 @@ fn a_server_survives_everything_at_once() {
     let begun = Instant::now();
     let (warm, most) = thread::scope(|scope| {
         for (number, (name, deed)) in PEERS.into_iter().enumerate() {
-            let dice = Dice(seed.wrapping_add(number as u64 * 1_000_003));
+            let dice = Dice::new(seed.wrapping_add(number as u64 * 1_000_003));
             let field = &field;
             scope.spawn(move || field.repeat(name, dice, deed));
         }

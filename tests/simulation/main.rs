@@ -12,6 +12,7 @@
 #![allow(clippy::single_match_else, reason = "two cases of equal weight stand side by side")]
 #![allow(clippy::struct_excessive_bools, reason = "independent facts of a socket")]
 
+#[path = "../common/dice.rs"]
 mod dice;
 mod network;
 mod peer;

@@ -8,8 +8,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use multiconn::client::exchange::{Content, Exchange, FaultKind, NoMeter, Pacing, Work};
+use multiconn::client::exchange::Exchange;
+use multiconn::client::fault::FaultKind;
+use multiconn::client::load::{Content, Load, Pacing};
+use multiconn::client::measure::NoMeter;
 use multiconn::client::rate::Rate;
+use multiconn::client::schedule::Run;
+use multiconn::client::side::Side;
 use multiconn::internals::connection::{End, Timeout, Timeouts};
 use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role, Token};
 use multiconn::internals::time::Moment;
@@ -18,8 +23,6 @@ use multiconn::server::echo::Echo;
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
 use crate::peer::{Kind, Outcome, Peer};
-
-type Side = multiconn::client::side::Side<Echo>;
 
 pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 
@@ -50,7 +53,7 @@ struct Ended {
 /// The role: opens the exchanges and checks the loop.
 struct Tester {
     network: Rc<RefCell<Network>>,
-    work: Rc<Work>,
+    run: Rc<Run>,
     limits: Limits,
     to_start: u32,
     /// When exchanges that have a schedule are woken next.
@@ -80,15 +83,15 @@ impl Role<Side, Simulated> for Tester {
         self.check(event_loop);
         if self.to_start > 0 && self.drained.is_none() {
             self.to_start -= 1;
-            let number = self.work.connections - self.to_start;
-            event_loop.connect(SERVER.into(), Side::Client(Exchange::new(number, Rc::clone(&self.work))));
+            let number = self.run.connections - self.to_start;
+            event_loop.connect(SERVER.into(), Side::Exchange(Exchange::new(number, Rc::clone(&self.run))));
             self.plan(number);
             if self.to_start == 0 {
-                self.work.begin(event_loop.now(), self.work.connections);
+                self.run.begin(event_loop.now(), self.run.connections);
                 wake_all(event_loop);
             }
         }
-        if matches!(self.work.pacing, Pacing::Rate(_)) && self.ended.len() < self.ids.len() {
+        if matches!(self.run.load.pacing, Pacing::Rate(_)) && self.ended.len() < self.ids.len() {
             if event_loop.now() >= self.next_tick {
                 self.next_tick = event_loop.now().plus(TICK);
                 wake_all(event_loop);
@@ -96,7 +99,7 @@ impl Role<Side, Simulated> for Tester {
             event_loop.wake_at(Some(self.next_tick)).unwrap();
         }
         let peers_are_done = self.network.borrow().peers.iter().flatten().all(|peer| peer.outcome.is_some());
-        let exchanges_are_done = self.ended.len() == self.work.connections as usize;
+        let exchanges_are_done = self.ended.len() == self.run.connections as usize;
         if peers_are_done && exchanges_are_done {
             event_loop.stop_listening();
         }
@@ -115,7 +118,7 @@ impl Role<Side, Simulated> for Tester {
             _ => {}
         }
         match event {
-            Event::Closed { protocol: Side::Client(exchange), end, sent, .. } => {
+            Event::Closed { protocol: Side::Exchange(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
                 self.ended.push(Ended { id, end, exchange, sent });
             }
@@ -161,7 +164,7 @@ impl Tester {
         assert_eq!(event_loop.memory(), memory, "the account of memory is wrong");
         let most = self.limits.total_buffer + event_loop.connections().len() * MINIMUM_BUFFER;
         assert!(memory <= most, "{memory} bytes held, {most} allowed");
-        let is_accepted = |side: &Side| matches!(side, Side::Server(_));
+        let is_accepted = |side: &Side| matches!(side, Side::Echo(_));
         let accepted = event_loop.connections().filter(|(_, connection)| is_accepted(connection.protocol())).count();
         assert!(accepted <= self.limits.connections, "more connections accepted than allowed");
     }
@@ -284,7 +287,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     let slow = peers.iter().filter(|kind| matches!(kind, Kind::Trickles | Kind::Stuck)).count();
     let timeouts = if hasty { Timeouts { idle: Some(HASTY), ..TIMEOUTS } } else { TIMEOUTS };
     let drains = exchanges == 0 && !hasty && dice.chance(700);
-    let (work, total) = work(&mut dice, exchanges, weather.room);
+    let (load, total) = load(&mut dice, weather.room);
     let limits = Limits {
         connections: 2 * exchanges as usize + slow + if hasty { peers.len() } else { dice.count(1, 4) },
         connection_buffer: dice.count(MINIMUM_BUFFER, 256 * 1024),
@@ -300,10 +303,10 @@ pub fn run(seed: u64, talkative: bool) -> World {
     let system = Simulated::new(&network);
     let listener = system.listener();
     let mut event_loop = EventLoop::on(system, limits, timeouts);
-    event_loop.listen(listener, |_| Side::Server(Echo)).unwrap();
+    event_loop.listen(listener, |_| Side::Echo(Echo)).unwrap();
     let mut tester = Tester {
         network: Rc::clone(&network),
-        work,
+        run: Rc::new(Run::new(load, exchanges, Box::new(NoMeter))),
         limits,
         to_start: exchanges,
         next_tick: Moment::START,
@@ -345,7 +348,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
 }
 
 /// What the exchanges send, and how many bytes each of them sends.
-fn work(dice: &mut Dice, connections: u32, room: u64) -> (Rc<Work>, u64) {
+fn load(dice: &mut Dice, room: u64) -> (Load, u64) {
     let messages = dice.scaled(1, 40);
     // The number of steps is bounded even if a buffer holds a single byte.
     let size = dice.scaled(1, (room * 30 / messages).clamp(1, 16 * 1024));
@@ -361,9 +364,7 @@ fn work(dice: &mut Dice, connections: u32, room: u64) -> (Rc<Work>, u64) {
     } else {
         Content::Generated { run: dice.between(0, u64::MAX - 1), size }
     };
-    let mut work = Work::new(content, pacing, connections, Box::new(NoMeter));
-    work.messages = Some(messages);
-    (Rc::new(work), messages * size)
+    (Load { messages: Some(messages), ..Load::new(content, pacing) }, messages * size)
 }
 
 /// What goes wrong with one exchange, of which `total` bytes should come back.
@@ -459,9 +460,9 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
                 return;
             };
             world.faults_found += 1;
-            assert!(fault.offset >= at, "{}", details());
+            assert!(fault.offset >= Some(at), "{}", details());
             if how == How::Flip {
-                assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, at), "{}", details());
+                assert_eq!((fault.kind, fault.offset), (FaultKind::Corrupted, Some(at)), "{}", details());
             }
         }
     }

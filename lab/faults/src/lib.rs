@@ -96,7 +96,8 @@ const UNKNOWN: u64 = 1 << 62;
 static DICE: Dice = Dice(AtomicU64::new(0));
 static SEEN: Seen = Seen { tokens: [const { AtomicU64::new(0) }; 64], noted: AtomicUsize::new(0) };
 
-/// `SplitMix64` over a counter: no lock, and safe in a signal handler.
+/// `SplitMix64` over a counter: no lock, and safe in a signal handler. The tests have another; this library is loaded into
+/// other programs and shares no code with them.
 struct Dice(AtomicU64);
 
 impl Dice {

@@ -15,10 +15,14 @@ use libfuzzer_sys::fuzz_target;
 use multiconn::internals::connection::{Connection, Outcome, Readiness, Transport, Context, Unacknowledged};
 use multiconn::internals::time::{Clock, Moment};
 use multiconn::internals::log_budget::LogBudget;
-use multiconn::client::exchange::{Content, Exchange, FaultKind, Lateness, Meter, Pacing, Sample, Work};
+use multiconn::client::exchange::Exchange;
+use multiconn::client::fault::FaultKind;
+use multiconn::client::load::{Content, Load, Pacing};
+use multiconn::client::measure::{Lateness, Meter, Sample};
 use multiconn::client::pattern::{EVIDENCE, Pattern};
 use multiconn::internals::protocol::{Expects, Outbox, Produced, Protocol};
 use multiconn::client::rate::Rate;
+use multiconn::client::schedule::Run;
 use multiconn_fuzz::{Script, is_harmless_line};
 
 const ALLOWED: usize = 8 * 1024;
@@ -72,11 +76,11 @@ impl Meter for Tally {
 /// The exchange, and what it must make of the bytes.
 struct Checked {
     exchange: Exchange,
-    work: Rc<Work>,
+    run: Rc<Run>,
     tally: Tally,
     number: u32,
-    /// Its place in the round of an open loop, and of how many.
-    turn: (u64, u64),
+    /// Its place among those that take turns in an open loop, and how many there are.
+    slot: (u64, u64),
     /// Everything that was sent.
     sent: Vec<u8>,
     /// How much of it is back.
@@ -91,7 +95,7 @@ impl Checked {
     /// The bytes of the stream of connection `number` from `from` on.
     fn stream(&self, number: u32, from: u64, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        match &self.work.content {
+        match &self.run.load.content {
             Content::Texts(texts) => {
                 let all = texts.concat();
                 let from = usize::try_from(from).unwrap();
@@ -104,7 +108,7 @@ impl Checked {
 
     /// How many messages lie wholly in the first `bytes` bytes, and whether the next one has begun there.
     fn messages_in(&self, bytes: usize) -> (u64, bool) {
-        match &self.work.content {
+        match &self.run.load.content {
             Content::Texts(texts) => {
                 let (mut whole, mut left) = (0, bytes);
                 for text in texts {
@@ -125,11 +129,11 @@ impl Checked {
         whole + u64::from(partly)
     }
 
-    /// How many messages there are in all, if the work says so.
+    /// How many messages there are in all, if the load says so.
     fn messages(&self) -> Option<u64> {
-        match &self.work.content {
+        match &self.run.load.content {
             Content::Texts(texts) => Some(texts.len() as u64),
-            Content::Generated { .. } => self.work.messages,
+            Content::Generated { .. } => self.run.load.messages,
         }
     }
 
@@ -137,11 +141,11 @@ impl Checked {
     /// are beside the number that was asked for, so that the meter has to say how many were measured.
     fn all_is_sent(&self) -> bool {
         let (whole, partly) = self.messages_in(self.sent.len());
-        let all = match &self.work.content {
+        let all = match &self.run.load.content {
             Content::Texts(texts) => whole == texts.len() as u64,
             Content::Generated { .. } => false,
         };
-        !partly && (all || self.work.messages.is_some_and(|all| self.tally.0.begun.get() >= all))
+        !partly && (all || self.run.load.messages.is_some_and(|all| self.tally.0.begun.get() >= all))
     }
 
     /// Whether everything was told that was to be told, and nothing else.
@@ -149,7 +153,7 @@ impl Checked {
         let told = &*self.tally.0;
         assert_eq!(self.exchange.bytes_echoed(), self.back as u64);
         assert_eq!(self.exchange.is_finished(), self.finished);
-        if !self.work.warmup.is_zero() {
+        if !self.run.load.warmup.is_zero() {
             return; // Fewer are measured then, but never more.
         }
         let (sent, back) = (self.messages_in(self.sent.len()).0, self.messages_in(self.back).0);
@@ -161,7 +165,8 @@ impl Checked {
     /// Whether the fault tells the truth about `wrong`, which came where `expected` was to come.
     fn check_fault(&self, expected: &[u8], wrong: &[u8]) {
         let fault = self.exchange.fault().expect("other bytes came than were sent");
-        assert_eq!(fault.offset, self.back as u64, "{fault:?}");
+        let offset = fault.offset.expect("it has a place");
+        assert_eq!(offset, self.back as u64, "{fault:?}");
         assert_eq!(fault.got, wrong[..wrong.len().min(EVIDENCE)]);
         assert!(expected.starts_with(&fault.expected), "{fault:?}");
         assert_eq!(fault.expected.is_empty(), expected.is_empty());
@@ -175,19 +180,22 @@ impl Checked {
         match fault.kind {
             FaultKind::Corrupted => assert!(!expected.is_empty() || !self.all_is_sent()),
             FaultKind::Extra => assert!(expected.is_empty() && self.all_is_sent()),
-            FaultKind::Lost(bytes) => {
-                assert!(bytes > 0 && !expected.is_empty());
-                stands_at(self.number, fault.offset + bytes);
+            FaultKind::Lost => {
+                let origin = fault.origin.expect("it shows where it belongs");
+                assert!(origin.position > offset && !expected.is_empty());
+                stands_at(self.number, origin.position);
             }
-            FaultKind::Duplicated(from) => {
-                assert!(from < fault.offset);
-                stands_at(self.number, from);
+            FaultKind::Duplicated => {
+                let origin = fault.origin.expect("it shows where it belongs");
+                assert!(origin.position < offset);
+                stands_at(self.number, origin.position);
             }
-            FaultKind::Foreign(number) => {
-                assert!(number != self.number && (1..=self.work.connections).contains(&number));
-                assert!(matches!(self.work.content, Content::Generated { .. }));
+            FaultKind::Foreign => {
+                let number = fault.origin.expect("it shows where it belongs").connection;
+                assert!(number != self.number && (1..=self.run.connections).contains(&number));
+                assert!(matches!(self.run.load.content, Content::Generated { .. }));
             }
-            FaultKind::Truncated | FaultKind::ClosedEarly => panic!("the peer has not finished: {fault:?}"),
+            _ => panic!("the bytes cannot show this: {fault:?}"),
         }
     }
 }
@@ -196,7 +204,7 @@ impl Protocol for Checked {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         assert!(!self.aborted, "nothing is looked at behind a fault");
         let expected = self.sent[self.back..].to_vec();
-        let right = if self.work.verify {
+        let right = if self.run.load.verify {
             input.iter().zip(&expected).take_while(|(got, sent)| got == sent).count()
         } else {
             input.len().min(expected.len())
@@ -212,7 +220,7 @@ impl Protocol for Checked {
             self.check_fault(&expected[right..], &input[right..]);
             // It may wait for as much as it takes to tell what kind of fault it is, if that much is to come.
             let wrong = input.len() - right;
-            let waits = matches!(self.work.content, Content::Generated { .. })
+            let waits = matches!(self.run.load.content, Content::Generated { .. })
                 && wrong < EVIDENCE
                 && wrong < expected.len() - right;
             assert_eq!(consumed, if waits { right } else { input.len() });
@@ -240,33 +248,33 @@ impl Protocol for Checked {
             Produced::Finished => {
                 assert_eq!(self.back, self.sent.len(), "finished before everything was back");
                 // Those sent while warming up are beside the number that was asked for.
-                let enough = |messages| match self.work.warmup.is_zero() {
+                let enough = |messages| match self.run.load.warmup.is_zero() {
                     true => self.begun() == messages,
                     false => self.begun() >= messages,
                 };
-                assert!(self.messages().is_none_or(enough) || self.work.duration.is_some());
+                assert!(self.messages().is_none_or(enough) || self.run.load.duration.is_some());
                 self.finished = true;
             }
         }
         let (begun, in_flight) = (self.begun(), self.begun() - self.messages_in(self.back).0);
-        assert!(self.messages().is_none_or(|messages| begun <= messages) || !self.work.warmup.is_zero());
-        match self.work.pacing {
+        assert!(self.messages().is_none_or(|messages| begun <= messages) || !self.run.load.warmup.is_zero());
+        match self.run.load.pacing {
             Pacing::Streamed => assert!(begun - before.1.0 <= 1, "one message at a time"),
             Pacing::InFlight(most) => assert!(in_flight <= u64::from(most)),
             Pacing::Rate(rate) => {
-                let (Some(start), (turn, turns)) = (self.work.start(), self.turn) else {
+                let (Some(start), (slot, slots)) = (self.run.start(), self.slot) else {
                     assert_eq!(begun, 0);
                     return produced;
                 };
-                // Message n of this connection is due when n * turns + turn messages of all are.
+                // Message n of this connection is due when n * slots + slot messages of all are.
                 let passed = clock.now().since(start);
-                let due = |index: u64| rate.time_of(index * turns + turn) <= passed;
+                let due = |index: u64| rate.time_of(index * slots + slot) <= passed;
                 assert!(begun == 0 || due(begun - 1), "sent before its time");
                 // However late: nothing that was due before the end is left out.
-                let schedule = self.work.schedule().unwrap();
-                let all = match &self.work.content {
-                    Content::Texts(texts) => begun == texts.len() as u64 || begun * turns + turn >= schedule.end,
-                    Content::Generated { .. } => begun * turns + turn >= schedule.end,
+                let schedule = self.run.schedule().unwrap();
+                let all = match &self.run.load.content {
+                    Content::Texts(texts) => begun == texts.len() as u64 || begun * slots + slot >= schedule.end,
+                    Content::Generated { .. } => begun * slots + slot >= schedule.end,
                 };
                 assert!(produced != Produced::Finished || (all && clock.now() >= schedule.last_due), "it left early");
                 let held_back = produced == Produced::Nothing && !due(begun);
@@ -291,15 +299,15 @@ impl Protocol for Checked {
             (Some(before), after) => assert_eq!(Some(&before), after, "the first fault is the one to tell"),
             (None, None) => {
                 assert_eq!(self.back, self.sent.len());
-                assert!(self.messages().is_none_or(|all| self.begun() >= all) || self.work.duration.is_some());
+                assert!(self.messages().is_none_or(|all| self.begun() >= all) || self.run.load.duration.is_some());
             }
             (None, Some(fault)) => {
                 let kind = if written > self.back { FaultKind::Truncated } else { FaultKind::ClosedEarly };
-                assert_eq!((fault.kind, fault.offset), (kind, self.back as u64));
+                assert_eq!((fault.kind, fault.offset), (kind, Some(self.back as u64)));
                 let (whole, partly) = self.messages_in(self.back);
                 let all_is_back = self.back == self.sent.len() && !partly && self.messages() == Some(whole);
-                // Work that was never begun is not done, nor is one that goes on to warm up.
-                assert!(!all_is_back || self.work.start().is_none() || !self.work.warmup.is_zero());
+                // A run that was never begun is not done, nor is one that goes on to warm up.
+                assert!(!all_is_back || self.run.start().is_none() || !self.run.load.warmup.is_zero());
                 assert!(!self.finished);
             }
         }
@@ -412,8 +420,8 @@ impl Socket {
     }
 }
 
-/// The work that the first bytes of the script describe.
-fn work(script: &mut Script<'_>, tally: Tally) -> (Rc<Work>, u64) {
+/// The load that the first bytes of the script describe, for how many connections, and the key of its patterns.
+fn load(script: &mut Script<'_>) -> (Load, u32, u64) {
     let (which, how) = (script.byte(), script.byte());
     let run = u64::from(how >> 5);
     let pacing = match which >> 1 & 3 {
@@ -421,8 +429,7 @@ fn work(script: &mut Script<'_>, tally: Tally) -> (Rc<Work>, u64) {
         2 => Pacing::InFlight(1 + u32::from(which >> 4)),
         _ => Pacing::Rate(Rate::per_second(1 + 50 * u64::from(which >> 3)).unwrap()),
     };
-    let connections = 1 + u32::from(how & 3);
-    let mut work = if which & 1 == 0 {
+    let mut load = if which & 1 == 0 {
         let texts: Vec<Vec<u8>> = (0..=how % 4)
             .map(|_| {
                 let count = usize::from(script.byte() & 31);
@@ -430,37 +437,36 @@ fn work(script: &mut Script<'_>, tally: Tally) -> (Rc<Work>, u64) {
             })
             .chain([b"!".to_vec()])
             .collect();
-        let mut work = Work::texts(&texts, connections, Box::new(tally));
-        work.pacing = pacing;
-        work
+        Load { pacing, ..Load::texts(texts) }
     } else {
         let size = script.amount(3000).max(1) as u64;
-        let mut work = Work::new(Content::Generated { run, size }, pacing, connections, Box::new(tally));
-        work.messages = (how & 4 != 0).then(|| u64::from(script.byte()));
-        work.duration = (how & 8 != 0).then(|| Duration::from_millis(u64::from(script.byte())));
-        work
+        let mut load = Load::new(Content::Generated { run, size }, pacing);
+        load.messages = (how & 4 != 0).then(|| u64::from(script.byte()));
+        load.duration = (how & 8 != 0).then(|| Duration::from_millis(u64::from(script.byte())));
+        load
     };
-    work.verify = how & 16 == 0;
+    load.verify = how & 16 == 0;
     if which & 0x80 != 0 {
-        work.warmup = Duration::from_millis(u64::from(script.byte()));
+        load.warmup = Duration::from_millis(u64::from(script.byte()));
     }
-    (Rc::new(work), run)
+    (load, 1 + u32::from(how & 3), run)
 }
 
-fn run(mut script: Script<'_>, scratch: &mut [u8]) {
+fn try_exchange(mut script: Script<'_>, scratch: &mut [u8]) {
     let tally = Tally::default();
-    let (work, run) = work(&mut script, tally.clone());
-    let (number, turn) = (1 + u32::from(script.byte()) % work.connections, script.byte());
-    let turns = u32::from(turn & 3) + 1;
-    let turn = u32::from(turn >> 2) % turns;
-    let mut exchange = Exchange::new(number, Rc::clone(&work));
-    exchange.take_turn(turn);
+    let (load, connections, key) = load(&mut script);
+    let run = Rc::new(Run::new(load, connections, Box::new(tally.clone())));
+    let (number, slot) = (1 + u32::from(script.byte()) % connections, script.byte());
+    let slots = u32::from(slot & 3) + 1;
+    let slot = u32::from(slot >> 2) % slots;
+    let mut exchange = Exchange::new(number, Rc::clone(&run));
+    exchange.take_slot(slot);
     let checked = Checked {
         exchange,
-        work: Rc::clone(&work),
+        run: Rc::clone(&run),
         tally,
         number,
-        turn: (turn.into(), turns.into()),
+        slot: (slot.into(), slots.into()),
         sent: Vec::new(),
         back: 0,
         differs_at: None,
@@ -475,9 +481,9 @@ fn run(mut script: Script<'_>, scratch: &mut [u8]) {
         // Of two orders, one is carried out before the next, so that things happen one by one and together.
         match order & 15 {
             13 => now = now.plus(Duration::from_millis(script.amount(usize::MAX) as u64)),
-            14 | 15 if work.start().is_none() => work.begin(now, turns),
+            14 | 15 if run.start().is_none() => run.begin(now, slots),
             14 | 15 => {}
-            what => connection.transport_mut().happen(what, run, &mut script),
+            what => connection.transport_mut().happen(what, key, &mut script),
         }
         if order & 16 != 0 {
             continue;
@@ -514,4 +520,4 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
 }
 
-fuzz_target!(|bytes: &[u8]| SCRATCH.with_borrow_mut(|scratch| run(Script(bytes), scratch)));
+fuzz_target!(|bytes: &[u8]| SCRATCH.with_borrow_mut(|scratch| try_exchange(Script(bytes), scratch)));

@@ -10,8 +10,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use multiconn::client::exchange::{Content, Exchange, NoMeter, Pacing, Work};
+use multiconn::client::exchange::Exchange;
+use multiconn::client::load::{Content, Load, Pacing};
+use multiconn::client::measure::NoMeter;
 use multiconn::client::pattern::Pattern;
+use multiconn::client::schedule::Run;
+use multiconn::client::side::Side;
 use multiconn::internals::connection::{
     Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport, Unacknowledged,
 };
@@ -122,11 +126,11 @@ fn serve<T: Transport, P: Protocol>(transport: T, protocol: P, times: u64, mut b
 }
 
 fn exchange(size: u64, in_flight: u32, times: u64) {
-    let content = Content::Generated { run: 1, size };
-    let work = Work::new(content, Pacing::InFlight(in_flight), 1, Box::new(NoMeter));
-    work.begin(Moment::START, 1);
-    // One service moves messages until its budget is spent.
-    serve(Mirror::default(), Exchange::new(1, Rc::new(work)), times, |_| {});
+    let load = Load::new(Content::Generated { run: 1, size }, Pacing::InFlight(in_flight));
+    let run = Run::new(load, 1, Box::new(NoMeter));
+    run.begin(Moment::START, 1);
+    // One service moves messages until its budget is spent. As in the client's loop, either side could be its protocol.
+    serve(Mirror::default(), Side::Exchange(Exchange::new(1, Rc::new(run))), times, |_| {});
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,9 @@
 //! Chance: the same numbers for the same seed.
 //!
 //! Owns the state of one generator. Knows nothing of what the numbers decide.
+#![allow(dead_code, reason = "every test file uses another part of it")]
+
+use std::time::Duration;
 
 /// A generator of numbers (`SplitMix64`: Steele, Lea and Flood, 2014).
 #[derive(Debug)]
@@ -34,12 +37,21 @@ impl Dice {
         usize::try_from(self.scaled(least as u64, most as u64)).unwrap()
     }
 
+    /// From 0 to `below` - 1.
+    pub fn below(&mut self, below: usize) -> usize {
+        usize::try_from(self.between(0, below as u64 - 1)).unwrap()
+    }
+
+    pub fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(self.between(least, most))
+    }
+
     /// `true` in `permille` of a thousand cases.
     pub fn chance(&mut self, permille: u64) -> bool {
         self.between(0, 999) < permille
     }
 
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.between(0, from.len() as u64 - 1)).unwrap()]
+        from[self.below(from.len())]
     }
 }

@@ -1,0 +1,159 @@
+//! What a client found: the value that a report is made of.
+//!
+//! Owns the account of a run that is over, or was interrupted. How it is shown is not decided here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use super::{Client, Phase};
+use crate::client::connect_window::RETRANSMITTED;
+use crate::client::fault::{FaultKind, FaultyConnection};
+use crate::client::measure::{Figured, Figures};
+use crate::engine::event_loop::EventLoop;
+use crate::engine::protocol::Protocol;
+use crate::engine::signals::Signal;
+use crate::engine::system::Mio;
+use crate::engine::time::Moment;
+
+/// How many faulty connections are described one by one; all are counted. A report is to fit a screen.
+pub const DESCRIBED_FAULTS: usize = 10;
+
+/// What a client found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// The address that was connected to, or the first of several.
+    pub target: SocketAddr,
+    /// What became of the connections.
+    pub connections: Connections,
+    /// The counters and histograms of the measured messages.
+    pub figured: Figured,
+    /// Whether messages were scheduled: an open loop that has begun.
+    pub is_scheduled: bool,
+    /// Measured messages that were due before the run was over, and never begun.
+    pub missed: u64,
+    /// The whole run, from the first connect on.
+    pub elapsed: Duration,
+    /// The measured part of it: from the first measured message to the last one's echo, or the time that was given for the
+    /// messages if that is longer.
+    pub measured: Duration,
+    /// What this process spent in the measured part.
+    pub effort: Effort,
+    /// The first faulty connections, [`DESCRIBED_FAULTS`] at the most.
+    pub faults: Vec<FaultyConnection>,
+    /// How many connections had each kind of fault.
+    pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    /// The signal that ended the run early.
+    pub interrupted: Option<Signal>,
+}
+
+/// Counts of connections.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Connections {
+    /// Asked for.
+    pub requested: u32,
+    /// Established.
+    pub established: u32,
+    /// Established only after the first attempt had been dropped: by the shape of the connect times.
+    pub retransmitted: u64,
+    /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
+    /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
+    pub intact: u32,
+    /// With a fault.
+    pub failed: u32,
+    /// Neither: the run was interrupted.
+    pub unfinished: u32,
+}
+
+/// CPU time that this process used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effort {
+    /// All of it.
+    pub cpu: Duration,
+    /// The part of it that went into polling without sleeping.
+    pub polled: Duration,
+}
+
+impl Effort {
+    pub(super) fn of(system: &Mio) -> Effort {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        let cpu = Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0));
+        Effort { cpu, polled: system.time_polled() }
+    }
+
+    fn since(self, before: Effort) -> Effort {
+        Effort { cpu: self.cpu.saturating_sub(before.cpu), polled: self.polled.saturating_sub(before.polled) }
+    }
+
+    /// The part that went into work.
+    #[must_use]
+    pub fn working(self) -> Duration {
+        self.cpu.saturating_sub(self.polled)
+    }
+}
+
+impl Client {
+    /// What the client found: counted to the end for connections that are over, so far for those still on `event_loop`.
+    #[must_use]
+    pub fn into_findings<P: Protocol>(self, event_loop: &EventLoop<P>) -> Findings {
+        let (connections, missed, measured) = {
+            let figures = self.figured.figures();
+            let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
+            let connections =
+                Connections { unfinished, retransmitted: retransmitted(&figures), ..self.connections.clone() };
+            (connections, self.missed(&figures), self.measured(&figures, event_loop.now()))
+        };
+        Findings {
+            target: self.addrs[0],
+            connections,
+            is_scheduled: self.run.schedule().is_some(),
+            missed,
+            elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
+            measured,
+            effort: Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default()),
+            figured: self.figured,
+            faults: self.faults,
+            faults_by_kind: self.faults_by_kind,
+            interrupted: self.interrupted,
+        }
+    }
+
+    /// How long the measured part took. A run for a given time counts as that, even if the last echo came early: one message
+    /// a second, echoed in a microsecond, is not a million a second. The same holds for the time that a rate gives to its
+    /// messages. But a signal, or the failure of all, may end it before.
+    fn measured(&self, figures: &Figures, now: Moment) -> Duration {
+        let (Some(first), Some(last)) = (self.run.first_measured(), figures.last_echo) else {
+            return now.since(self.began.unwrap_or(Moment::START));
+        };
+        let whole = self.interrupted.is_none() && self.connections.intact > 0;
+        let given_until = match self.run.schedule() {
+            Some(schedule) => Some(schedule.until),
+            None => self.run.stop(),
+        };
+        let end = match given_until {
+            Some(until) if whole => until,
+            Some(until) => until.min(now),
+            None => last,
+        };
+        last.max(end).since(first)
+    }
+
+    /// Measured messages that were due before the run was over, and never begun.
+    pub(super) fn missed(&self, figures: &Figures) -> u64 {
+        let Some(schedule) = self.run.schedule() else { return 0 };
+        // No connection had to begin what falls due between the last look at the schedule and a signal.
+        let due = if self.phase == Phase::Closing { schedule.end } else { self.next_message };
+        due.saturating_sub(schedule.first).saturating_sub(figures.begun)
+    }
+}
+
+/// How many connects were dropped at first and sent again, as their times show. If even the quickest took about as long,
+/// the path is that long.
+fn retransmitted(figures: &Figures) -> u64 {
+    let limit = u64::try_from(RETRANSMITTED.as_micros()).unwrap_or(u64::MAX);
+    let connect = &figures.connect;
+    if connect.is_empty() || connect.min() > limit / 2 { 0 } else { connect.count_between(limit, u64::MAX) }
+}

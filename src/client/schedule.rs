@@ -1,0 +1,159 @@
+//! When messages are begun: what all exchanges of a run have in common, and the schedule of an open loop.
+//!
+//! Owns the moments at which the run began and its first message was measured, and the arithmetic of when message n is
+//! due.
+
+use std::cell::{Cell, OnceCell};
+use std::fmt;
+use std::time::Duration;
+
+use crate::client::load::{Load, Pacing};
+use crate::client::measure::Meter;
+use crate::client::rate::Rate;
+use crate::engine::time::Moment;
+
+/// What the exchanges of a run share.
+pub struct Run {
+    /// What each of them sends.
+    pub load: Load,
+    /// How many connections there are, counted from 1.
+    pub connections: u32,
+    /// How long after the end of the schedule a message of it may still be begun. One that has to wait longer is missed.
+    pub patience: Duration,
+    /// Where measurements go.
+    pub meter: Box<dyn Meter>,
+    start: Cell<Option<Moment>>,
+    first_measured: Cell<Option<Moment>>,
+    schedule: OnceCell<Schedule>,
+}
+
+impl Run {
+    /// A run that has not begun, with endless patience.
+    #[must_use]
+    pub fn new(load: Load, connections: u32, meter: Box<dyn Meter>) -> Run {
+        Run {
+            load,
+            connections,
+            patience: Duration::MAX,
+            meter,
+            start: Cell::new(None),
+            first_measured: Cell::new(None),
+            schedule: OnceCell::new(),
+        }
+    }
+
+    /// Lets all exchanges begin. In an open loop, `slots` of them take turns. To be called once.
+    pub fn begin(&self, now: Moment, slots: u32) {
+        self.start.set(Some(now));
+        if let Pacing::Rate(rate) = self.load.pacing {
+            let _ = self.schedule.set(Schedule::new(&self.load, rate, now, slots));
+        }
+    }
+
+    /// When it began, if it did.
+    pub fn start(&self) -> Option<Moment> {
+        self.start.get()
+    }
+
+    /// The schedule, if this is an open loop and has begun.
+    pub fn schedule(&self) -> Option<&Schedule> {
+        self.schedule.get()
+    }
+
+    /// When the first measured message was begun, or due if it was scheduled; `None`: none was begun yet.
+    pub fn first_measured(&self) -> Option<Moment> {
+        self.first_measured.get()
+    }
+
+    /// A measured message is begun. The first decides when the measured part began.
+    pub(super) fn measured_begun(&self, now: Moment) {
+        if self.first_measured.get().is_none() {
+            // In a schedule, the time that counts is when the message was due: a rate and a duration make a number.
+            self.first_measured.set(Some(self.schedule().map_or(now, |schedule| schedule.from)));
+        }
+    }
+
+    /// When a closed loop stops beginning messages, and until when all connections of an open loop stay; if that is known.
+    pub fn stop(&self) -> Option<Moment> {
+        match self.schedule() {
+            Some(schedule) => Some(schedule.last_due),
+            None => Some(self.first_measured.get()?.plus(self.load.duration?)),
+        }
+    }
+
+    /// Whether a message of a closed loop that begins at `when` is measured.
+    pub(super) fn is_measured(&self, when: Moment) -> bool {
+        self.start.get().is_some_and(|start| when >= start.plus(self.load.warmup))
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Run { load, connections, start, .. } = self;
+        f.debug_struct("Run")
+            .field("load", load)
+            .field("connections", connections)
+            .field("start", start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The messages of an open loop, numbered from 0 over all connections. Known from the moment at which it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    rate: Rate,
+    /// When message 0 is due.
+    start: Moment,
+    /// How many connections take turns.
+    slots: u32,
+    /// The number of the first message that is measured.
+    pub first: u64,
+    /// The number behind that of the last message.
+    pub end: u64,
+    /// When the first measured message is due.
+    pub from: Moment,
+    /// When the last message is due, or later, when the duration is over. All connections stay until then.
+    pub last_due: Moment,
+    /// When the time is over that the rate gives these messages: N messages at R a second take N / R seconds.
+    pub until: Moment,
+}
+
+impl Schedule {
+    fn new(load: &Load, rate: Rate, start: Moment, slots: u32) -> Schedule {
+        let due = |number| start.plus(rate.time_of(number));
+        let first = rate.events_within(load.warmup);
+        let from = due(first);
+        let counted =
+            load.messages_each().map_or(u64::MAX, |each| first.saturating_add(each.saturating_mul(u64::from(slots))));
+        let stop = load.duration.map(|duration| from.plus(duration));
+        let (end, last_due, until) = match stop.map(|stop| (stop, rate.events_within(stop.since(start)))) {
+            Some((stop, end)) if end <= counted => (end, stop, stop),
+            _ => (counted, due(counted.saturating_sub(1)).max(from), due(counted)),
+        };
+        Schedule { rate, start, slots, first, end, from, last_due, until }
+    }
+
+    /// The number of message `index` of the connection in `slot`: the slots take turns, so that the load is even at any
+    /// time.
+    #[must_use]
+    pub fn number(&self, slot: u32, index: u64) -> u64 {
+        index.saturating_mul(u64::from(self.slots)).saturating_add(u64::from(slot))
+    }
+
+    /// How many of the messages from `number` on belong to the slot that it belongs to.
+    pub(super) fn left_in_slot(&self, number: u64) -> u64 {
+        self.end.saturating_sub(number).div_ceil(u64::from(self.slots))
+    }
+
+    /// When message `number` is due.
+    #[must_use]
+    pub fn due(&self, number: u64) -> Moment {
+        self.start.plus(self.rate.time_of(number))
+    }
+
+    /// How many messages are due before `end`, from the beginning on.
+    #[must_use]
+    pub fn due_before(&self, end: Moment) -> u64 {
+        self.rate.events_within(end.since(self.start)).min(self.end)
+    }
+}
