@@ -1,7 +1,7 @@
 //! The library, used as another project's program uses it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use multiconn::sockets::{self, ListenOptions};
@@ -144,4 +144,94 @@ fn draining_with_no_time_ends_at_once() {
     let _stream = TcpStream::connect(addr).unwrap();
     event_loop.run(&mut Stopper).unwrap();
     assert!(event_loop.is_idle());
+}
+
+/// Hears a question to its end, and leaves the answer to the role.
+#[derive(Default)]
+struct Clerk {
+    question: Vec<u8>,
+}
+
+impl Protocol for Clerk {
+    fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+        self.question.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
+        out.notify(); // And no FIN of ours: the connection stays half-open.
+    }
+}
+
+/// Listens, and serves one peer that `talk` plays.
+fn serve_one<P: Protocol>(
+    role: &mut impl Role<P>,
+    mut protocol: impl FnMut() -> P + 'static,
+    talk: impl FnOnce(TcpStream) + Send + 'static,
+) {
+    let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Far longer than anything here takes: only a failing test waits for so long.
+    let timeouts = Timeouts { idle: Some(Duration::from_secs(20)), ..Timeouts::default() };
+    let mut event_loop = EventLoop::new(Limits::default(), timeouts).unwrap();
+    event_loop.listen(listener, move |_| protocol()).unwrap();
+    let peer = std::thread::spawn(move || talk(TcpStream::connect(addr).unwrap()));
+    event_loop.run(role).unwrap();
+    peer.join().unwrap();
+}
+
+#[test]
+fn an_answer_may_come_after_the_end_of_input() {
+    struct Office;
+    impl Role<Clerk> for Office {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    let question = event_loop.protocol_mut(token).unwrap().question.clone();
+                    assert_eq!(event_loop.send(token, &question), Ok(()));
+                    event_loop.shut_down(token);
+                    event_loop.stop_listening();
+                }
+                Event::Closed { end, .. } => assert!(matches!(end, End::Finished), "{end:?}"),
+                _ => {}
+            }
+        }
+    }
+    serve_one(&mut Office, Clerk::default, |mut stream| {
+        stream.write_all(b"what is half of open?").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"what is half of open?");
+    });
+}
+
+#[test]
+fn a_reset_of_a_half_open_connection_is_noticed_though_nothing_is_read() {
+    /// Sends a word when the end of input was heard, which tells the peer to reset, and keeps the connection.
+    struct Keeper {
+        end: Option<End>,
+    }
+    impl Role<Clerk> for Keeper {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    assert_eq!(event_loop.send(token, b"!"), Ok(()));
+                    event_loop.stop_listening();
+                }
+                Event::Closed { end, .. } => self.end = Some(end),
+                _ => {}
+            }
+        }
+    }
+    let mut keeper = Keeper { end: None };
+    serve_one(&mut keeper, Clerk::default, |mut stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let end = keeper.end.expect("the connection ended");
+    // Linux calls a reset EPIPE where the peer's FIN had come before it.
+    let is_reset = |error: &Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    assert!(matches!(&end, End::Failed(error) if is_reset(error)), "{end:?}");
 }

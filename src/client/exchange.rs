@@ -758,6 +758,8 @@ impl Protocol for Exchange {
         }
         if self.fault.is_some() {
             out.abort(); // Nothing more is to be found out, and what waits would be sent in vain.
+        } else {
+            out.shut_down();
         }
     }
 

@@ -194,6 +194,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }
     }
 
+    /// Shuts our direction of a connection down, if it is not gone: what waits to be sent goes out, then our FIN. Input
+    /// still arrives.
+    pub fn shut_down(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.shut_down();
+            self.run_queue.push(token);
+        }
+    }
+
     /// Serves a connection in the next turn, unless it is gone: its protocol has something to produce, or can now consume
     /// input that it left.
     pub fn wake(&mut self, token: Token) {

@@ -51,6 +51,10 @@ impl Write for Peer {
 }
 
 impl Transport for Peer {
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         None
     }
@@ -85,6 +89,10 @@ impl Write for Mirror {
 }
 
 impl Transport for Mirror {
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         None
     }
