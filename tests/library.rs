@@ -2,10 +2,11 @@
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use multiconn::sockets::{self, ListenOptions};
-use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts};
+use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts, Token};
 
 /// Notifies of each byte and answers nothing by itself.
 #[derive(Debug)]
@@ -234,4 +235,63 @@ fn a_reset_of_a_half_open_connection_is_noticed_though_nothing_is_read() {
     // Linux calls a reset EPIPE where the peer's FIN had come before it.
     let is_reset = |error: &Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
     assert!(matches!(&end, End::Failed(error) if is_reset(error)), "{end:?}");
+}
+
+#[test]
+fn a_worker_thread_answers_through_the_handle() {
+    /// Leaves each question to a thread of its own, which sends back whose answer is there.
+    struct Office {
+        done: mpsc::Sender<Token>,
+        answers: mpsc::Receiver<Token>,
+    }
+    impl Role<Clerk> for Office {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    let (handle, done) = (event_loop.handle().unwrap(), self.done.clone());
+                    std::thread::spawn(move || {
+                        done.send(token).unwrap();
+                        handle.wake().unwrap();
+                    });
+                }
+                Event::Woken => {
+                    for token in self.answers.try_iter() {
+                        assert_eq!(event_loop.send(token, b"42"), Ok(()));
+                        event_loop.shut_down(token);
+                        // Somebody else ends the loop, the listener included.
+                        let handle = event_loop.handle().unwrap();
+                        std::thread::spawn(move || handle.drain(Duration::from_secs(20)).unwrap());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let (done, answers) = mpsc::channel();
+    serve_one(&mut Office { done, answers }, Clerk::default, |mut stream| {
+        stream.write_all(b"6 x 7").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"42");
+    });
+}
+
+#[test]
+fn however_often_a_handle_is_called_the_loop_finds_one_request_and_stops_at_once() {
+    struct Counter(u32);
+    impl Role<Bell> for Counter {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            assert!(matches!(event, Event::Woken), "{event:?}");
+            self.0 += 1;
+            event_loop.handle().unwrap().stop().unwrap();
+        }
+    }
+    let mut event_loop = event_loop();
+    event_loop.listen(sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap(), |_| Bell).unwrap();
+    let handle = event_loop.handle().unwrap();
+    std::thread::spawn(move || (0..1000).for_each(|_| handle.wake().unwrap())).join().unwrap();
+    let mut counter = Counter(0);
+    event_loop.run(&mut counter).unwrap();
+    assert_eq!(counter.0, 1);
 }

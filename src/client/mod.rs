@@ -594,7 +594,7 @@ impl<P: CarriesExchange> Role<P> for Client {
                 self.interrupted = Some(signal);
                 event_loop.stop();
             }
-            Event::Accepted { .. } | Event::Notified { .. } => {}
+            Event::Accepted { .. } | Event::Notified { .. } | Event::Woken => {}
         }
     }
 }
