@@ -62,7 +62,7 @@ fn on_event(event: Event<Member>, event_loop: &mut EventLoop<Member>) {
             last_words.extend(format!("{addr} is gone\n").as_bytes());
             tell_others(None, &last_words, event_loop);
         }
-        Event::Connected { .. } | Event::Signal(_) => {}
+        _ => {}
     }
 }
 

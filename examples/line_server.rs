@@ -35,6 +35,7 @@ impl Protocol for UpperCase {
 
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         out.copy(&rest.to_ascii_uppercase()); // A last line without its newline.
+        out.shut_down();
     }
 }
 

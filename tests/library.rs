@@ -1,11 +1,12 @@
 //! The library, used as another project's program uses it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use multiconn::sockets::{self, ListenOptions};
-use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts};
+use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts, Token};
 
 /// Notifies of each byte and answers nothing by itself.
 #[derive(Debug)]
@@ -144,4 +145,153 @@ fn draining_with_no_time_ends_at_once() {
     let _stream = TcpStream::connect(addr).unwrap();
     event_loop.run(&mut Stopper).unwrap();
     assert!(event_loop.is_idle());
+}
+
+/// Hears a question to its end, and leaves the answer to the role.
+#[derive(Default)]
+struct Clerk {
+    question: Vec<u8>,
+}
+
+impl Protocol for Clerk {
+    fn receive<'a>(&mut self, input: &'a [u8], _out: &mut Outbox<'a>) -> usize {
+        self.question.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, _rest: &'a [u8], out: &mut Outbox<'a>) {
+        out.notify(); // And no FIN of ours: the connection stays half-open.
+    }
+}
+
+/// Listens, and serves one peer that `talk` plays.
+fn serve_one<P: Protocol>(
+    role: &mut impl Role<P>,
+    mut protocol: impl FnMut() -> P + 'static,
+    talk: impl FnOnce(TcpStream) + Send + 'static,
+) {
+    let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Far longer than anything here takes: only a failing test waits for so long.
+    let timeouts = Timeouts { idle: Some(Duration::from_secs(20)), ..Timeouts::default() };
+    let mut event_loop = EventLoop::new(Limits::default(), timeouts).unwrap();
+    event_loop.listen(listener, move |_| protocol()).unwrap();
+    let peer = std::thread::spawn(move || talk(TcpStream::connect(addr).unwrap()));
+    event_loop.run(role).unwrap();
+    peer.join().unwrap();
+}
+
+#[test]
+fn an_answer_may_come_after_the_end_of_input() {
+    struct Office;
+    impl Role<Clerk> for Office {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    let question = event_loop.protocol_mut(token).unwrap().question.clone();
+                    assert_eq!(event_loop.send(token, &question), Ok(()));
+                    event_loop.shut_down(token);
+                    event_loop.stop_listening();
+                }
+                Event::Closed { end, .. } => assert!(matches!(end, End::Finished), "{end:?}"),
+                _ => {}
+            }
+        }
+    }
+    serve_one(&mut Office, Clerk::default, |mut stream| {
+        stream.write_all(b"what is half of open?").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"what is half of open?");
+    });
+}
+
+#[test]
+fn a_reset_of_a_half_open_connection_is_noticed_though_nothing_is_read() {
+    /// Sends a word when the end of input was heard, which tells the peer to reset, and keeps the connection.
+    struct Keeper {
+        end: Option<End>,
+    }
+    impl Role<Clerk> for Keeper {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    assert_eq!(event_loop.send(token, b"!"), Ok(()));
+                    event_loop.stop_listening();
+                }
+                Event::Closed { end, .. } => self.end = Some(end),
+                _ => {}
+            }
+        }
+    }
+    let mut keeper = Keeper { end: None };
+    serve_one(&mut keeper, Clerk::default, |mut stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let end = keeper.end.expect("the connection ended");
+    // Linux calls a reset EPIPE where the peer's FIN had come before it.
+    let is_reset = |error: &Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    assert!(matches!(&end, End::Failed(error) if is_reset(error)), "{end:?}");
+}
+
+#[test]
+fn a_worker_thread_answers_through_the_handle() {
+    /// Leaves each question to a thread of its own, which sends back whose answer is there.
+    struct Office {
+        done: mpsc::Sender<Token>,
+        answers: mpsc::Receiver<Token>,
+    }
+    impl Role<Clerk> for Office {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Notified { token } => {
+                    let (handle, done) = (event_loop.handle().unwrap(), self.done.clone());
+                    std::thread::spawn(move || {
+                        done.send(token).unwrap();
+                        handle.wake().unwrap();
+                    });
+                }
+                Event::Woken => {
+                    for token in self.answers.try_iter() {
+                        assert_eq!(event_loop.send(token, b"42"), Ok(()));
+                        event_loop.shut_down(token);
+                        // Somebody else ends the loop, the listener included.
+                        let handle = event_loop.handle().unwrap();
+                        std::thread::spawn(move || handle.drain(Duration::from_secs(20)).unwrap());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let (done, answers) = mpsc::channel();
+    serve_one(&mut Office { done, answers }, Clerk::default, |mut stream| {
+        stream.write_all(b"6 x 7").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"42");
+    });
+}
+
+#[test]
+fn however_often_a_handle_is_called_the_loop_finds_one_request_and_stops_at_once() {
+    struct Counter(u32);
+    impl Role<Bell> for Counter {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            assert!(matches!(event, Event::Woken), "{event:?}");
+            self.0 += 1;
+            event_loop.handle().unwrap().stop().unwrap();
+        }
+    }
+    let mut event_loop = event_loop();
+    event_loop.listen(sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap(), |_| Bell).unwrap();
+    let handle = event_loop.handle().unwrap();
+    std::thread::spawn(move || (0..1000).for_each(|_| handle.wake().unwrap())).join().unwrap();
+    let mut counter = Counter(0);
+    event_loop.run(&mut counter).unwrap();
+    assert_eq!(counter.0, 1);
 }

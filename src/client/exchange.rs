@@ -464,6 +464,8 @@ impl Protocol for Exchange {
         }
         if self.fault.is_some() {
             out.abort(); // There is nothing more to find out, and bytes that wait would be sent in vain.
+        } else {
+            out.shut_down();
         }
     }
 

@@ -385,7 +385,7 @@ impl Role<Side> for Client {
                 }
             }
             // The table is the program's business.
-            Event::Signal(Signal::Status) | Event::Accepted { .. } | Event::Notified { .. } => {}
+            Event::Signal(Signal::Status) | Event::Accepted { .. } | Event::Notified { .. } | Event::Woken => {}
             Event::Signal(signal) => {
                 info!("Caught {}, exiting", signal.name());
                 self.interrupted = Some(signal);

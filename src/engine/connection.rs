@@ -57,6 +57,8 @@ pub struct Connection<T, P> {
 enum Reading {
     /// What arrives goes to the protocol.
     Open,
+    /// The protocol takes nothing now: nothing is read before it is woken.
+    Held,
     /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
     Discarding,
     /// The peer's FIN was read; the protocol's `end_of_input` was not called yet.
@@ -216,7 +218,9 @@ pub enum State {
     Established,
     /// Bytes wait that the peer does not take.
     Stalled,
-    /// The peer has sent its FIN; ours follows when everything is sent.
+    /// The protocol takes nothing now: backpressure.
+    Held,
+    /// The peer has sent its FIN; ours follows when everything is sent, or when the protocol says so.
     PeerFinished,
     /// Our FIN is sent or follows what waits; the peer's has not come.
     Finishing,
@@ -228,6 +232,7 @@ impl fmt::Display for State {
             State::Connecting => "connecting",
             State::Established => "established",
             State::Stalled => "stalled",
+            State::Held => "held",
             State::PeerFinished => "peer finished",
             State::Finishing => "finishing",
         })
@@ -333,6 +338,7 @@ impl<T, P> Connection<T, P> {
         match (self.writing, self.reading) {
             (Writing::Connecting, _) => State::Connecting,
             _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
+            (Writing::Open, Reading::Held) => State::Held,
             (_, Reading::EndUnheard | Reading::Ended) => State::PeerFinished,
             (Writing::ShuttingDown | Writing::ShutDown, _) => State::Finishing,
             (Writing::Open, _) => State::Established,
@@ -369,19 +375,34 @@ impl<T, P> Connection<T, P> {
             self.ending = Ending::Draining;
         }
         self.wire.ready.readable = true; // A connection accepted just now has had no event yet.
+        if self.reading == Reading::Ended {
+            self.shut_down_behind_queue(); // Nothing comes that would be answered.
+        }
     }
 
     /// Sends our FIN behind what waits. What still arrives is read and thrown away.
     pub fn stop_answering(&mut self) {
-        if self.reading == Reading::Open {
-            self.shut_down_behind_queue();
-            self.reading = Reading::Discarding;
+        match self.reading {
+            Reading::Open | Reading::Held => {
+                self.shut_down_behind_queue();
+                self.reading = Reading::Discarding;
+            }
+            Reading::Ended => self.shut_down_behind_queue(),
+            Reading::EndUnheard | Reading::Discarding => {}
         }
+    }
+
+    /// Shuts our direction down behind what waits to be sent. Input still arrives.
+    pub fn shut_down(&mut self) {
+        self.shut_down_behind_queue();
     }
 
     /// At the next service, shows the protocol again what it has not consumed.
     pub fn wake(&mut self) {
         self.woken = true;
+        if self.reading == Reading::Held {
+            self.reading = Reading::Open;
+        }
     }
 
     /// Ends the connection at its next service.
@@ -463,6 +484,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             .filter(|_| bytes_wait)
             .map(|limit| (self.progress.next_look(waiting_since, limit), Timeout::Stall));
         let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
+            _ if self.reading == Reading::Held => None, // The silence is ours.
             // A peer for which bytes wait is not idle. The stall timeout judges whether the peer still takes them.
             Expects::Anything if stall.is_some() => None,
             Expects::Anything => Some(self.last_active.plus(limit)),
@@ -486,8 +508,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.may_go_on(timeout, timeouts, now) {
             return false;
         }
-        let both_open = self.writing == Writing::Open && self.reading == Reading::Open;
-        if timeout == Timeout::Idle && timeouts.linger.is_some() && both_open {
+        // With our direction open, there is a gentle way: our FIN. Without time for the peer's, only if that is here.
+        let gentle = self.writing == Writing::Open
+            && match self.reading {
+                Reading::Open | Reading::Held => timeouts.linger.is_some(),
+                Reading::Ended => true,
+                Reading::EndUnheard | Reading::Discarding => false,
+            };
+        if timeout == Timeout::Idle && gentle {
             self.stop_answering();
             self.progress.waiting_since = now;
             if self.ending == Ending::ByItself {
@@ -581,6 +609,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         };
         self.shut_down_if_done(context.now)?;
+        self.notice_an_error()?;
         Ok(runnable)
     }
 
@@ -601,7 +630,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn flush(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         if !self.outbound.is_empty() && self.wire.ready.writable {
             self.send_queue(context)?;
-            if self.outbound.is_empty() {
+            if self.outbound.is_empty() && self.reading != Reading::Held {
                 self.show(&[], context)?;
             }
         }
@@ -717,7 +746,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Reading::Open if self.outbound.len() > context.room_now / 2 => 0,
             Reading::Open => context.room_now.saturating_sub(self.outbound.len() + self.inbound.len()),
             Reading::Discarding => usize::MAX,
-            Reading::EndUnheard | Reading::Ended => 0,
+            Reading::Held | Reading::EndUnheard | Reading::Ended => 0,
         };
         room.min(context.scratch.len())
     }
@@ -769,7 +798,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         while !input.is_empty() {
             let consumed = self.call_protocol(context, |protocol, out| protocol.receive(input, out))?;
             input = &input[consumed..];
-            if consumed == 0 || !self.outbound.is_empty() {
+            if consumed == 0 || !self.outbound.is_empty() || self.reading == Reading::Held {
                 break;
             }
         }
@@ -792,7 +821,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 self.reading = Reading::Ended;
                 let rest = mem::take(&mut self.inbound);
                 self.call_protocol(context, |protocol, out| protocol.end_of_input(&rest, out))?;
-                self.shut_down_behind_queue();
+                if self.ending == Ending::Draining {
+                    self.shut_down_behind_queue(); // The loop ends: nothing more is waited for.
+                }
             }
         }
         Ok(())
@@ -808,8 +839,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let nothing_waited = self.outbound.is_empty();
         let mut out = Outbox::new(mem::take(&mut self.outbound), context.room_now, context.clock);
         let result = call(&mut self.protocol, &mut out);
-        let Outbox { queue, tail, shut_down, abort, notify, .. } = out;
+        let Outbox { queue, tail, shut_down, abort, notify, hold, .. } = out;
         context.notified |= notify;
+        if hold && self.reading == Reading::Open {
+            self.reading = Reading::Held;
+        }
         if abort {
             return Err(End::Aborted);
         }
@@ -830,6 +864,20 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.shut_down_behind_queue();
         }
         Ok(result)
+    }
+
+    /// Where nothing is read, no read finds a reset. A write would, but there may be nothing to write for a long time.
+    fn notice_an_error(&mut self) -> Result<(), End> {
+        // An error is reported as readable, whatever else it is. So is more input, which a held connection leaves be.
+        if !self.wire.ready.readable {
+            return Ok(());
+        }
+        match self.reading {
+            Reading::Ended => self.wire.ready.readable = false,
+            Reading::Held => {}
+            Reading::Open | Reading::Discarding | Reading::EndUnheard => return Ok(()),
+        }
+        self.wire.look_for_error().map_err(End::Failed)
     }
 
     /// Sends our FIN once everything is sent. Ends the connection once the peer's FIN was read as well.

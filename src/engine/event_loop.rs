@@ -18,6 +18,7 @@ use slab::Slab;
 use crate::engine::accepting::{ACCEPT_BUDGET, Accepting};
 use crate::engine::connection::{Connection, Context, End, Outcome, SendError, Timeout, Timeouts};
 use crate::engine::deadlines::{Deadlines, Due};
+use crate::engine::handle::{Handle, Requests};
 use crate::engine::log_budget::{Line, LogBudget};
 use crate::engine::memory::Memory;
 pub use crate::engine::memory::{Limits, MINIMUM_BUFFER};
@@ -27,7 +28,7 @@ use crate::engine::run_queue::RunQueue;
 use crate::engine::silence::{Silence, Wait};
 use crate::engine::sockets::AcceptError;
 pub use crate::engine::system::LISTENER;
-use crate::engine::system::{Mio, SIGNALS, System, TIMER};
+use crate::engine::system::{HANDLE, Mio, SIGNALS, System, TIMER};
 use crate::engine::time::Moment;
 
 /// How many bytes all connections together may move before the loop looks at the poller again: some 2 ms of copying,
@@ -42,8 +43,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// milliseconds, by which deadlines may well be early.
 const LONG_TURN: Duration = Duration::from_millis(20);
 
-/// How many sources of events there are beside the connections: the listener, the signals and the timer.
-const OTHER_SOURCES: usize = 3;
+/// How many sources of events there are beside the connections: the listener, the signals, the timer
+/// and the requests of other threads.
+const OTHER_SOURCES: usize = 4;
 
 /// The line that says that accepting rests.
 static CANNOT_ACCEPT: Line = Line { opening: "cannot accept", level: log::Level::Warn, of_a_state: true };
@@ -96,6 +98,11 @@ impl<P: Protocol> EventLoop<P> {
     /// The system gives no poller: most likely, the process is out of descriptors.
     pub fn new(limits: Limits, timeouts: Timeouts) -> io::Result<EventLoop<P>> {
         Ok(EventLoop::on(Mio::new()?, limits, timeouts))
+    }
+
+    /// A handle for other threads, to stop, drain or wake this loop.
+    pub fn handle(&mut self) -> io::Result<Handle> {
+        self.system.handle()
     }
 }
 
@@ -191,6 +198,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     pub fn close(&mut self, token: Token) {
         if let Some(connection) = self.connections.get_mut(token.0) {
             connection.close();
+            self.run_queue.push(token);
+        }
+    }
+
+    /// Shuts our direction of a connection down, if it is not gone: what waits to be sent goes out, then our FIN. Input
+    /// still arrives.
+    pub fn shut_down(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token.0) {
+            connection.shut_down();
             self.run_queue.push(token);
         }
     }
@@ -371,11 +387,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Turns events into flags. No socket is touched and no slot freed, so every token here names the right connection.
     fn note(&mut self) -> io::Result<()> {
-        let (mut signalled, mut timed) = (false, false);
+        let (mut signalled, mut timed, mut asked) = (false, false, false);
         for (token, readiness) in self.system.events() {
             match token {
                 SIGNALS => signalled = true,
                 TIMER => timed = true, // The role asked for a turn and has it now.
+                HANDLE => asked = true,
                 LISTENER => {
                     if self.accepting.as_mut().is_some_and(Accepting::note) {
                         self.run_queue.push(LISTENER);
@@ -393,11 +410,25 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             self.wake_at = None;
             self.system.take_timer()?;
         }
+        if asked {
+            self.do_what_others_asked();
+        }
         if signalled {
             let taken = self.system.take_signals()?;
             self.happened.extend(taken.into_iter().map(Event::Signal));
         }
         Ok(())
+    }
+
+    fn do_what_others_asked(&mut self) {
+        let Requests { wake, stop, drain } = self.system.take_requests();
+        if wake {
+            self.happened.push_back(Event::Woken);
+        }
+        if let Some(timeout) = drain {
+            self.drain(timeout);
+        }
+        self.stopped |= stop;
     }
 
     /// Serves everything that can run, once, in order, within the budget of a turn.

@@ -20,6 +20,7 @@ mod progress;
 pub mod connection;
 
 pub mod descriptors;
+pub mod handle;
 pub mod signals;
 pub mod sockets;
 mod timer;

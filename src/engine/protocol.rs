@@ -44,7 +44,8 @@ pub trait Protocol {
     /// Returns how many of its bytes are done with. The rest waits in the connection's inbound buffer and is shown
     /// again, with more behind it, when more arrives or when the queue of outbound bytes has been sent. A protocol
     /// that wants more than a whole buffer before it consumes anything ends its connection
-    /// ([`End::MessageTooLong`](crate::engine::connection::End::MessageTooLong)).
+    /// ([`End::MessageTooLong`](crate::engine::connection::End::MessageTooLong)); one that cannot take more *now* says
+    /// so ([`Outbox::hold`]).
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize;
 
     /// Puts bytes to send that answer no input into `space`, from its beginning on.
@@ -60,12 +61,16 @@ pub trait Protocol {
     /// when the socket has taken the rest.
     fn blocked(&mut self) {}
 
-    /// The end of input: the peer's FIN was read.
+    /// The end of input: the peer's FIN was read, and nothing comes any more.
     ///
-    /// `rest` is what `receive` never consumed: a last line without its newline, say. What is sent here goes out before
-    /// our FIN, which always follows.
+    /// `rest` is what `receive` never consumed, a last line without its newline, say. What is sent here goes out behind
+    /// everything sent before. By default our direction is shut down then, as an echo server does. A protocol that has
+    /// more to say, now or later, leaves [`Outbox::shut_down`] out: the connection stays half-open (RFC 9293, 3.6), and
+    /// ends when [`produce`](Protocol::produce) or the role
+    /// ([`EventLoop::shut_down`](crate::EventLoop::shut_down)) shuts our direction down too.
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
-        let _ = (rest, out);
+        let _ = rest;
+        out.shut_down();
     }
 
     /// Whether input leads to output. It does for most servers: then nothing is read while too much waits to be sent
@@ -121,6 +126,7 @@ pub enum Produced {
 /// Takes a protocol's answer, and what else the protocol asks for.
 ///
 /// The lifetime is that of the input: [`send`](Outbox::send) borrows from the input, so an echo costs no copy.
+#[expect(clippy::struct_excessive_bools, reason = "four independent wishes, of which a call may have any")]
 pub struct Outbox<'a> {
     /// The connection's own queue, lent for the call.
     pub(crate) queue: SendBuffer,
@@ -129,13 +135,14 @@ pub struct Outbox<'a> {
     pub(crate) shut_down: bool,
     pub(crate) abort: bool,
     pub(crate) notify: bool,
+    pub(crate) hold: bool,
     limit: usize,
     clock: &'a dyn Clock,
 }
 
 impl<'a> Outbox<'a> {
     pub(crate) fn new(queue: SendBuffer, limit: usize, clock: &'a dyn Clock) -> Outbox<'a> {
-        Outbox { queue, tail: &[], shut_down: false, abort: false, notify: false, limit, clock }
+        Outbox { queue, tail: &[], shut_down: false, abort: false, notify: false, hold: false, limit, clock }
     }
 
     /// The time now: just behind the read that brought the input.
@@ -177,6 +184,13 @@ impl<'a> Outbox<'a> {
     /// Ends the connection at once; what was not sent yet is lost.
     pub fn abort(&mut self) {
         self.abort = true;
+    }
+
+    /// Not now: what is not consumed is shown again when the role wakes the connection
+    /// ([`EventLoop::wake`](crate::EventLoop::wake)), and nothing more is read until then. The peer's window closes, and
+    /// it stops sending: backpressure. No time to be idle runs meanwhile, as the wait is ours.
+    pub fn hold(&mut self) {
+        self.hold = true;
     }
 
     /// Tells the loop's role that this connection has something for it

@@ -54,6 +54,8 @@ pub enum Event<P> {
     },
     /// A signal arrived.
     Signal(Signal),
+    /// Another thread called [`Handle::wake`](crate::Handle::wake), once or more since the last of these.
+    Woken,
 }
 
 /// What a program does with its loop: a server, a client, or both on one loop.

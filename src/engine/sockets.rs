@@ -187,7 +187,7 @@ impl Transport for TcpStream {
 
     fn finish_connect(&mut self) -> io::Result<bool> {
         // The order matters: SO_ERROR is cleared by the first look, and a failed socket has no peer.
-        if let Some(error) = self.take_error()? {
+        if let Some(error) = TcpStream::take_error(self)? {
             return Err(error);
         }
         match self.peer_addr() {
@@ -203,6 +203,10 @@ impl Transport for TcpStream {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        TcpStream::take_error(self)
     }
 
     fn unacknowledged(&self) -> Option<Unacknowledged> {

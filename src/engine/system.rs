@@ -13,6 +13,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::engine::connection::{Readiness, Transport};
+use crate::engine::handle::{Handle, Requests};
 use crate::engine::signals::{Signal, Signals};
 use crate::engine::sockets;
 use crate::engine::time::{Clock, Moment};
@@ -24,6 +25,8 @@ pub const LISTENER: Token = Token(usize::MAX);
 pub const SIGNALS: Token = Token(usize::MAX - 1);
 /// The token of the timer.
 pub const TIMER: Token = Token(usize::MAX - 2);
+/// The token of the requests of other threads.
+pub const HANDLE: Token = Token(usize::MAX - 3);
 
 /// How many events one wait of epoll's returns at most. If more connections are ready, the next turn has the rest, so
 /// turns stay short. At 12 bytes an event, the buffer is small.
@@ -85,6 +88,11 @@ pub trait System: Clock {
 
     /// Called after each event of [`TIMER`].
     fn take_timer(&mut self) -> io::Result<()>;
+
+    /// What other threads asked for; asked for after each event of [`HANDLE`]. By default there are no other threads.
+    fn take_requests(&mut self) -> Requests {
+        Requests::default()
+    }
 }
 
 /// The real system: mio's `Poll`, sockets, and the monotonic clock.
@@ -92,6 +100,8 @@ pub struct Mio {
     poll: Poll,
     events: Events,
     signals: Option<Signals>,
+    /// Made when it is first asked for.
+    handle: Option<Handle>,
     timer: Timer,
     began: Instant,
     busy_poll: Duration,
@@ -114,6 +124,7 @@ impl Mio {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_A_WAIT),
             signals: None,
+            handle: None,
             timer: Timer::new(TIMER),
             began: Instant::now(),
             busy_poll: Duration::ZERO,
@@ -126,6 +137,14 @@ impl Mio {
     #[must_use]
     pub fn with_busy_poll(self, busy_poll: Duration) -> Mio {
         Mio { busy_poll, ..self }
+    }
+
+    /// A handle to the loop for other threads.
+    pub fn handle(&mut self) -> io::Result<Handle> {
+        if let Some(handle) = &self.handle {
+            return Ok(handle.clone());
+        }
+        Ok(self.handle.insert(Handle::new(self.poll.registry(), HANDLE)?).clone())
     }
 
     /// How much time busy polling took: CPU time that did no work.
@@ -209,6 +228,10 @@ impl System for Mio {
 
     fn set_timer(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.timer.set(self.poll.registry(), wait)
+    }
+
+    fn take_requests(&mut self) -> Requests {
+        self.handle.as_ref().map(Handle::take_requests).unwrap_or_default()
     }
 
     fn take_timer(&mut self) -> io::Result<()> {

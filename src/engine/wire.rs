@@ -17,6 +17,9 @@ pub trait Transport: Read + Write {
     /// The connect failed.
     fn finish_connect(&mut self) -> io::Result<bool>;
 
+    /// The error that the socket has met and nobody has seen, if any; it is seen once (socket(7), `SO_ERROR`).
+    fn take_error(&mut self) -> io::Result<Option<io::Error>>;
+
     /// What the kernel still holds for the peer; `None` if the system cannot tell.
     fn unacknowledged(&self) -> Option<Unacknowledged>;
 }
@@ -150,6 +153,11 @@ impl<T: Transport> Wire<T> {
             }
         }
         Ok(taken)
+    }
+
+    /// Looks for an error that no read will find, as nothing is read now.
+    pub(crate) fn look_for_error(&mut self) -> io::Result<()> {
+        self.transport.take_error()?.map_or(Ok(()), Err)
     }
 
     /// Whether the connect succeeded. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then

@@ -13,6 +13,7 @@ use log::{info, warn};
 
 use crate::engine::connection::{End, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
+use crate::engine::handle::Handle;
 use crate::engine::log_budget::Line;
 use crate::engine::protocol::Protocol;
 use crate::engine::signals::Signal;
@@ -121,7 +122,13 @@ impl<P: Protocol> Server<P> {
         self.event_loop.catch_signals()
     }
 
-    /// Serves until a signal ends the server.
+    /// A handle for other threads, to stop or drain this server or to wake its handler of events
+    /// ([`run_with`](Server::run_with)).
+    pub fn handle(&mut self) -> io::Result<Handle> {
+        self.event_loop.handle()
+    }
+
+    /// Serves until a signal or a [`Handle`] ends the server.
     ///
     /// # Errors
     /// The poller or the signal pipe failed. No connection can cause that.
@@ -167,7 +174,7 @@ impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> 
                 }
             }
             // On SIGUSR1 the program prints its table, in `on_event`.
-            Event::Signal(Signal::Status) | Event::Connected { .. } | Event::Notified { .. } => {}
+            Event::Signal(Signal::Status) | Event::Connected { .. } | Event::Notified { .. } | Event::Woken => {}
             Event::Signal(signal) => self.end(*signal, event_loop),
         }
         (self.on_event)(event, event_loop);

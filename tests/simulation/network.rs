@@ -976,6 +976,12 @@ impl Transport for Stream {
         }
     }
 
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        let mut network = self.network.borrow_mut();
+        network.call();
+        Ok(network.sockets[self.id].error.map(Into::into))
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         let mut network = self.network.borrow_mut();
         network.call();

@@ -281,6 +281,10 @@ impl Transport for Socket {
         Ok(book.connected)
     }
 
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(self.0.borrow().error.map(Into::into))
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         let book = self.0.borrow();
         let bytes = u32::try_from(book.written - book.acknowledged).unwrap();
@@ -396,6 +400,7 @@ impl Protocol for Clerk {
         }
         book.consumed = book.heard.len();
         book.end_heard = true;
+        out.shut_down();
     }
 
     fn answers(&self) -> bool {

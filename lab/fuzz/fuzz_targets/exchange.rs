@@ -370,6 +370,10 @@ impl Transport for Socket {
         Ok(true)
     }
 
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         None
     }

@@ -32,6 +32,8 @@ struct Script {
     writes: usize,
     fin_sent: bool,
     connects: VecDeque<io::Result<bool>>,
+    /// What `SO_ERROR` says next.
+    error: Option<io::Error>,
     /// What the kernel still holds; `None` on a system that cannot tell.
     unacknowledged: Option<Unacknowledged>,
 }
@@ -93,6 +95,10 @@ impl Transport for Script {
 
     fn finish_connect(&mut self) -> io::Result<bool> {
         self.connects.pop_front().unwrap_or(Ok(true))
+    }
+
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(self.error.take())
     }
 
     fn unacknowledged(&self) -> Option<Unacknowledged> {
@@ -625,6 +631,7 @@ impl Protocol for Lengths {
             out.copy(b"unfinished: ");
             out.send(rest);
         }
+        out.shut_down();
     }
 }
 
@@ -774,8 +781,9 @@ impl Protocol for Keeper {
         mem::take(&mut self.takes).min(input.len())
     }
 
-    fn end_of_input<'a>(&mut self, rest: &'a [u8], _out: &mut Outbox<'a>) {
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
         self.rest = Some(rest.to_vec());
+        out.shut_down();
     }
 }
 
@@ -794,6 +802,130 @@ fn unconsumed_input_is_shown_again_only_after_a_flush_or_a_wake() {
     bench.connection.wake();
     bench.waits();
     assert_eq!(bench.connection.protocol().shown, 2, "there is nothing to show");
+}
+
+/// Answers what it heard only when it is given the word, long after the end of input if need be; holds what it cannot take.
+#[derive(Default)]
+struct Later {
+    heard: Vec<u8>,
+    takes_input: bool,
+    answers: bool,
+    ends: usize,
+}
+
+impl Protocol for Later {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !self.takes_input {
+            out.hold();
+            return 0;
+        }
+        self.heard.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, _rest: &'a [u8], _out: &mut Outbox<'a>) {
+        self.ends += 1;
+    }
+
+    fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+        if !self.answers {
+            return Produced::Nothing;
+        }
+        if self.heard.is_empty() {
+            return if self.ends > 0 { Produced::Finished } else { Produced::Nothing };
+        }
+        let count = self.heard.len();
+        space[..count].copy_from_slice(&self.heard);
+        self.heard.clear();
+        Produced::Bytes(count)
+    }
+}
+
+#[test]
+fn an_answer_may_come_long_after_the_end_of_input() {
+    let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Bytes(b"question"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    let script = bench.waits();
+    assert_eq!((script.sent.len(), script.fin_sent), (0, false), "our direction is open still");
+    assert_eq!(bench.connection.protocol().ends, 1);
+    assert_eq!(bench.connection.state(), State::PeerFinished);
+    bench.now = at(50);
+    bench.connection.protocol_mut().answers = true;
+    bench.connection.wake();
+    bench.finishes();
+    assert_eq!(bench.connection.transport().sent, b"question");
+}
+
+#[test]
+fn a_half_open_connection_ends_when_the_role_shuts_it_down_and_when_the_loop_drains() {
+    for end in [Connection::shut_down, Connection::drain, Connection::stop_answering] {
+        let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
+        bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+        bench.waits();
+        end(&mut bench.connection);
+        bench.finishes();
+    }
+    // Draining had begun before the end of input came.
+    let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
+    bench.connection.drain();
+    bench.finishes();
+}
+
+#[test]
+fn a_half_open_connection_is_ended_when_it_is_idle() {
+    let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(100), Timeout::Idle)));
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+}
+
+#[test]
+fn a_reset_is_noticed_though_nothing_is_read_any_more() {
+    let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    bench.connection.note(Readiness::ALL);
+    bench.waits();
+    bench.connection.wire.transport.error = Some(ErrorKind::ConnectionReset.into());
+    bench.connection.note(Readiness::ALL);
+    assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn not_now_is_not_too_long() {
+    let mut bench = Bench::new(Later::default(), [Flood(3 * LIMIT)]);
+    let reads = bench.waits().reads;
+    assert_eq!(bench.connection.inbound_len(), LIMIT, "what was read is kept");
+    assert_eq!(bench.connection.state(), State::Held);
+    bench.readable([]);
+    bench.writable();
+    assert_eq!(bench.waits().reads, reads, "and nothing more is read");
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), None, "the silence is ours");
+    bench.connection.protocol_mut().takes_input = true;
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().heard.len(), 3 * LIMIT, "woken, it reads on without another edge");
+}
+
+#[test]
+fn a_reset_is_noticed_while_input_is_held() {
+    let mut bench = Bench::new(Later::default(), [Bytes(b"held")]);
+    bench.waits();
+    bench.connection.wire.transport.error = Some(ErrorKind::ConnectionReset.into());
+    bench.connection.note(Readiness::ALL);
+    assert!(matches!(bench.ends(), End::Failed(error) if error.kind() == ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_held_connection_can_be_drained() {
+    let mut bench = Bench::new(Later::default(), [Bytes(b"held"), Fin]);
+    bench.waits();
+    bench.connection.drain();
+    bench.waits();
+    bench.connection.stop_answering();
+    bench.finishes();
 }
 
 #[test]

@@ -55,6 +55,10 @@ impl Write for Peer {
 }
 
 impl Transport for Peer {
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         None
     }
@@ -89,6 +93,10 @@ impl Write for Mirror {
 }
 
 impl Transport for Mirror {
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         None
     }
