@@ -57,8 +57,11 @@
 //! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
 //! | `descriptors`, `signals`, `sockets`, `timer` | the limit of open files; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |
-//! | `accepting`, `deadlines`, `memory`, `run_queue`, `silence` | one job of the loop each |
-//! | `event_loop`, `role` | the turn; what a program does with its loop |
+//! | `accepting` | the listener, its budget, its rest when descriptors run out |
+//! | `deadlines`, `silence` | what is due when; the proof of silence that a deadline needs |
+//! | `memory` | limits of connections and bytes; what all buffers hold |
+//! | `run_queue` | who can do something now, each once |
+//! | `event`, `event_loop` | what the loop tells its role; the turn |
 //!
 //! `wire`, `connection` and everything above them know no mio, no socket and no clock: what is hard is tested without a
 //! network.
@@ -129,12 +132,12 @@ pub mod server;
 pub use crate::engine::connection::{Connection, End, SendError, State, Timeout, Timeouts};
 pub use crate::engine::descriptors;
 pub use crate::engine::escape::Escaped;
+pub use crate::engine::event_loop::{Event, Role};
 pub use crate::engine::event_loop::{EventLoop, LISTENER, Limits, MINIMUM_BUFFER, Token};
 pub use crate::engine::handle::Handle;
 pub use crate::engine::log_budget::{Line, LogBudget};
 pub use crate::engine::peer_addr::PeerAddr;
 pub use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
-pub use crate::engine::role::{Event, Role};
 pub use crate::engine::signals::Signal;
 pub use crate::engine::sockets;
 pub use crate::engine::system::{Mio, System};

@@ -29,7 +29,8 @@ struct Args {
     /// How long nothing may move on a connection before it is ended
     #[arg(long, value_name = "DURATION", default_value = "off", value_parser = cli::timeout_or_off)]
     idle_timeout: TimeLimit,
-    /// How long a peer may read nothing while bytes wait for it before its connection is closed
+    /// How long a peer may read nothing while bytes wait for it before its connection is closed. A reader that takes
+    /// less than about 600 KB in this time may be closed too: with the default, one slower than 10 KB/s
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = cli::timeout_or_off)]
     stall_timeout: TimeLimit,
     /// How long to wait for peers to finish before exiting

@@ -13,9 +13,9 @@ use mio::net::TcpStream;
 
 use crate::cli::standard_error::{LossyStderr, USUAL_WIDTH};
 use crate::engine::connection::Connection;
+use crate::engine::event::Event;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::protocol::Protocol;
-use crate::engine::role::Event;
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
 use crate::engine::time::Moment;

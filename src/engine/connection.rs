@@ -106,6 +106,7 @@ impl Ending {
 
 /// Which time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Timeout {
     /// The connect was not answered.
     Connect,
@@ -168,6 +169,7 @@ pub enum Outcome {
 
 /// Why a connection is over.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum End {
     /// The peer's FIN was read, and everything that was to be sent, our FIN included, was handed to the kernel.
     Finished,
@@ -211,6 +213,7 @@ impl fmt::Display for End {
 
 /// What a connection is doing, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
     /// The connect is not answered yet.
     Connecting,
@@ -449,6 +452,7 @@ impl<T, P> Connection<T, P> {
 
 /// Why [`Connection::send`] refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SendError {
     /// The peer has not read what was sent before, and the buffer for it is full.
     Full,

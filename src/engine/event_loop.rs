@@ -11,19 +11,19 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use log::{debug, warn};
+use log::debug;
 pub use mio::Token;
 use slab::Slab;
 
-use crate::engine::accepting::{ACCEPT_BUDGET, Accepting};
+use crate::engine::accepting::{ACCEPT_BUDGET, ACCEPT_RETRY, Accepting};
 use crate::engine::connection::{Connection, Context, End, Outcome, SendError, Timeout, Timeouts};
 use crate::engine::deadlines::{Deadlines, Due};
+pub use crate::engine::event::Event;
 use crate::engine::handle::{Handle, Requests};
-use crate::engine::log_budget::{Line, LogBudget};
+use crate::engine::log_budget::LogBudget;
 use crate::engine::memory::Memory;
 pub use crate::engine::memory::{Limits, MINIMUM_BUFFER};
 use crate::engine::protocol::Protocol;
-pub use crate::engine::role::{Event, Role};
 use crate::engine::run_queue::RunQueue;
 use crate::engine::silence::{Silence, Wait};
 use crate::engine::sockets::AcceptError;
@@ -35,10 +35,6 @@ use crate::engine::time::Moment;
 /// so that signals and new events are never far off, however many connections are busy.
 const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 
-/// How long accepting rests when descriptors or memory have run out. Accepting is also tried whenever a connection
-/// ends. The time is for the case that other processes hold what is missing.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
 /// A turn that took longer than this was stopped in the middle (SIGSTOP, a frozen machine). Otherwise a turn takes some
 /// milliseconds, by which deadlines may well be early.
 const LONG_TURN: Duration = Duration::from_millis(20);
@@ -47,12 +43,22 @@ const LONG_TURN: Duration = Duration::from_millis(20);
 /// and the requests of other threads.
 const OTHER_SOURCES: usize = 4;
 
-/// The line that says that accepting rests.
-static CANNOT_ACCEPT: Line = Line { opening: "cannot accept", level: log::Level::Warn, of_a_state: true };
-
 /// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
 /// larger ones fall out of the second-level cache.
 const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// What a program does with its loop: a server, a client, or both on one loop.
+pub trait Role<P: Protocol, S: System = Mio> {
+    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener
+    /// and connections ends.
+    fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
+        let _ = event_loop;
+        false
+    }
+
+    /// Handles an event. Called between turns, so the role may change anything about the loop.
+    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P, S>);
+}
 
 /// One poller and everything that is registered with it.
 ///
@@ -495,7 +501,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         let mut accepted = false;
         for _ in 0..ACCEPT_BUDGET {
             let Some(accepting) = &mut self.accepting else { return };
-            if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {
+            if !accepting.may_accept(self.connections.len(), self.memory.limits().connections) {
                 return; // Accepting resumes with the end of the rest, the next edge, or the next connection that ends.
             }
             match self.system.accept(&accepting.socket) {
@@ -570,16 +576,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.resume_accepting();
     }
 
-    /// Lets accepting rest: descriptors or memory have run out, and no edge will say when there are some again.
     fn rest_from_accepting(&mut self, error: &io::Error) {
-        if self.log.allows(&CANNOT_ACCEPT) {
-            warn!(
-                "cannot accept with {} connections open: {error}; new connections wait (ulimit -n shows the limit)",
-                self.connections.len()
-            );
-        }
         if let Some(accepting) = &mut self.accepting {
-            accepting.resting = true;
+            accepting.rest(error, self.connections.len(), &mut self.log);
             self.deadlines.set(Due::Accept, self.now.plus(ACCEPT_RETRY));
         }
     }

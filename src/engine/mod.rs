@@ -1,7 +1,7 @@
 //! One loop over mio, and its parts.
 //!
 //! Owns what all programs have in common. Knows nothing of echoes, measurements or arguments: a
-//! [`protocol`](protocol::Protocol) decides about the bytes, a [`role`](role::Role) about the connections. In the list
+//! [`protocol`](protocol::Protocol) decides about the bytes, a [`role`](event_loop::Role) about the connections. In the list
 //! below, a module names only modules above it.
 
 pub mod time;
@@ -33,5 +33,5 @@ mod memory;
 mod run_queue;
 mod silence;
 
+pub mod event;
 pub mod event_loop;
-pub mod role;

@@ -273,7 +273,9 @@ impl fmt::Display for Report {
         if missed > 0 {
             write!(f, ", {missed} missed")?;
         }
-        writeln!(f, "; {:.0} a second", self.messages_per_second)?;
+        // A message every two seconds is not "1 a second".
+        let digits = if self.messages_per_second < 10.0 { 2 } else { 0 };
+        writeln!(f, "; {:.digits$} a second", self.messages_per_second)?;
         let (sent, echoed) = (self.bytes.sent, self.bytes.echoed);
         writeln!(f, "bytes        {sent} sent, {echoed} echoed; {:.1} MB/s", self.megabytes_per_second)?;
         // The tutorial's run is over in a tenth of a millisecond.

@@ -170,8 +170,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "the limit of connections limits nothing",
         file: "src/engine/event_loop.rs",
-        right: "if accepting.resting || !accepting.ready || self.connections.len() >= self.memory.limits().connections {",
-        wrong: "if accepting.resting || !accepting.ready {",
+        right: "!accepting.may_accept(self.connections.len(), self.memory.limits().connections)",
+        wrong: "!accepting.may_accept(0, 1)",
         tests: SIMULATION,
     },
     Bug {

@@ -1,7 +1,6 @@
-//! What a program does with its loop.
+//! What the loop tells its role.
 //!
-//! Owns the trait that the role of a server, of a client or of your own program implements, and the events that the
-//! loop hands to the role. Keeps no state.
+//! Owns the list of events. Keeps no state: an event is handed over once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,13 +8,11 @@ use std::time::Duration;
 use mio::Token;
 
 use crate::engine::connection::End;
-use crate::engine::event_loop::EventLoop;
-use crate::engine::protocol::Protocol;
 use crate::engine::signals::Signal;
-use crate::engine::system::{Mio, System};
 
 /// What happened to a connection, for the role.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<P> {
     /// A connection was accepted.
     Accepted {
@@ -56,17 +53,4 @@ pub enum Event<P> {
     Signal(Signal),
     /// Another thread called [`Handle::wake`](crate::Handle::wake), once or more since the last of these.
     Woken,
-}
-
-/// What a program does with its loop: a server, a client, or both on one loop.
-pub trait Role<P: Protocol, S: System = Mio> {
-    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener
-    /// and connections ends.
-    fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
-        let _ = event_loop;
-        false
-    }
-
-    /// Handles an event. Called between turns, so the role may change anything about the loop.
-    fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P, S>);
 }
