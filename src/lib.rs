@@ -43,7 +43,7 @@
 //! | `cli` | arguments, the logger, standard error that never blocks, exit codes, the table of connections |
 //! | `report` | what a run found, for people and for programs; expectations |
 //! | `client` | load, schedule, comparison of every byte, faults, measurements |
-//! | [`server`] | the server's role; [`Echo`](server::echo::Echo) |
+//! | [`server`] | the server's role: what becomes of an accepted peer, a signal, an end; [`Echo`](server::echo::Echo) |
 //! | `engine` | one loop over mio; knows nothing of echoes, measurements or arguments |
 //!
 //! | file in `engine` | what it owns |
@@ -55,13 +55,28 @@
 //! | `wire` | a socket with sticky readiness, its counts, and the policy for every errno of reading and writing |
 //! | `progress` | whether the peer takes what waits for it |
 //! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
-//! | `descriptors`, `signals`, `sockets`, `timer` | the limit of open files; signals as events; socket options and addresses; a time as an event |
+//! | `descriptors`, `handle`, `signals`, `sockets`, `timer` | the limit of open files; other threads' requests; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |
-//! | `accepting` | the listener, its budget, its rest when descriptors run out |
+//! | `accepting` | when to accept: the listener, its budget, its rest when descriptors run out (`event_loop` accepts, and learns the address there; one loop has one listener) |
 //! | `deadlines`, `silence` | what is due when; the proof of silence that a deadline needs |
-//! | `memory` | limits of connections and bytes; what all buffers hold |
+//! | `memory` | how many bytes all buffers hold, and may hold; [`Limits`] |
 //! | `run_queue` | who can do something now, each once |
 //! | `event`, `event_loop` | what the loop tells its role; the turn |
+//!
+//! | file in `client` | what it owns |
+//! | --- | --- |
+//! | `load`, `schedule`, `rate` | what is sent; when it is due |
+//! | `pattern`, `exchange` | bytes that know their place; one connection's sending and comparing |
+//! | `fault`, `foreign_bytes`, `verdict` | a fault and its words; what bytes from elsewhere look like; which fault an end is |
+//! | `measure`, `findings` | counts and histograms; what a run found, for `report` |
+//! | `connect_window` | how many connects are under way |
+//! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |
+//!
+//! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `event_loop`
+//! accepts; a limit by address: the server's role, which hears of each. A fault: named in `fault`, found in `exchange` or
+//! `verdict`, listed in `docs/report.schema.json`. A field of the report: `findings`, then `report` and its schema. A
+//! signal: `signals`; both programs catch every one, and one that a role does not name ends it. Another poller: another
+//! [`System`], if it reports readiness; completions would change `wire`. The log's form: `cli`.
 //!
 //! `wire`, `connection` and everything above them know no mio, no socket and no clock: what is hard is tested without a
 //! network.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
-use multiconn::cli::progress::Display;
+use multiconn::cli::progress_line::Display;
 use multiconn::cli::{self, Sources, Verbosity};
 use multiconn::client::load::{Content, Load, Pacing};
 use multiconn::client::pattern::MAX_CONNECTION;

@@ -2,7 +2,7 @@
 //!
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
-pub mod progress;
+pub mod progress_line;
 pub mod standard_error;
 pub mod table;
 

@@ -321,6 +321,11 @@ impl<T, P> Connection<T, P> {
         self.inbound.capacity() + self.outbound.capacity()
     }
 
+    /// Bytes of memory that the larger of its two buffers holds.
+    pub fn larger_buffer(&self) -> usize {
+        self.inbound.capacity().max(self.outbound.capacity())
+    }
+
     /// When it was opened.
     pub fn opened(&self) -> Moment {
         self.opened
@@ -362,13 +367,20 @@ impl<T, P> Connection<T, P> {
         if self.writing != Writing::Open || self.ending.due().is_some() {
             return Err(SendError::Finishing);
         }
-        if self.outbound.len() + self.inbound.len() + bytes.len() > room_now {
+        if bytes.len() > self.room_to_send(room_now) {
             return Err(SendError::Full);
         }
         let nothing_waited = self.outbound.is_empty();
         self.outbound.push(bytes, room_now);
         self.time_the_wait(nothing_waited, now);
         Ok(())
+    }
+
+    /// How many bytes may be added to those that wait to be sent. Input that the protocol left counts, but not input that
+    /// it holds: if full hands kept it from sending, two peers could hold each other's input for ever.
+    fn room_to_send(&self, room_now: usize) -> usize {
+        let kept = if self.reading == Reading::Held { 0 } else { self.inbound.len() };
+        room_now.saturating_sub(self.outbound.len() + kept)
     }
 
     /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what
@@ -676,10 +688,11 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         // The peer sent its FIN and may have closed its socket. A write could bring a reset before its last bytes are
         // read.
-        if self.wire.end_is_near() {
+        // Once that end was read, or while nothing is read, there is nothing to wait for.
+        if self.reading == Reading::Open && self.wire.end_is_near() {
             return Ok(0);
         }
-        let space = context.scratch.len().min(context.room_now.saturating_sub(self.inbound.len()));
+        let space = context.scratch.len().min(self.room_to_send(context.room_now));
         match self.protocol.produce(&mut context.scratch[..space], context.clock) {
             Produced::Bytes(produced) => {
                 let scratch = mem::take(&mut context.scratch);

@@ -194,7 +194,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
         let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
         let connection = &mut self.connections[token.0];
-        connection.send(bytes, self.memory.room_now(before), self.now)?;
+        connection.send(bytes, self.memory.room_now(connection.larger_buffer()), self.now)?;
         self.memory.changed(before, connection.memory());
         self.run_queue.push(token);
         Ok(())
@@ -467,7 +467,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             now: self.now,
             clock: &self.system,
             scratch: &mut self.scratch,
-            room_now: self.memory.room_now(memory_before),
+            room_now: self.memory.room_now(connection.larger_buffer()),
             room_most: self.memory.limits().connection_buffer,
             short_read_is_last: S::SHORT_READ_IS_LAST,
             log: &mut self.log,

@@ -51,10 +51,10 @@ impl Memory {
         self.held = self.held - before + after;
     }
 
-    /// How many bytes a connection may buffer that holds `own` bytes already. While memory is plenty, that is the
-    /// connection's limit. As memory gets scarce, it is a quarter of what is free on top of `own`, so that some is left
-    /// for others; and never less than 4 KiB. So all connections together hold at most the total limit and 4 KiB each,
-    /// unless a protocol keeps its input and answers it at length.
+    /// How many bytes each buffer of a connection may hold whose larger one holds `own` bytes already. While memory is
+    /// plenty, that is the limit of a connection. As memory gets scarce, it is no more on top than a quarter of what is
+    /// free, so that some is left for others; and always enough to go on. All connections together thus hold at most the
+    /// total limit and 4 KiB each, or 8 KiB where a protocol holds its input or answers it at length.
     pub(crate) fn room_now(&self, own: usize) -> usize {
         let free = self.limits.total_buffer.saturating_sub(self.held);
         (own + free / 4).max(MINIMUM_BUFFER).min(self.limits.connection_buffer)

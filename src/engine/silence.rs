@@ -66,7 +66,10 @@ impl Silence {
 
     /// Notes how a wait went. Returns the time until which everything that happened is known, if it is known.
     pub(crate) fn after(&mut self, wait: &Wait) -> Option<Moment> {
-        if wait.timeout.is_some_and(|timeout| wait.ended.since(wait.last_ended) > timeout + PAUSE) {
+        let took = wait.ended.since(wait.last_ended);
+        // An interrupted wait that took all of its time may have been a stop: SIGCONT interrupts it (signal(7)).
+        let interrupted = |timeout: Duration| wait.returned.is_none() && !timeout.is_zero() && took >= timeout;
+        if wait.timeout.is_some_and(|timeout| took > timeout + PAUSE || interrupted(timeout)) {
             self.judged_from = wait.ended.plus(GRACE);
         }
         let known_until = self.all_returned_since(wait);
@@ -138,6 +141,16 @@ mod tests {
         assert_eq!(silence.after(&wait(5, 6, None)), None);
         assert_eq!(silence.after(&wait(7, 8, Some(10))), None);
         assert_eq!(silence.after(&wait(9, 10, Some(3))), Some(at(9)));
+    }
+
+    #[test]
+    fn a_deadline_that_passed_in_an_interrupted_wait_is_judged_a_second_later() {
+        let mut silence = Silence::new();
+        let timeout = Some(Duration::from_secs(4));
+        silence.after(&Wait { timeout, ..wait(0, 3000, None) });
+        assert_eq!(silence.judged_from(), Moment::START, "the deadline is to come");
+        silence.after(&Wait { timeout, ..wait(0, 4100, None) });
+        assert_eq!(silence.judged_from(), at(5100));
     }
 
     #[test]

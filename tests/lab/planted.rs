@@ -100,8 +100,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "what is unread is reset by a bare close",
         file: "src/engine/connection.rs",
-        right: "            self.shut_down_behind_queue();\n            self.reading = Reading::Discarding;",
-        wrong: "            self.shut_down_behind_queue();\n            self.reading = Reading::Ended;",
+        right: "self.reading = Reading::Discarding;",
+        wrong: "self.reading = Reading::Ended;",
         tests: SIMULATION,
     },
     Bug {
@@ -231,6 +231,34 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
     Bug {
+        name: "our FIN follows the peer's in any case",
+        file: "src/engine/connection.rs",
+        right: "if self.ending == Ending::Draining {\n                    self.shut_down_behind_queue();",
+        wrong: "if self.reading == Reading::Ended {\n                    self.shut_down_behind_queue();",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a half-open connection waits for the end that it has read",
+        file: "src/engine/connection.rs",
+        right: "if self.reading == Reading::Open && self.wire.end_is_near() {",
+        wrong: "if self.wire.end_is_near() {",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "held input is read on",
+        file: "src/engine/connection.rs",
+        right: "Reading::Held | Reading::EndUnheard | Reading::Ended => 0,",
+        wrong: "Reading::Held => context.room_now,\n            Reading::EndUnheard | Reading::Ended => 0,",
+        tests: SIMULATION,
+    },
+    Bug {
+        name: "a half-open connection does not notice a reset",
+        file: "src/engine/connection.rs",
+        right: "self.wire.look_for_error().map_err(End::Failed)",
+        wrong: "self.wire.look_for_error().or(Ok(())).map_err(End::Failed)",
+        tests: (&["--lib"], "connection"),
+    },
+    Bug {
         name: "what comes back is not compared",
         file: "src/client/exchange.rs",
         right: "_ if !self.run.load.verify => input.len(),",
@@ -238,6 +266,14 @@ const BUGS: &[Bug] = &[
         tests: SIMULATION,
     },
 ];
+
+#[test]
+fn every_planted_bug_finds_its_place() {
+    for Bug { name, file, right, .. } in BUGS {
+        let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        assert_eq!(source.matches(right).count(), 1, "{name}: {file} has changed where this bug is planted");
+    }
+}
 
 #[test]
 #[ignore = "compiles the library once for each planted bug: some minutes"]

@@ -17,6 +17,7 @@ mod dice;
 mod network;
 mod peer;
 mod promises;
+mod speaker;
 mod world;
 
 use std::panic;

@@ -154,7 +154,7 @@ impl Peer {
             return;
         }
         if matches!(self.kind, Kind::Sleeps | Kind::Stuck) {
-            if self.sent < self.plan && !blocked {
+            if self.sleeps_until.is_none() && self.sent < self.plan && !blocked {
                 return;
             }
             let lasting = if self.kind == Kind::Stuck { STUCK } else { 2_000 * MILLISECOND };

@@ -14,7 +14,6 @@ use multiconn::client::load::{Content, Load, Pacing};
 use multiconn::client::measure::NoMeter;
 use multiconn::client::rate::Rate;
 use multiconn::client::schedule::Run;
-use multiconn::client::side::Side;
 use multiconn::internals::connection::{End, Timeout, Timeouts};
 use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role, Token};
 use multiconn::internals::time::Moment;
@@ -23,6 +22,7 @@ use multiconn::server::echo::Echo;
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
 use crate::peer::{Kind, Outcome, Peer};
+use crate::speaker::{Speaker, Thinker};
 
 pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
 
@@ -58,6 +58,9 @@ struct Tester {
     to_start: u32,
     /// When exchanges that have a schedule are woken next.
     next_tick: Moment,
+    /// Thinkers that wait for the word, and when they get it.
+    thinking: Vec<(Moment, Token)>,
+    answered: u64,
     /// What goes wrong with exchanges, by their numbers.
     plans: Vec<(u32, Plan)>,
     ids: BTreeMap<u32, Id>,
@@ -78,17 +81,26 @@ enum Plan {
     Tamper(Tampering),
 }
 
-impl Role<Side, Simulated> for Tester {
-    fn advance(&mut self, event_loop: &mut EventLoop<Side, Simulated>) -> bool {
+impl Role<Speaker, Simulated> for Tester {
+    fn advance(&mut self, event_loop: &mut EventLoop<Speaker, Simulated>) -> bool {
         self.check(event_loop);
         if self.to_start > 0 && self.drained.is_none() {
             self.to_start -= 1;
             let number = self.run.connections - self.to_start;
-            event_loop.connect(SERVER.into(), Side::Exchange(Exchange::new(number, Rc::clone(&self.run))));
+            event_loop.connect(SERVER.into(), Speaker::Exchange(Exchange::new(number, Rc::clone(&self.run))));
             self.plan(number);
             if self.to_start == 0 {
                 self.run.begin(event_loop.now(), self.run.connections);
                 wake_all(event_loop);
+            }
+        }
+        let (due, later) = self.thinking.iter().partition(|&&(when, _)| when <= event_loop.now());
+        self.thinking = later;
+        for (_, token) in due {
+            if let Some(Speaker::Thinker(thinker)) = event_loop.protocol_mut(token) {
+                thinker.answer();
+                event_loop.wake(token);
+                self.answered += 1;
             }
         }
         if matches!(self.run.load.pacing, Pacing::Rate(_)) && self.ended.len() < self.ids.len() {
@@ -97,6 +109,8 @@ impl Role<Side, Simulated> for Tester {
                 wake_all(event_loop);
             }
             event_loop.wake_at(Some(self.next_tick)).unwrap();
+        } else if !self.thinking.is_empty() {
+            event_loop.wake_at(self.thinking.iter().map(|&(when, _)| when).min()).unwrap();
         }
         let peers_are_done = self.network.borrow().peers.iter().flatten().all(|peer| peer.outcome.is_some());
         let exchanges_are_done = self.ended.len() == self.run.connections as usize;
@@ -106,7 +120,7 @@ impl Role<Side, Simulated> for Tester {
         self.to_start > 0 && self.drained.is_none()
     }
 
-    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side, Simulated>) {
+    fn handle(&mut self, event: Event<Speaker>, event_loop: &mut EventLoop<Speaker, Simulated>) {
         self.check_tokens(event_loop);
         match event {
             Event::Closed { token: Some(token), .. } => {
@@ -118,12 +132,16 @@ impl Role<Side, Simulated> for Tester {
             _ => {}
         }
         match event {
-            Event::Closed { protocol: Side::Exchange(exchange), end, sent, .. } => {
+            Event::Closed { protocol: Speaker::Exchange(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
                 self.ended.push(Ended { id, end, exchange, sent });
             }
             Event::Closed { addr, end, .. } => {
                 self.served.insert(addr, end);
+            }
+            Event::Notified { token } => {
+                let after = self.network.borrow_mut().dice.scaled(1_000, 200 * MILLISECOND);
+                self.thinking.push((event_loop.now().plus(Duration::from_nanos(after)), token));
             }
             Event::Signal(_) => {
                 let network = self.network.borrow();
@@ -141,7 +159,7 @@ impl Role<Side, Simulated> for Tester {
 impl Tester {
     /// While the role has not heard that a connection ended, its token names no other connection: what the role sends
     /// to it would go to a stranger.
-    fn check_tokens(&self, event_loop: &EventLoop<Side, Simulated>) {
+    fn check_tokens(&self, event_loop: &EventLoop<Speaker, Simulated>) {
         for (&token, &addr) in &self.known {
             if let Some(connection) = event_loop.connection(token) {
                 assert_eq!(connection.addr(), addr, "{token:?} was given away before the role heard that it was free");
@@ -150,10 +168,13 @@ impl Tester {
     }
 
     /// Checks what must hold at any time.
-    fn check(&self, event_loop: &EventLoop<Side, Simulated>) {
+    fn check(&self, event_loop: &EventLoop<Speaker, Simulated>) {
         let mut memory = 0;
         for (_, connection) in event_loop.connections() {
-            let held = connection.outbound_len() + connection.inbound_len();
+            let (inbound, outbound) = (connection.inbound_len(), connection.outbound_len());
+            // Input that is held leaves the other direction its room.
+            let holds = matches!(connection.protocol(), Speaker::Thinker(_));
+            let held = if holds { inbound.max(outbound) } else { inbound + outbound };
             assert!(
                 held <= self.limits.connection_buffer,
                 "{held} bytes waiting in {connection:?}",
@@ -162,9 +183,17 @@ impl Tester {
             memory += connection.memory();
         }
         assert_eq!(event_loop.memory(), memory, "the account of memory is wrong");
-        let most = self.limits.total_buffer + event_loop.connections().len() * MINIMUM_BUFFER;
+        let most = self.limits.total_buffer
+            + event_loop
+                .connections()
+                .map(|(_, connection)| match connection.protocol() {
+                    // It keeps input and answers all the same: a buffer for each direction.
+                    Speaker::Thinker(_) => 2 * MINIMUM_BUFFER,
+                    _ => MINIMUM_BUFFER,
+                })
+                .sum::<usize>();
         assert!(memory <= most, "{memory} bytes held, {most} allowed");
-        let is_accepted = |side: &Side| matches!(side, Side::Echo(_));
+        let is_accepted = |speaker: &Speaker| !matches!(speaker, Speaker::Exchange(_));
         let accepted = event_loop.connections().filter(|(_, connection)| is_accepted(connection.protocol())).count();
         assert!(accepted <= self.limits.connections, "more connections accepted than allowed");
     }
@@ -181,7 +210,7 @@ impl Tester {
     }
 }
 
-fn wake_all(event_loop: &mut EventLoop<Side, Simulated>) {
+fn wake_all(event_loop: &mut EventLoop<Speaker, Simulated>) {
     for token in event_loop.connections().map(|(token, _)| token).collect::<Vec<_>>() {
         event_loop.wake(token);
     }
@@ -202,6 +231,8 @@ pub struct World {
     pub stuck_peers: u64,
     pub drained: u64,
     pub stopped: u64,
+    /// Answers of thinkers, each when the role said so.
+    pub thoughts_answered: u64,
     pub turns: u64,
     pub virtual_seconds: u64,
 }
@@ -230,6 +261,7 @@ impl Tally {
             (&mut all.stuck_peers, world.stuck_peers),
             (&mut all.drained, world.drained),
             (&mut all.stopped, world.stopped),
+            (&mut all.thoughts_answered, world.thoughts_answered),
             (&mut all.turns, world.turns),
             (&mut all.virtual_seconds, world.virtual_seconds),
         ] {
@@ -241,12 +273,12 @@ impl Tally {
     pub fn assert_everything_happened(&self) {
         let World { whole_exchanges, broken_exchanges, refused_exchanges, faults_found, .. } = self.all;
         let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, .. } = self.all;
-        let World { stuck_peers, drained, stopped, .. } = self.all;
+        let World { stuck_peers, drained, stopped, thoughts_answered, .. } = self.all;
         let exchanges = [whole_exchanges, broken_exchanges, refused_exchanges, faults_found];
         let peers = [finished_peers, dismissed_peers, broken_peers, peers_that_left, stuck_peers];
         let rare = self.worlds / 200;
         assert!(
-            exchanges.into_iter().chain(peers).chain([drained, stopped]).all(|count| count >= rare),
+            exchanges.into_iter().chain(peers).chain([drained, stopped, thoughts_answered]).all(|count| count >= rare),
             "too tame: {self:#?}"
         );
     }
@@ -287,6 +319,10 @@ pub fn run(seed: u64, talkative: bool) -> World {
     let slow = peers.iter().filter(|kind| matches!(kind, Kind::Trickles | Kind::Stuck)).count();
     let timeouts = if hasty { Timeouts { idle: Some(HASTY), ..TIMEOUTS } } else { TIMEOUTS };
     let drains = exchanges == 0 && !hasty && dice.chance(700);
+    // Thinkers need the role to answer, which a drain does not wait for, and the time that it takes.
+    let thinks = !hasty && !drains && dice.chance(300);
+    // What a peer gushes is remembered in a bounded number of steps.
+    let memory = (usize::try_from(weather.room).unwrap() * 4).max(16 * 1024);
     let (load, total) = load(&mut dice, weather.room);
     let limits = Limits {
         connections: 2 * exchanges as usize + slow + if hasty { peers.len() } else { dice.count(1, 4) },
@@ -303,13 +339,16 @@ pub fn run(seed: u64, talkative: bool) -> World {
     let system = Simulated::new(&network);
     let listener = system.listener();
     let mut event_loop = EventLoop::on(system, limits, timeouts);
-    event_loop.listen(listener, |_| Side::Echo(Echo)).unwrap();
+    let speaker = move |_| if thinks { Speaker::Thinker(Thinker::new(memory)) } else { Speaker::Echo(Echo) };
+    event_loop.listen(listener, speaker).unwrap();
     let mut tester = Tester {
         network: Rc::clone(&network),
         run: Rc::new(Run::new(load, exchanges, Box::new(NoMeter))),
         limits,
         to_start: exchanges,
         next_tick: Moment::START,
+        thinking: Vec::new(),
+        answered: 0,
         plans,
         ids: BTreeMap::new(),
         ended: Vec::new(),
@@ -341,6 +380,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     for peer in network.borrow().peers.iter().flatten() {
         judge_peer(peer, &tester, &mut world);
     }
+    world.thoughts_answered = tester.answered;
     world.stopped = u64::from(network.borrow().stopped > 0);
     world.turns = u64::from(network.borrow().turns());
     world.virtual_seconds = event_loop.now().since(Moment::START).as_secs();

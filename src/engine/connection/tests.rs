@@ -857,6 +857,19 @@ fn an_answer_may_come_long_after_the_end_of_input() {
 }
 
 #[test]
+fn a_half_open_connection_goes_on_sending_when_the_socket_has_room_again() {
+    let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Bytes(b"question"), Fin])
+        .output([Takes(3), BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.connection.protocol_mut().answers = true;
+    bench.waits();
+    // The poller reports the end of input with everything that it reports from now on.
+    bench.connection.note(Readiness { urgent: false, ..Readiness::ALL });
+    bench.finishes();
+    assert_eq!(bench.connection.transport().sent, b"question");
+}
+
+#[test]
 fn a_half_open_connection_ends_when_the_role_shuts_it_down_and_when_the_loop_drains() {
     for end in [Connection::shut_down, Connection::drain, Connection::stop_answering] {
         let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
@@ -907,6 +920,15 @@ fn not_now_is_not_too_long() {
     bench.connection.wake();
     bench.waits();
     assert_eq!(bench.connection.protocol().heard.len(), 3 * LIMIT, "woken, it reads on without another edge");
+}
+
+#[test]
+fn held_input_leaves_room_to_send() {
+    let mut bench = Bench::new(Later::default(), [Flood(3 * LIMIT)]).output([BLOCKED]);
+    bench.waits();
+    assert_eq!(bench.connection.inbound_len(), LIMIT);
+    assert_eq!(bench.connection.send(&[b'!'; LIMIT], LIMIT, at(0)), Ok(()));
+    assert_eq!(bench.connection.send(b"!", LIMIT, at(0)), Err(SendError::Full), "as much as the other direction");
 }
 
 #[test]
