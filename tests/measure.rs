@@ -419,6 +419,21 @@ fn messages_that_never_come_back_count_as_longer_than_all_others() {
 }
 
 #[test]
+fn the_pacing_alone_decides_which_times_a_bare_percentile_means() {
+    // It takes a message, sends nothing back, and goes.
+    let addr = server(64, |_, _| Vec::new());
+    for (args, histogram) in [(&["--size", "64"][..], "service"), (&["--rate", "10", "--messages", "1"], "scheduled")] {
+        let (code, report) = json(addr, 1, &[args, &["--expect", "p99<1s"]].concat());
+        assert_eq!((code, messages(&report, "unanswered")), (Some(1), 1), "{report}");
+        assert_eq!(report["expectations"][0]["histogram"], histogram, "{report}");
+    }
+    // Nothing is sent at all.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, report) = json(closed, 1, &["--rate", "10", "--messages", "1", "--expect", "p99<1s"]);
+    assert_eq!(report["expectations"][0]["histogram"], "scheduled", "{report}");
+}
+
+#[test]
 fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

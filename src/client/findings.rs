@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Client, Phase};
 use crate::client::connect_window::RETRANSMITTED;
 use crate::client::fault::{FaultKind, FaultyConnection};
+use crate::client::load::Pacing;
 use crate::client::measure::{Figured, Figures};
 use crate::engine::event_loop::EventLoop;
 use crate::engine::protocol::Protocol;
@@ -31,7 +32,7 @@ pub struct Findings {
     pub connections: Connections,
     /// The counters and histograms of the measured messages.
     pub figured: Figured,
-    /// Whether messages were scheduled: an open loop that has begun.
+    /// Whether messages are scheduled: an open loop, even if it has not begun.
     pub is_scheduled: bool,
     /// Measured messages that were due before the run was over, and never begun.
     pub missed: u64,
@@ -109,7 +110,7 @@ impl Client {
         Findings {
             target: self.addrs[0],
             connections,
-            is_scheduled: self.run.schedule().is_some(),
+            is_scheduled: matches!(self.plan.load.pacing, Pacing::Rate(_)),
             missed,
             elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
             measured,

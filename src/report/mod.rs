@@ -216,8 +216,8 @@ impl Report {
         let seconds = findings.measured.as_secs_f64();
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         let rate = a_second(figures.messages_echoed);
-        let never = findings.missed + figures.unanswered;
-        let never_scheduled = if findings.is_scheduled { never } else { 0 };
+        let is_scheduled = findings.is_scheduled;
+        let never = if is_scheduled { findings.missed + figures.unanswered } else { 0 };
         let faults = findings.faults_by_kind.values().sum();
         Report {
             schema: SCHEMA,
@@ -234,13 +234,16 @@ impl Report {
             seconds,
             messages_per_second: rate,
             megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
-            latency_us: Latency::of(&figures.service, &figures.scheduled, never_scheduled),
+            latency_us: Latency::of(&figures.service, &figures.scheduled, never),
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             faults: findings.faults.clone(),
             faults_by_kind: findings.faults_by_kind.clone(),
-            expectations: expectations.iter().map(|it| it.judge(&figures, never, rate, faults)).collect(),
+            expectations: expectations
+                .iter()
+                .map(|expected| expected.judge(&figures, is_scheduled, never, rate, faults))
+                .collect(),
             interrupted: findings.interrupted,
             client: ClientState::of(findings, &figures),
         }
