@@ -490,6 +490,26 @@ fn what_was_due_after_an_interruption_is_not_missed() {
 }
 
 #[test]
+fn what_is_on_its_way_at_an_interruption_is_unanswered_and_counts_if_it_waited_for_long() {
+    let server = Server::start(&[]);
+    let args = ["--rate", "1000", "--duration", "1m", "--timeout", "1m", "--expect", "p95<100ms"];
+    let mut program = start_client(server.addr, 1, &args);
+    server.until_connections(1);
+    std::thread::sleep(Duration::from_millis(300)); // Some messages come back,
+    server.program.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(500)); // and some do not.
+    program.signal(Signal::INT);
+    let report = report_of(&mut program, 130);
+    let [sent, echoed, unanswered] = ["sent", "echoed", "unanswered"].map(|which| messages(&report, which));
+    assert!(echoed > 0 && unanswered > 200 && sent == echoed + unanswered, "{report}");
+    let never = report["latency_us"]["never"].as_u64().unwrap();
+    assert!((200..=unanswered).contains(&never), "{report}");
+    let outcome = &report["expectations"][0];
+    assert_eq!((&outcome["held"], &outcome["never"]), (&false.into(), &never.into()), "{report}");
+    assert_eq!(report["latency_us"]["scheduled"]["max"], Value::Null, "{report}");
+}
+
+#[test]
 fn what_was_due_after_the_end_of_the_server_is_not_missed() {
     let mut server = Server::start(&[]);
     let begun = Instant::now();

@@ -150,6 +150,16 @@ impl Exchange {
         self.in_flight().min(self.begun) // Those that are measured are the last.
     }
 
+    /// How many of the [`unanswered`](Exchange::unanswered) messages were due more than `limit` before `now`. In a closed
+    /// loop none is due.
+    #[must_use]
+    pub fn unanswered_for(&self, limit: Duration, now: Moment) -> u64 {
+        let Some(schedule) = self.run.schedule() else { return 0 };
+        let newest = self.checking.messages + self.in_flight();
+        let waits = |index: &u64| schedule.due(schedule.number(self.slot, *index)).plus(limit) < now;
+        (newest - self.unanswered()..newest).take_while(waits).count() as u64
+    }
+
     /// Whether everything is back and our FIN follows or is out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -973,6 +983,18 @@ mod tests {
             |total, own| Some(Lateness { total: Duration::from_millis(total), own: Duration::from_millis(own) });
         assert_eq!(*notes.1.borrow(), [lateness(1, 1), lateness(700, 0), lateness(500, 0)]);
         assert_eq!(exchange.unanswered(), 3);
+    }
+
+    #[test]
+    fn of_the_messages_on_their_way_those_that_wait_for_long_are_counted() {
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |_| {});
+        let sent = send(&mut exchange, 100, at(450)); // Those of 0, 200 and 400 ms.
+        receive(&mut exchange, &sent[..15], at(450)); // The first, and a part of the second.
+        let waiting = |limit| exchange.unanswered_for(Duration::from_millis(limit), at(450));
+        assert_eq!((exchange.unanswered(), waiting(0), waiting(49), waiting(50), waiting(250)), (2, 2, 2, 1, 0));
+        let (mut closed, _) = generated(10, Pacing::InFlight(1), |_| {});
+        send(&mut closed, 100, at(0));
+        assert_eq!((closed.unanswered(), closed.unanswered_for(Duration::ZERO, at(450))), (1, 0));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub struct Messages {
     pub echoed: u64,
     /// Scheduled until the run was over, and never begun.
     pub missed: u64,
-    /// Begun, and not back when their connection failed.
+    /// Begun, and not back when their connection failed or the run was interrupted.
     pub unanswered: u64,
 }
 
@@ -103,6 +103,8 @@ pub struct Latency {
     pub service: Option<Times>,
     /// From the scheduled time to the last byte back, in an open loop.
     pub scheduled: Option<Times>,
+    /// How many more scheduled messages count as longer than all others.
+    pub never: u64,
     #[serde(skip)]
     distribution: Vec<Row>,
 }
@@ -157,6 +159,7 @@ impl Latency {
         Latency {
             service: Times::of(service, 0),
             scheduled: Times::of(scheduled, never),
+            never,
             distribution: distribution::rows(shown),
         }
     }
@@ -217,7 +220,7 @@ impl Report {
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         let rate = a_second(figures.messages_echoed);
         let is_scheduled = findings.is_scheduled;
-        let never = if is_scheduled { findings.missed + figures.unanswered } else { 0 };
+        let never = findings.never;
         let faults = findings.faults_by_kind.values().sum();
         Report {
             schema: SCHEMA,
@@ -227,7 +230,7 @@ impl Report {
                 sent: figures.messages_sent,
                 echoed: figures.messages_echoed,
                 missed: findings.missed,
-                unanswered: figures.unanswered,
+                unanswered: findings.unanswered,
             },
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             elapsed_seconds: findings.elapsed.as_secs_f64(),
@@ -276,6 +279,9 @@ impl fmt::Display for Report {
         if missed > 0 {
             write!(f, ", {missed} missed")?;
         }
+        if unanswered > 0 {
+            write!(f, ", {unanswered} unanswered")?;
+        }
         // A message every two seconds is not "1 a second".
         let digits = if self.messages_per_second < 10.0 { 2 } else { 0 };
         writeln!(f, "; {:.digits$} a second", self.messages_per_second)?;
@@ -293,8 +299,8 @@ impl fmt::Display for Report {
         writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
         self.write_times(f)?;
         self.write_distribution(f)?;
-        let never = missed + unanswered;
-        if self.latency_us.scheduled.is_some() && never > 0 {
+        let never = self.latency_us.never;
+        if never > 0 {
             let all = self.messages.echoed + never;
             writeln!(f, "never back   {never} of {all} messages, which count as the longest times")?;
         }
