@@ -272,7 +272,8 @@ fn a_client_that_cannot_reach_its_rate_says_so() {
     let server = Server::start(&[]);
     // Messages of one byte: no socket is ever full, so the client itself causes what is late.
     let args = ["--rate", "1000000000", "--size", "1", "--duration", "300ms", "--timeout", "300ms"];
-    let (_, report) = json(server.addr, 2, &args);
+    let (code, report) = json(server.addr, 2, &args);
+    assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 2 })), "{report}");
     assert_eq!(report["client"]["bottleneck"], true, "{report}");
     assert!(report["client"]["why"].as_str().unwrap().contains("fell behind its schedule"), "{report}");
     assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
@@ -449,7 +450,9 @@ fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     let args = ["-q", "--rate", "200", "--size", "256KiB", "--duration", "500ms", "--timeout", "300ms"];
     let run = client(addr, 1, &[&args[..], &["--expect", "p99<1m"]].concat());
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stdout.contains("1 intact, 0 failed") && run.stdout.contains(" missed"), "{run:?}");
+    assert!(run.stdout.contains("0 intact, 1 failed") && run.stdout.contains(" missed"), "{run:?}");
+    assert!(run.stdout.contains(" no progress: ") && run.stdout.contains("could not be begun in time; "), "{run:?}");
+    assert!(run.stdout.contains(" messages were due and never sent"), "{run:?}");
     let never = run.stdout.lines().find(|line| line.starts_with("never back ")).unwrap();
     assert!(never.contains(" of 100 messages"), "{run:?}");
     let scheduled = run.stdout.lines().find(|line| line.starts_with("scheduled ")).unwrap();

@@ -397,7 +397,10 @@ impl Report {
         match self.expectations.iter().filter(|outcome| !outcome.held).count() {
             0 => {}
             1 => verdict.push("1 expectation did not hold".to_owned()),
-            missed => verdict.push(format!("{missed} expectations did not hold")),
+            several => verdict.push(format!("{several} expectations did not hold")),
+        }
+        if self.messages.missed > 0 {
+            verdict.push(format!("{} messages were due and never sent", self.messages.missed));
         }
         verdict.extend(self.client.why.clone());
         verdict.join("; ")
