@@ -10,7 +10,7 @@ use crate::engine::connection::{End, Timeout};
 use crate::engine::sockets;
 
 /// Judges a connection that handed `sent` bytes to the system. What the exchange saw first counts, whatever reset may have
-/// followed. `others_stand`: there are connections that did not fail to connect.
+/// followed. `others_stand`: there are connections that stand now.
 pub(super) fn fault(exchange: &Exchange, end: &End, sent: u64, others_stand: bool) -> Option<Fault> {
     let fault = match exchange.fault() {
         Some(fault) => fault.clone(),

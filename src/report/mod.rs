@@ -154,8 +154,9 @@ impl Times {
 
 impl Latency {
     /// Beside the scheduled messages in the histogram there are `never` more, which did not come back.
-    fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>, never: u64) -> Latency {
-        let shown = if scheduled.is_empty() { service } else { scheduled };
+    fn of(figures: &Figures, is_scheduled: bool, never: u64) -> Latency {
+        let (service, scheduled) = (&figures.service, &figures.scheduled);
+        let shown = if is_scheduled { scheduled } else { service };
         Latency {
             service: Times::of(service, 0),
             scheduled: Times::of(scheduled, never),
@@ -167,7 +168,15 @@ impl Latency {
 
 #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
 fn signal_name<S: Serializer>(signal: &Option<Signal>, serializer: S) -> Result<S::Ok, S::Error> {
-    signal.map(Signal::name).serialize(serializer)
+    signal.map(name_of).serialize(serializer)
+}
+
+/// The signal's name as programs know it. The log calls SIGINT what Ctrl-C is to its user, an interrupt.
+fn name_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Interrupt => "SIGINT",
+        Signal::Terminate | Signal::Status => signal.name(),
+    }
 }
 
 /// How the client itself did.
@@ -203,7 +212,7 @@ impl ClientState {
         let bottleneck = !why.is_empty();
         let Connections { requested, established, .. } = findings.connections;
         if established < requested && findings.interrupted.is_none() {
-            why.push(format!("{established} connections ran and not {requested}"));
+            why.push(format!("{established} connections were established and not {requested}"));
         }
         let why = (!why.is_empty()).then(|| why.join("; "));
         let cpu_seconds = findings.effort.cpu.as_secs_f64();
@@ -237,7 +246,7 @@ impl Report {
             seconds,
             messages_per_second: rate,
             megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
-            latency_us: Latency::of(&figures.service, &figures.scheduled, never),
+            latency_us: Latency::of(&figures, is_scheduled, never),
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
@@ -312,7 +321,7 @@ impl fmt::Display for Report {
             writeln!(f, "expected     {outcome}")?;
         }
         if let Some(signal) = self.interrupted {
-            writeln!(f, "interrupted  by {}", signal.name())?;
+            writeln!(f, "interrupted  by {}", name_of(signal))?;
         }
         writeln!(f, "verdict      {}", self.verdict())
     }
@@ -357,6 +366,8 @@ impl Report {
         if total < 100 {
             return Ok(()); // The table says it all.
         }
+        let which = if self.latency_us.scheduled.is_some() { "scheduled" } else { "service" };
+        writeln!(f, "{which}, of messages that came back")?;
         for row in rows {
             let bar = "#".repeat(usize::try_from((row.count * WIDTH).div_ceil(most)).unwrap_or_default());
             let share = match percent(row.count, total) {
@@ -410,4 +421,85 @@ impl Report {
 #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
 fn percent(count: u64, total: u64) -> f64 {
     count as f64 * 100.0 / total as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::findings::Effort;
+    use crate::client::measure::{Figured, Meter, Sample};
+    use crate::engine::time::Moment;
+
+    /// What a run found in which 100 messages came back, 10 ms after their scheduled times and 2 ms after they were sent.
+    fn findings(is_scheduled: bool) -> Findings {
+        let figured = Figured::new();
+        let service = Duration::from_millis(2);
+        let scheduled = is_scheduled.then_some(Duration::from_millis(10));
+        for _ in 0..100 {
+            figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled });
+        }
+        Findings {
+            target: ([192, 0, 2, 1], 7).into(),
+            connections: Connections { requested: 1, established: 1, intact: 1, ..Connections::default() },
+            figured,
+            is_scheduled,
+            missed: 0,
+            unanswered: 0,
+            never: 0,
+            elapsed: Duration::from_secs(1),
+            measured: Duration::from_secs(1),
+            effort: Effort::default(),
+            faults: Vec::new(),
+            faults_by_kind: BTreeMap::new(),
+            interrupted: None,
+        }
+    }
+
+    fn text(findings: &Findings) -> String {
+        Report::of(findings, &[]).to_string()
+    }
+
+    #[test]
+    fn the_bars_say_which_times_they_show_and_of_which_messages() {
+        let under_heading = |findings: &Findings, heading: &str| {
+            let text = text(findings);
+            let (_, bars) = text.split_once(heading).unwrap_or_else(|| panic!("{text}"));
+            bars.lines().nth(1).unwrap().trim().to_owned()
+        };
+        let closed = under_heading(&findings(false), "\nservice, of messages that came back");
+        assert!(closed.starts_with("2 - 2.24 ms ####"), "{closed}");
+        let open = Findings { missed: 50, never: 50, ..findings(true) };
+        let open = under_heading(&open, "\nscheduled, of messages that came back");
+        assert!(open.starts_with("10 - 11.2 ms ####") && open.ends_with("100.0 %"), "{open}");
+    }
+
+    #[test]
+    fn unanswered_messages_are_counted_whatever_the_loop() {
+        for is_scheduled in [false, true] {
+            let text = text(&Findings { unanswered: 7, ..findings(is_scheduled) });
+            assert!(text.contains("\nmessages     0 sent, 100 echoed, 7 unanswered; "), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_says_how_many_messages_were_never_sent() {
+        let text = text(&Findings { missed: 7, ..findings(true) });
+        assert!(text.lines().last().unwrap().ends_with("; 7 messages were due and never sent"), "{text}");
+    }
+
+    #[test]
+    fn connections_that_were_not_established_are_not_said_to_have_run() {
+        let connections = Connections { requested: 3, established: 2, failed: 3, ..Connections::default() };
+        let text = text(&Findings { connections, ..findings(false) });
+        assert!(text.ends_with("; 2 connections were established and not 3\n"), "{text}");
+    }
+
+    #[test]
+    fn the_signal_that_ended_the_run_has_its_own_name() {
+        for (signal, name) in [(Signal::Interrupt, "SIGINT"), (Signal::Terminate, "SIGTERM")] {
+            let report = Report::of(&Findings { interrupted: Some(signal), ..findings(false) }, &[]);
+            assert!(report.to_string().contains(&format!("\ninterrupted  by {name}\n")), "{report}");
+            assert_eq!(serde_json::to_value(&report).unwrap()["interrupted"], name);
+        }
+    }
 }
