@@ -272,7 +272,8 @@ fn a_client_that_cannot_reach_its_rate_says_so() {
     let server = Server::start(&[]);
     // Messages of one byte: no socket is ever full, so the client itself causes what is late.
     let args = ["--rate", "1000000000", "--size", "1", "--duration", "300ms", "--timeout", "300ms"];
-    let (_, report) = json(server.addr, 2, &args);
+    let (code, report) = json(server.addr, 2, &args);
+    assert_eq!((code, &report["faults_by_kind"]), (Some(1), &serde_json::json!({ "no_progress": 2 })), "{report}");
     assert_eq!(report["client"]["bottleneck"], true, "{report}");
     assert!(report["client"]["why"].as_str().unwrap().contains("fell behind its schedule"), "{report}");
     assert!(report["messages"]["missed"].as_u64().unwrap() > 0, "{report}");
@@ -419,6 +420,21 @@ fn messages_that_never_come_back_count_as_longer_than_all_others() {
 }
 
 #[test]
+fn the_pacing_alone_decides_which_times_a_bare_percentile_means() {
+    // It takes a message, sends nothing back, and goes.
+    let addr = server(64, |_, _| Vec::new());
+    for (args, histogram) in [(&["--size", "64"][..], "service"), (&["--rate", "10", "--messages", "1"], "scheduled")] {
+        let (code, report) = json(addr, 1, &[args, &["--expect", "p99<1s"]].concat());
+        assert_eq!((code, messages(&report, "unanswered")), (Some(1), 1), "{report}");
+        assert_eq!(report["expectations"][0]["histogram"], histogram, "{report}");
+    }
+    // Nothing is sent at all.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, report) = json(closed, 1, &["--rate", "10", "--messages", "1", "--expect", "p99<1s"]);
+    assert_eq!(report["expectations"][0]["histogram"], "scheduled", "{report}");
+}
+
+#[test]
 fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -434,7 +450,9 @@ fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     let args = ["-q", "--rate", "200", "--size", "256KiB", "--duration", "500ms", "--timeout", "300ms"];
     let run = client(addr, 1, &[&args[..], &["--expect", "p99<1m"]].concat());
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stdout.contains("1 intact, 0 failed") && run.stdout.contains(" missed"), "{run:?}");
+    assert!(run.stdout.contains("0 intact, 1 failed") && run.stdout.contains(" missed"), "{run:?}");
+    assert!(run.stdout.contains(" no progress: ") && run.stdout.contains("could not be begun in time; "), "{run:?}");
+    assert!(run.stdout.contains(" messages were due and never sent"), "{run:?}");
     let never = run.stdout.lines().find(|line| line.starts_with("never back ")).unwrap();
     assert!(never.contains(" of 100 messages"), "{run:?}");
     let scheduled = run.stdout.lines().find(|line| line.starts_with("scheduled ")).unwrap();
@@ -472,6 +490,26 @@ fn what_was_due_after_an_interruption_is_not_missed() {
     assert!(messages(&report, "sent") > 0, "{report}");
     assert_eq!(messages(&report, "missed"), 0, "{report}");
     assert_blamed_only_if_late(&report);
+}
+
+#[test]
+fn what_is_on_its_way_at_an_interruption_is_unanswered_and_counts_if_it_waited_for_long() {
+    let server = Server::start(&[]);
+    let args = ["--rate", "1000", "--duration", "1m", "--timeout", "1m", "--expect", "p95<100ms"];
+    let mut program = start_client(server.addr, 1, &args);
+    server.until_connections(1);
+    std::thread::sleep(Duration::from_millis(300)); // Some messages come back,
+    server.program.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(500)); // and some do not.
+    program.signal(Signal::INT);
+    let report = report_of(&mut program, 130);
+    let [sent, echoed, unanswered] = ["sent", "echoed", "unanswered"].map(|which| messages(&report, which));
+    assert!(echoed > 0 && unanswered > 200 && sent == echoed + unanswered, "{report}");
+    let never = report["latency_us"]["never"].as_u64().unwrap();
+    assert!((200..=unanswered).contains(&never), "{report}");
+    let outcome = &report["expectations"][0];
+    assert_eq!((&outcome["held"], &outcome["never"]), (&false.into(), &never.into()), "{report}");
+    assert_eq!(report["latency_us"]["scheduled"]["max"], Value::Null, "{report}");
 }
 
 #[test]

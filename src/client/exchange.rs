@@ -4,7 +4,6 @@
 //! sent is known, or made again, to be compared.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,8 +41,8 @@ pub struct Exchange {
     begun: u64,
     /// The socket was full, and not all messages that fell due since then have been begun.
     held_up: bool,
-    /// The rest of the schedule was given up.
-    gave_up: bool,
+    /// The scheduled messages that could not be begun in time, once they were given up.
+    given_up: u64,
     /// Everything is back, and our FIN follows.
     finished: bool,
     /// Boxed, as most connections never have one.
@@ -116,7 +115,7 @@ impl Exchange {
             first_byte: None,
             begun: 0,
             held_up: false,
-            gave_up: false,
+            given_up: 0,
             finished: false,
             fault: None,
         }
@@ -150,10 +149,26 @@ impl Exchange {
         self.in_flight().min(self.begun) // Those that are measured are the last.
     }
 
-    /// Whether everything is back and our FIN follows or is out.
+    /// How many of the [`unanswered`](Exchange::unanswered) messages were due more than `limit` before `now`. In a closed
+    /// loop none is due.
+    #[must_use]
+    pub fn unanswered_for(&self, limit: Duration, now: Moment) -> u64 {
+        let Some(schedule) = self.run.schedule() else { return 0 };
+        let newest = self.checking.messages + self.in_flight();
+        let waits = |index: &u64| schedule.due(schedule.number(self.slot, *index)).plus(limit) < now;
+        (newest - self.unanswered()..newest).take_while(waits).count() as u64
+    }
+
+    /// Whether everything that was begun is back, no more is to be begun, and our FIN follows or is out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// How many scheduled messages could not be begun in time and never will be.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.given_up
     }
 
     /// The first fault, if there was one.
@@ -222,13 +237,14 @@ impl Exchange {
 
     /// The rest of this slot's schedule will not be begun. The meter hears of that once.
     fn give_up(&mut self, now: Moment) {
-        if mem::replace(&mut self.gave_up, true) {
+        if self.given_up > 0 {
             return;
         }
         if let Some(schedule) = self.run.schedule() {
             let number = schedule.number(self.slot, self.sending.messages);
             let own = self.own_lateness(schedule.due(number), now);
-            self.run.meter.given_up(schedule.left_in_slot(number), own);
+            self.given_up = schedule.left_in_slot(number);
+            self.run.meter.given_up(self.given_up, own);
         }
     }
 
@@ -384,9 +400,9 @@ impl Exchange {
         Box::new(Fault { offset, origin, expected: shown(expected), got: shown(got), ..Fault::new(kind) })
     }
 
-    /// Whether everything that is to be sent was sent and is back.
+    /// Whether a FIN of the peer comes when nothing more is to come.
     fn is_done(&self, now: Moment) -> bool {
-        self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done | Next::TooLate)
+        self.finished || self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done)
     }
 }
 
@@ -976,6 +992,18 @@ mod tests {
     }
 
     #[test]
+    fn of_the_messages_on_their_way_those_that_wait_for_long_are_counted() {
+        let (mut exchange, _) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |_| {});
+        let sent = send(&mut exchange, 100, at(450)); // Those of 0, 200 and 400 ms.
+        receive(&mut exchange, &sent[..15], at(450)); // The first, and a part of the second.
+        let waiting = |limit| exchange.unanswered_for(Duration::from_millis(limit), at(450));
+        assert_eq!((exchange.unanswered(), waiting(0), waiting(49), waiting(50), waiting(250)), (2, 2, 2, 1, 0));
+        let (mut closed, _) = generated(10, Pacing::InFlight(1), |_| {});
+        send(&mut closed, 100, at(0));
+        assert_eq!((closed.unanswered(), closed.unanswered_for(Duration::ZERO, at(450))), (1, 0));
+    }
+
+    #[test]
     fn behind_a_full_socket_the_lateness_is_not_ours_until_all_that_was_due_is_begun() {
         let (mut exchange, notes) = generated(10, Pacing::Rate(Rate::per_second(10).unwrap()), |_| {});
         send(&mut exchange, 10, at(0));
@@ -1004,10 +1032,26 @@ mod tests {
                 assert_eq!(send(&mut exchange, 100, at(600)), b"");
             }
             assert!(exchange.is_finished());
+            assert_eq!(exchange.given_up(), 2);
             notes.3.borrow().clone()
         };
         assert_eq!(late(true), [(2, Duration::ZERO)], "the peer's doing");
         assert_eq!(late(false), [(2, Duration::from_millis(400))]);
+    }
+
+    #[test]
+    fn a_peer_that_ends_when_it_is_too_late_for_the_next_message_closed_early() {
+        let (mut exchange, _) = patient(
+            10,
+            Pacing::Rate(Rate::per_second(10).unwrap()),
+            |load| {
+                load.messages = Some(1);
+            },
+            Duration::ZERO,
+        );
+        let now = at(5000);
+        exchange.end_of_input(&[], &mut Outbox::new(SendBuffer::new(), 100, &now));
+        assert_eq!(kind(&exchange), Some(FaultKind::ClosedEarly), "its message was never sent");
     }
 
     #[test]

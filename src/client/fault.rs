@@ -38,7 +38,7 @@ pub enum FaultKind {
     Extra,
     /// The peer reset the connection.
     Reset,
-    /// Nothing moved for too long.
+    /// Nothing moved for too long, or too little for all messages to be begun in time.
     NoProgress,
     /// Everything was sent and back, but the peer did not finish.
     Unclosed,
@@ -135,10 +135,11 @@ impl fmt::Display for Fault {
             FaultKind::Truncated => f.write_str("the peer finished")?,
             FaultKind::ClosedEarly => f.write_str("the peer finished before the work was done")?,
             FaultKind::Unclosed => f.write_str("the peer does not finish")?,
-            FaultKind::NoProgress => f.write_str("nothing moves")?,
+            FaultKind::NoProgress if self.reason.is_empty() => f.write_str("nothing moves")?,
             FaultKind::Refused
             | FaultKind::ConnectTimeout
             | FaultKind::ConnectFailed
+            | FaultKind::NoProgress
             | FaultKind::Reset
             | FaultKind::Failed => f.write_str(&self.reason)?,
         }

@@ -12,9 +12,10 @@ use serde::Serialize;
 use super::{Client, Phase};
 use crate::client::connect_window::RETRANSMITTED;
 use crate::client::fault::{FaultKind, FaultyConnection};
+use crate::client::load::Pacing;
 use crate::client::measure::{Figured, Figures};
+use crate::client::side::Side;
 use crate::engine::event_loop::EventLoop;
-use crate::engine::protocol::Protocol;
 use crate::engine::signals::Signal;
 use crate::engine::system::Mio;
 use crate::engine::time::Moment;
@@ -31,10 +32,16 @@ pub struct Findings {
     pub connections: Connections,
     /// The counters and histograms of the measured messages.
     pub figured: Figured,
-    /// Whether messages were scheduled: an open loop that has begun.
+    /// Whether messages are scheduled: an open loop, even if it has not begun.
     pub is_scheduled: bool,
     /// Measured messages that were due before the run was over, and never begun.
     pub missed: u64,
+    /// Messages that were begun and not back when their connection failed, or when the run was interrupted.
+    pub unanswered: u64,
+    /// The scheduled messages that count as longer than all others: those that were missed or unanswered. But what was on
+    /// its way at an interruption is one of them only if it had waited for longer than any message that came back. Of the
+    /// others nobody knows.
+    pub never: u64,
     /// The whole run, from the first connect on.
     pub elapsed: Duration,
     /// The measured part of it: from the first measured message to the last one's echo, or the time that was given for the
@@ -95,22 +102,33 @@ impl Effort {
     }
 }
 
+/// Measured messages that are not back; see [`Findings`].
+struct NotBack {
+    missed: u64,
+    unanswered: u64,
+    never: u64,
+}
+
 impl Client {
     /// What the client found: counted to the end for connections that are over, so far for those still on `event_loop`.
     #[must_use]
-    pub fn into_findings<P: Protocol>(self, event_loop: &EventLoop<P>) -> Findings {
-        let (connections, missed, measured) = {
+    pub fn into_findings(self, event_loop: &EventLoop<Side>) -> Findings {
+        let (connections, messages, measured) = {
             let figures = self.figured.figures();
+            let messages = self.not_back(&figures, event_loop);
             let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
             let connections =
                 Connections { unfinished, retransmitted: retransmitted(&figures), ..self.connections.clone() };
-            (connections, self.missed(&figures), self.measured(&figures, event_loop.now()))
+            (connections, messages, self.measured(&figures, event_loop.now()))
         };
+        let NotBack { missed, unanswered, never } = messages;
         Findings {
             target: self.addrs[0],
             connections,
-            is_scheduled: self.run.schedule().is_some(),
+            is_scheduled: self.is_scheduled(),
             missed,
+            unanswered,
+            never,
             elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
             measured,
             effort: Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default()),
@@ -119,6 +137,23 @@ impl Client {
             faults_by_kind: self.faults_by_kind,
             interrupted: self.interrupted,
         }
+    }
+
+    /// Counts the messages that are not back, those of connections that are still on `event_loop` among them.
+    fn not_back(&self, figures: &Figures, event_loop: &EventLoop<Side>) -> NotBack {
+        let missed = self.missed(figures);
+        let (now, longest) = (event_loop.clock_now(), Duration::from_micros(figures.scheduled.max()));
+        let (mut on_their_way, mut waited) = (0, 0);
+        for exchange in event_loop.connections().filter_map(|(_, connection)| connection.protocol().exchange()) {
+            on_their_way += exchange.unanswered();
+            waited += exchange.unanswered_for(longest, now);
+        }
+        let never = if self.is_scheduled() { missed + figures.unanswered + waited } else { 0 };
+        NotBack { missed, unanswered: figures.unanswered + on_their_way, never }
+    }
+
+    fn is_scheduled(&self) -> bool {
+        matches!(self.plan.load.pacing, Pacing::Rate(_))
     }
 
     /// How long the measured part took. A run for a given time counts as that, even if the last echo came early: one message

@@ -198,6 +198,11 @@ impl Client {
         self.started == self.plan.connections && self.open == 0
     }
 
+    /// How many connections stand now. (A connect that its loop gave up is neither open nor told to the window.)
+    fn standing(&self) -> u32 {
+        self.open.saturating_sub(self.window.under_way())
+    }
+
     /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
     fn start_connections(&mut self, event_loop: &mut EventLoop<Side>) -> Option<Moment> {
         let began = *self.began.get_or_insert(self.now);
@@ -324,7 +329,7 @@ impl Client {
             self.window.reset(number);
         }
         self.open -= 1;
-        match verdict::fault(exchange, end, sent, self.connections.established > 0) {
+        match verdict::fault(exchange, end, sent, self.standing() > 0) {
             None => {
                 self.connections.intact += 1;
                 if self.logs_each() && event_loop.log_budget().allows(&CLOSING) {
@@ -416,5 +421,37 @@ impl<O: Observer> Role<Side> for Observed<O> {
             self.observer.status_asked(event_loop);
         }
         self.client.handle(event, event_loop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::connection::Timeout;
+
+    #[test]
+    fn others_stand_only_while_they_are_open() {
+        let addr = ([192, 0, 2, 1], 7).into();
+        for first_is_over in [false, true] {
+            let plan = Plan::tutorial(2);
+            let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+            let mut client = Client::new(vec![addr], &plan);
+            for number in [1, 2] {
+                client.window.begun(number);
+                client.open += 1;
+            }
+            client.window.answered(1, Duration::ZERO);
+            client.connections.established += 1;
+            let mut settle = |number, end| {
+                let exchange = Exchange::new(number, Rc::clone(&client.run));
+                client.settle(&exchange, addr, &end, 0, &mut event_loop);
+            };
+            if first_is_over {
+                settle(1, End::Failed(io::ErrorKind::ConnectionReset.into()));
+            }
+            settle(2, End::TimedOut(Timeout::Connect));
+            let detail = &client.faults.last().unwrap().detail;
+            assert_eq!(detail.contains("others stand"), !first_is_over, "{detail}");
+        }
     }
 }

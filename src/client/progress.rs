@@ -21,8 +21,7 @@ impl Client {
             Phase::Working => ("running", self.run.stop()),
             Phase::Closing => ("closing", None),
         };
-        let mut text =
-            vec![format!("{phase}: {} of {} connected", self.open - self.window.under_way(), self.plan.connections)];
+        let mut text = vec![format!("{phase}: {} of {} connected", self.standing(), self.plan.connections)];
         // What a narrow terminal has no room for comes last.
         text.push(format!("{} faults", self.connections.failed));
         text.extend(left.map(|left| format!("{:.0} s left", left.since(now).as_secs_f64())));

@@ -10,11 +10,11 @@ use crate::engine::connection::{End, Timeout};
 use crate::engine::sockets;
 
 /// Judges a connection that handed `sent` bytes to the system. What the exchange saw first counts, whatever reset may have
-/// followed. `others_stand`: there are connections that did not fail to connect.
+/// followed. `others_stand`: there are connections that stand now.
 pub(super) fn fault(exchange: &Exchange, end: &End, sent: u64, others_stand: bool) -> Option<Fault> {
     let fault = match exchange.fault() {
         Some(fault) => fault.clone(),
-        None => fault_of_end(end, exchange.is_finished(), others_stand)?,
+        None => fault_of_end(end, exchange, others_stand)?,
     };
     let stood = !is_failed_connect(end);
     Some(Fault { sent: stood.then_some(sent), returned: stood.then_some(exchange.bytes_echoed()), ..fault })
@@ -30,10 +30,15 @@ pub(super) fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }
 
-/// What an end means if the bytes were right. `is_finished`: all of them are back.
-fn fault_of_end(end: &End, is_finished: bool, others_stand: bool) -> Option<Fault> {
+/// What an end means if the bytes were right.
+fn fault_of_end(end: &End, exchange: &Exchange, others_stand: bool) -> Option<Fault> {
     let with_reason = |kind, reason| Fault { reason, ..Fault::new(kind) };
+    let (is_finished, given_up) = (exchange.is_finished(), exchange.given_up());
     Some(match end {
+        // Everything that was sent is back, but not everything was sent.
+        End::Finished | End::TimedOut(_) if is_finished && given_up > 0 => {
+            with_reason(FaultKind::NoProgress, format!("{given_up} messages could not be begun in time"))
+        }
         End::Finished => return None,
         End::ConnectFailed(error) => {
             let kind = match error.kind() {
@@ -58,13 +63,15 @@ fn fault_of_end(end: &End, is_finished: bool, others_stand: bool) -> Option<Faul
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::time::Duration;
 
     use super::*;
-    use crate::client::load::Load;
+    use crate::client::load::{Content, Load, Pacing};
     use crate::client::measure::NoMeter;
+    use crate::client::rate::Rate;
     use crate::client::schedule::Run;
     use crate::engine::buffer::SendBuffer;
-    use crate::engine::protocol::{Outbox, Protocol};
+    use crate::engine::protocol::{Outbox, Produced, Protocol};
     use crate::engine::time::Moment;
 
     /// An exchange that has sent the first of these texts.
@@ -135,6 +142,26 @@ mod tests {
         exchange.produce(&mut [0; 16], &Moment::START);
         let found = fault(&exchange, &End::TimedOut(Timeout::Idle), 5, false).unwrap();
         assert_eq!(found.to_string(), "the peer does not finish; 5 of 5 bytes sent are back");
+    }
+
+    #[test]
+    fn a_connection_whose_messages_could_not_be_begun_in_time_is_not_intact() {
+        let load = Load::new(Content::Generated { run: 7, size: 5 }, Pacing::Rate(Rate::per_second(10).unwrap()));
+        let mut run = Run::new(Load { messages: Some(3), ..load }, 1, Box::new(NoMeter));
+        run.patience = Duration::from_millis(100);
+        run.begin(Moment::START, 1);
+        let mut exchange = Exchange::new(1, Rc::new(run));
+        let mut space = [0; 5];
+        exchange.produce(&mut space, &Moment::START);
+        exchange.receive(&space, &mut Outbox::new(SendBuffer::new(), 100, &Moment::START));
+        let late = Moment::after_start(Duration::from_millis(300));
+        assert_eq!(exchange.produce(&mut space, &late), Produced::Finished);
+        exchange.end_of_input(&[], &mut Outbox::new(SendBuffer::new(), 100, &late));
+        for end in [End::Finished, End::TimedOut(Timeout::Idle)] {
+            let fault = fault(&exchange, &end, 5, false).unwrap();
+            assert_eq!((fault.kind, fault.sent, fault.returned), (FaultKind::NoProgress, Some(5), Some(5)));
+            assert_eq!(fault.to_string(), "2 messages could not be begun in time; 5 of 5 bytes sent are back");
+        }
     }
 
     #[test]

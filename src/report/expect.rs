@@ -136,17 +136,17 @@ impl Expectation {
         matches!(self.subject, Subject::Percentile { of: Some(Histogram::Scheduled), .. })
     }
 
-    /// Judges it. `never` scheduled messages did not come back: they count as longer than all others.
+    /// Judges it. `is_scheduled`: messages have a schedule, from which a bare percentile counts. Of them, `never` did not come
+    /// back: they count as longer than all others.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "times to three digits")]
-    pub fn judge(&self, figures: &Figures, never: u64, rate: f64, faults: u32) -> Outcome {
+    pub fn judge(&self, figures: &Figures, is_scheduled: bool, never: u64, rate: f64, faults: u32) -> Outcome {
         let (histogram, unit, never, measured) = match self.subject {
             Subject::Rate => (None, Unit::MessagesPerSecond, 0, Some(rate)),
             Subject::Faults => (None, Unit::Connections, 0, Some(f64::from(faults))),
             Subject::Percentile { of, percent } => {
                 // In an open loop the time from the schedule on is the one that a user sees.
-                let is_open = never > 0 || !figures.scheduled.is_empty();
-                let of = of.unwrap_or(if is_open { Histogram::Scheduled } else { Histogram::Service });
+                let of = of.unwrap_or(if is_scheduled { Histogram::Scheduled } else { Histogram::Service });
                 let (times, never) = match of {
                     Histogram::Service => (&figures.service, 0),
                     Histogram::Scheduled => (&figures.scheduled, never),
@@ -210,7 +210,7 @@ mod tests {
 
     #[track_caller]
     fn holds(text: &str, scheduled: Option<Duration>) -> bool {
-        Expectation::parse(text).unwrap().judge(&figured(scheduled).figures(), 0, 1000.0, 3).held
+        Expectation::parse(text).unwrap().judge(&figured(scheduled).figures(), scheduled.is_some(), 0, 1000.0, 3).held
     }
 
     #[test]
@@ -233,10 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn the_pacing_alone_decides_which_times_a_bare_percentile_means() {
+        let bare = Expectation::parse("p99<5ms").unwrap();
+        // A closed loop, a connection of which failed with 25 messages in flight.
+        let outcome = bare.judge(&figured(None).figures(), false, 25, 0.0, 1);
+        assert_eq!(outcome.to_string(), "service.p99<5ms: held, 2.000 ms");
+        assert_eq!(outcome.never, 0);
+        // An open loop in which nothing came back, begun or not.
+        let nothing = Figured::new();
+        let outcome = bare.judge(&nothing.figures(), true, 25, 0.0, 1);
+        assert_eq!(outcome.to_string(), "scheduled.p99<5ms: did NOT hold, 25 messages never came back");
+        let outcome = bare.judge(&nothing.figures(), true, 0, 0.0, 1);
+        assert_eq!(outcome.to_string(), "scheduled.p99<5ms: did NOT hold, there was nothing to measure");
+    }
+
+    #[test]
     fn an_outcome_says_its_unit_and_which_times_it_was_judged_by() {
         let said = |text: &str, scheduled: Option<u64>| {
             let figured = figured(scheduled.map(Duration::from_micros));
-            Expectation::parse(text).unwrap().judge(&figured.figures(), 0, 1234.56, 3).to_string()
+            let expectation = Expectation::parse(text).unwrap();
+            expectation.judge(&figured.figures(), scheduled.is_some(), 0, 1234.56, 3).to_string()
         };
         assert_eq!(said("p99<5ms", Some(177)), "scheduled.p99<5ms: held, 0.177 ms");
         assert_eq!(said("scheduled.p99<5ms", Some(177)), "scheduled.p99<5ms: held, 0.177 ms");
@@ -249,7 +265,7 @@ mod tests {
     #[test]
     fn messages_that_never_came_back_took_longer_than_any_bound() {
         let figured = figured(Some(Duration::from_millis(2)));
-        let judge = |text: &str| Expectation::parse(text).unwrap().judge(&figured.figures(), 25, 0.0, 0);
+        let judge = |text: &str| Expectation::parse(text).unwrap().judge(&figured.figures(), true, 25, 0.0, 0);
         assert!(judge("p80<5ms").held);
         let outcome = judge("p81<5ms");
         assert_eq!((outcome.held, outcome.measured, outcome.never), (false, None, 25));
@@ -260,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_said_of_an_expectation_is_one_line_without_commands_to_the_terminal() {
-        let outcome = Expectation::parse("faults\n<=\u{c}9\r").unwrap().judge(&figured(None).figures(), 0, 0.0, 0);
+        let outcome =
+            Expectation::parse("faults\n<=\u{c}9\r").unwrap().judge(&figured(None).figures(), false, 0, 0.0, 0);
         assert_eq!(outcome.to_string(), "faults<=9: held, 0 connections");
         for bad in ["p\x1b[2J<1ms", "p1\u{7f}<1ms", "rate>\x1b[2J", "faults=\x1b[2J", "p9<1\x1b[2J"] {
             let error = Expectation::parse(bad).unwrap_err();

@@ -83,7 +83,7 @@ pub struct Messages {
     pub echoed: u64,
     /// Scheduled until the run was over, and never begun.
     pub missed: u64,
-    /// Begun, and not back when their connection failed.
+    /// Begun, and not back when their connection failed or the run was interrupted.
     pub unanswered: u64,
 }
 
@@ -103,6 +103,8 @@ pub struct Latency {
     pub service: Option<Times>,
     /// From the scheduled time to the last byte back, in an open loop.
     pub scheduled: Option<Times>,
+    /// How many more scheduled messages count as longer than all others.
+    pub never: u64,
     #[serde(skip)]
     distribution: Vec<Row>,
 }
@@ -152,11 +154,13 @@ impl Times {
 
 impl Latency {
     /// Beside the scheduled messages in the histogram there are `never` more, which did not come back.
-    fn of(service: &Histogram<u64>, scheduled: &Histogram<u64>, never: u64) -> Latency {
-        let shown = if scheduled.is_empty() { service } else { scheduled };
+    fn of(figures: &Figures, is_scheduled: bool, never: u64) -> Latency {
+        let (service, scheduled) = (&figures.service, &figures.scheduled);
+        let shown = if is_scheduled { scheduled } else { service };
         Latency {
             service: Times::of(service, 0),
             scheduled: Times::of(scheduled, never),
+            never,
             distribution: distribution::rows(shown),
         }
     }
@@ -164,7 +168,15 @@ impl Latency {
 
 #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
 fn signal_name<S: Serializer>(signal: &Option<Signal>, serializer: S) -> Result<S::Ok, S::Error> {
-    signal.map(Signal::name).serialize(serializer)
+    signal.map(name_of).serialize(serializer)
+}
+
+/// The signal's name as programs know it. The log calls SIGINT what Ctrl-C is to its user, an interrupt.
+fn name_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Interrupt => "SIGINT",
+        Signal::Terminate | Signal::Status => signal.name(),
+    }
 }
 
 /// How the client itself did.
@@ -200,7 +212,7 @@ impl ClientState {
         let bottleneck = !why.is_empty();
         let Connections { requested, established, .. } = findings.connections;
         if established < requested && findings.interrupted.is_none() {
-            why.push(format!("{established} connections ran and not {requested}"));
+            why.push(format!("{established} connections were established and not {requested}"));
         }
         let why = (!why.is_empty()).then(|| why.join("; "));
         let cpu_seconds = findings.effort.cpu.as_secs_f64();
@@ -216,8 +228,8 @@ impl Report {
         let seconds = findings.measured.as_secs_f64();
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         let rate = a_second(figures.messages_echoed);
-        let never = findings.missed + figures.unanswered;
-        let never_scheduled = if findings.is_scheduled { never } else { 0 };
+        let is_scheduled = findings.is_scheduled;
+        let never = findings.never;
         let faults = findings.faults_by_kind.values().sum();
         Report {
             schema: SCHEMA,
@@ -227,20 +239,23 @@ impl Report {
                 sent: figures.messages_sent,
                 echoed: figures.messages_echoed,
                 missed: findings.missed,
-                unanswered: figures.unanswered,
+                unanswered: findings.unanswered,
             },
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             elapsed_seconds: findings.elapsed.as_secs_f64(),
             seconds,
             messages_per_second: rate,
             megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
-            latency_us: Latency::of(&figures.service, &figures.scheduled, never_scheduled),
+            latency_us: Latency::of(&figures, is_scheduled, never),
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             faults: findings.faults.clone(),
             faults_by_kind: findings.faults_by_kind.clone(),
-            expectations: expectations.iter().map(|it| it.judge(&figures, never, rate, faults)).collect(),
+            expectations: expectations
+                .iter()
+                .map(|expected| expected.judge(&figures, is_scheduled, never, rate, faults))
+                .collect(),
             interrupted: findings.interrupted,
             client: ClientState::of(findings, &figures),
         }
@@ -273,6 +288,9 @@ impl fmt::Display for Report {
         if missed > 0 {
             write!(f, ", {missed} missed")?;
         }
+        if unanswered > 0 {
+            write!(f, ", {unanswered} unanswered")?;
+        }
         // A message every two seconds is not "1 a second".
         let digits = if self.messages_per_second < 10.0 { 2 } else { 0 };
         writeln!(f, "; {:.digits$} a second", self.messages_per_second)?;
@@ -290,8 +308,8 @@ impl fmt::Display for Report {
         writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
         self.write_times(f)?;
         self.write_distribution(f)?;
-        let never = missed + unanswered;
-        if self.latency_us.scheduled.is_some() && never > 0 {
+        let never = self.latency_us.never;
+        if never > 0 {
             let all = self.messages.echoed + never;
             writeln!(f, "never back   {never} of {all} messages, which count as the longest times")?;
         }
@@ -303,7 +321,7 @@ impl fmt::Display for Report {
             writeln!(f, "expected     {outcome}")?;
         }
         if let Some(signal) = self.interrupted {
-            writeln!(f, "interrupted  by {}", signal.name())?;
+            writeln!(f, "interrupted  by {}", name_of(signal))?;
         }
         writeln!(f, "verdict      {}", self.verdict())
     }
@@ -348,6 +366,8 @@ impl Report {
         if total < 100 {
             return Ok(()); // The table says it all.
         }
+        let which = if self.latency_us.scheduled.is_some() { "scheduled" } else { "service" };
+        writeln!(f, "{which}, of messages that came back")?;
         for row in rows {
             let bar = "#".repeat(usize::try_from((row.count * WIDTH).div_ceil(most)).unwrap_or_default());
             let share = match percent(row.count, total) {
@@ -388,7 +408,10 @@ impl Report {
         match self.expectations.iter().filter(|outcome| !outcome.held).count() {
             0 => {}
             1 => verdict.push("1 expectation did not hold".to_owned()),
-            missed => verdict.push(format!("{missed} expectations did not hold")),
+            several => verdict.push(format!("{several} expectations did not hold")),
+        }
+        if self.messages.missed > 0 {
+            verdict.push(format!("{} messages were due and never sent", self.messages.missed));
         }
         verdict.extend(self.client.why.clone());
         verdict.join("; ")
@@ -398,4 +421,85 @@ impl Report {
 #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
 fn percent(count: u64, total: u64) -> f64 {
     count as f64 * 100.0 / total as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::findings::Effort;
+    use crate::client::measure::{Figured, Meter, Sample};
+    use crate::engine::time::Moment;
+
+    /// What a run found in which 100 messages came back, 10 ms after their scheduled times and 2 ms after they were sent.
+    fn findings(is_scheduled: bool) -> Findings {
+        let figured = Figured::new();
+        let service = Duration::from_millis(2);
+        let scheduled = is_scheduled.then_some(Duration::from_millis(10));
+        for _ in 0..100 {
+            figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled });
+        }
+        Findings {
+            target: ([192, 0, 2, 1], 7).into(),
+            connections: Connections { requested: 1, established: 1, intact: 1, ..Connections::default() },
+            figured,
+            is_scheduled,
+            missed: 0,
+            unanswered: 0,
+            never: 0,
+            elapsed: Duration::from_secs(1),
+            measured: Duration::from_secs(1),
+            effort: Effort::default(),
+            faults: Vec::new(),
+            faults_by_kind: BTreeMap::new(),
+            interrupted: None,
+        }
+    }
+
+    fn text(findings: &Findings) -> String {
+        Report::of(findings, &[]).to_string()
+    }
+
+    #[test]
+    fn the_bars_say_which_times_they_show_and_of_which_messages() {
+        let under_heading = |findings: &Findings, heading: &str| {
+            let text = text(findings);
+            let (_, bars) = text.split_once(heading).unwrap_or_else(|| panic!("{text}"));
+            bars.lines().nth(1).unwrap().trim().to_owned()
+        };
+        let closed = under_heading(&findings(false), "\nservice, of messages that came back");
+        assert!(closed.starts_with("2 - 2.24 ms ####"), "{closed}");
+        let open = Findings { missed: 50, never: 50, ..findings(true) };
+        let open = under_heading(&open, "\nscheduled, of messages that came back");
+        assert!(open.starts_with("10 - 11.2 ms ####") && open.ends_with("100.0 %"), "{open}");
+    }
+
+    #[test]
+    fn unanswered_messages_are_counted_whatever_the_loop() {
+        for is_scheduled in [false, true] {
+            let text = text(&Findings { unanswered: 7, ..findings(is_scheduled) });
+            assert!(text.contains("\nmessages     0 sent, 100 echoed, 7 unanswered; "), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_says_how_many_messages_were_never_sent() {
+        let text = text(&Findings { missed: 7, ..findings(true) });
+        assert!(text.lines().last().unwrap().ends_with("; 7 messages were due and never sent"), "{text}");
+    }
+
+    #[test]
+    fn connections_that_were_not_established_are_not_said_to_have_run() {
+        let connections = Connections { requested: 3, established: 2, failed: 3, ..Connections::default() };
+        let text = text(&Findings { connections, ..findings(false) });
+        assert!(text.ends_with("; 2 connections were established and not 3\n"), "{text}");
+    }
+
+    #[test]
+    fn the_signal_that_ended_the_run_has_its_own_name() {
+        for (signal, name) in [(Signal::Interrupt, "SIGINT"), (Signal::Terminate, "SIGTERM")] {
+            let report = Report::of(&Findings { interrupted: Some(signal), ..findings(false) }, &[]);
+            assert!(report.to_string().contains(&format!("\ninterrupted  by {name}\n")), "{report}");
+            assert_eq!(serde_json::to_value(&report).unwrap()["interrupted"], name);
+        }
+    }
 }
