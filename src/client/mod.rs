@@ -27,7 +27,7 @@ use std::time::Duration;
 use log::{info, warn};
 use mio::Token;
 
-use self::connect_window::ConnectWindow;
+use self::connect_window::{ConnectWindow, NARROW, WIDEST};
 use self::exchange::Exchange;
 use self::fault::{FaultKind, FaultyConnection};
 use self::findings::{Connections, DESCRIBED_FAULTS, Effort, Findings};
@@ -42,6 +42,13 @@ use crate::engine::log_budget::Line;
 use crate::engine::signals::Signal;
 use crate::engine::system::Mio;
 use crate::engine::time::Moment;
+
+/// While connects are under way the client looks at the clock this often. Two looks that are [`PAUSE`] apart show that the
+/// process was stopped, or had no CPU: then the times of the connects say nothing about the peer.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Clearly longer than [`LOOK`], clearly shorter than the second after which a connect is sent again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 static STARTING: Line = Line::info("Starting connection");
 static NEXT_ADDRESS: Line = Line::info("Connection");
@@ -126,12 +133,21 @@ pub fn run(addrs: Vec<SocketAddr>, plan: &Plan, observer: impl Observer) -> io::
 #[derive(Debug)]
 pub struct Client {
     addrs: Vec<SocketAddr>,
+    /// The index of the address that worked last, which is tried first.
+    preferred: usize,
+    /// For each connection that has failed to connect and goes on with another address: the index of the one that it tried
+    /// first.
+    tried_first: BTreeMap<u32, usize>,
     plan: Plan,
     run: Rc<Run>,
     figured: Figured,
     /// The number of the last connection that was started.
     started: u32,
     window: ConnectWindow,
+    /// When to look at the clock again, while connects are under way.
+    next_look: Moment,
+    /// When the last pause was over.
+    resumed: Moment,
     /// Connections that are not over.
     open: u32,
     phase: Phase,
@@ -171,13 +187,23 @@ impl Client {
         let figured = Figured::new();
         let mut run = Run::new(plan.load.clone(), plan.connections, Box::new(figured.clone()));
         run.patience = plan.timeout;
+        let window = match (plan.connect_window, plan.connect_rate) {
+            (Some(size), _) => ConnectWindow::fixed(size),
+            // The user has chosen the pace.
+            (None, Some(_)) => ConnectWindow::adaptive(WIDEST),
+            (None, None) => ConnectWindow::adaptive(NARROW),
+        };
         Client {
             addrs,
+            preferred: 0,
+            tried_first: BTreeMap::new(),
             plan: plan.clone(),
             run: Rc::new(run),
             figured,
             started: 0,
-            window: ConnectWindow::new(plan.connect_window),
+            window,
+            next_look: Moment::START,
+            resumed: Moment::START,
             open: 0,
             phase: Phase::Connecting,
             slots: Vec::new(),
@@ -210,7 +236,7 @@ impl Client {
             }
             self.started += 1;
             self.open += 1;
-            self.start(self.started, self.addrs[0], event_loop);
+            self.start(self.started, self.addrs[self.preferred], event_loop);
         }
         None
     }
@@ -300,6 +326,53 @@ impl Client {
         (due < schedule.end).then(|| schedule.due(due))
     }
 
+    /// The address that connection `number` tries after `failed`; `None`: it has tried all.
+    fn next_addr(&mut self, number: u32, failed: SocketAddr) -> Option<SocketAddr> {
+        let failed = self.addrs.iter().position(|&other| other == failed)?;
+        let next = (failed + 1) % self.addrs.len();
+        let first = *self.tried_first.entry(number).or_insert(failed);
+        if next == first {
+            self.tried_first.remove(&number);
+            return None;
+        }
+        Some(self.addrs[next])
+    }
+
+    /// Looks at the clock, and notes a pause of this process.
+    fn look_at_clock(&mut self, event_loop: &EventLoop<Side>) {
+        let last = self.now;
+        self.now = event_loop.clock_now();
+        // With no connect under way nothing makes the loop turn, and a long time between two turns is no pause.
+        if self.window.under_way() > 0 && self.now.since(last) >= PAUSE {
+            self.resumed = self.now;
+        }
+    }
+
+    /// When to look at the clock again at the latest.
+    fn next_look(&mut self) -> Option<Moment> {
+        if self.window.under_way() == 0 {
+            return None;
+        }
+        if self.next_look <= self.now {
+            self.next_look = self.now.plus(LOOK);
+        }
+        Some(self.next_look)
+    }
+
+    /// A connect was answered.
+    fn connected(&mut self, token: Token, after: Duration, event_loop: &EventLoop<Side>) {
+        self.look_at_clock(event_loop);
+        let connection = event_loop.connection(token);
+        let number = connection.and_then(|connection| connection.protocol().exchange()).map_or(0, Exchange::number);
+        let index = connection.and_then(|found| self.addrs.iter().position(|&addr| addr == found.addr()));
+        self.preferred = index.unwrap_or(self.preferred);
+        self.tried_first.remove(&number);
+        let undisturbed = after <= self.now.since(self.resumed);
+        self.window.answered(number, undisturbed.then_some(after));
+        self.connections.established += 1;
+        self.figured.connected(after);
+    }
+
     /// A connection is over: tries the next address, or counts it as intact or faulty.
     fn settle(
         &mut self,
@@ -311,14 +384,14 @@ impl Client {
     ) {
         let number = exchange.number();
         if verdict::is_failed_connect(end) {
-            self.window.failed(number);
-            let tried = self.addrs.iter().position(|&other| other == addr);
-            if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
+            if let Some(next) = self.next_addr(number, addr) {
+                self.window.moved_on();
                 if self.logs_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);
             }
+            self.window.failed(number, verdict::is_unanswered(end));
         }
         if self.phase == Phase::Connecting && matches!(end, End::Failed(error) if verdict::is_reset(error)) {
             self.window.reset(number);
@@ -350,9 +423,14 @@ impl Client {
 impl Client {
     /// Does what is due now. `again` is when to come back at the latest, whatever is due then.
     fn advance_until(&mut self, again: Option<Moment>, event_loop: &mut EventLoop<Side>) -> bool {
-        self.now = event_loop.clock_now();
-        let times =
-            [again, self.start_connections(event_loop), self.change_phase(event_loop), self.keep_schedule(event_loop)];
+        self.look_at_clock(event_loop);
+        let times = [
+            again,
+            self.start_connections(event_loop),
+            self.change_phase(event_loop),
+            self.keep_schedule(event_loop),
+            self.next_look(),
+        ];
         if self.effort_before.is_none() && self.run.first_measured().is_some() {
             self.effort_before = Some(Effort::of(event_loop.system()));
         }
@@ -372,13 +450,7 @@ impl Role<Side> for Client {
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
         match event {
-            Event::Connected { token, after } => {
-                let exchange = event_loop.connection(token).and_then(|connection| connection.protocol().exchange());
-                let number = exchange.map_or(0, Exchange::number);
-                self.window.answered(number, after);
-                self.connections.established += 1;
-                self.figured.connected(after);
-            }
+            Event::Connected { token, after } => self.connected(token, after, event_loop),
             Event::Closed { addr, protocol, end, sent, .. } => {
                 if let Some(exchange) = protocol.exchange() {
                     self.settle(exchange, addr, &end, sent, event_loop);

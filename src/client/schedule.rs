@@ -65,6 +65,11 @@ impl Run {
         self.first_measured.get()
     }
 
+    /// From when on messages are measured, if that is known: in an open loop, when the first of them is due.
+    pub(super) fn measured_from(&self) -> Option<Moment> {
+        self.schedule().map(|schedule| schedule.from).or_else(|| Some(self.start.get()?.plus(self.load.warmup)))
+    }
+
     /// A measured message is begun. The first decides when the measured part began.
     pub(super) fn measured_begun(&self, now: Moment) {
         if self.first_measured.get().is_none() {
