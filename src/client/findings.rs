@@ -10,7 +10,6 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::{Client, Phase};
-use crate::client::connect_window::RETRANSMITTED;
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::load::Pacing;
 use crate::client::measure::{Figured, Figures};
@@ -118,7 +117,7 @@ impl Client {
             let messages = self.not_back(&figures, event_loop);
             let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
             let connections =
-                Connections { unfinished, retransmitted: retransmitted(&figures), ..self.connections.clone() };
+                Connections { unfinished, retransmitted: self.window.sent_again(), ..self.connections.clone() };
             (connections, messages, self.measured(&figures, event_loop.now()))
         };
         let NotBack { missed, unanswered, never } = messages;
@@ -160,9 +159,8 @@ impl Client {
     /// a second, echoed in a microsecond, is not a million a second. The same holds for the time that a rate gives to its
     /// messages. But a signal, or the failure of all, may end it before.
     fn measured(&self, figures: &Figures, now: Moment) -> Duration {
-        let (Some(first), Some(last)) = (self.run.first_measured(), figures.last_echo) else {
-            return now.since(self.began.unwrap_or(Moment::START));
-        };
+        let Some(first) = self.run.first_measured() else { return Duration::ZERO };
+        let last = figures.last_echo.unwrap_or(first);
         let whole = self.interrupted.is_none() && self.connections.intact > 0;
         let given_until = match self.run.schedule() {
             Some(schedule) => Some(schedule.until),
@@ -171,7 +169,8 @@ impl Client {
         let end = match given_until {
             Some(until) if whole => until,
             Some(until) => until.min(now),
-            None => last,
+            // Without any echo, it was waited for to the end.
+            None => figures.last_echo.unwrap_or(now),
         };
         last.max(end).since(first)
     }
@@ -183,12 +182,4 @@ impl Client {
         let due = if self.phase == Phase::Closing { schedule.end } else { self.next_message };
         due.saturating_sub(schedule.first).saturating_sub(figures.begun)
     }
-}
-
-/// How many connects were dropped at first and sent again, as their times show. If even the quickest took about as long,
-/// the path is that long.
-fn retransmitted(figures: &Figures) -> u64 {
-    let limit = u64::try_from(RETRANSMITTED.as_micros()).unwrap_or(u64::MAX);
-    let connect = &figures.connect;
-    if connect.is_empty() || connect.min() > limit / 2 { 0 } else { connect.count_between(limit, u64::MAX) }
 }

@@ -43,6 +43,13 @@ use crate::engine::signals::Signal;
 use crate::engine::system::Mio;
 use crate::engine::time::Moment;
 
+/// While connects are under way the client looks at the clock this often. Two looks that are [`PAUSE`] apart show that the
+/// process was stopped, or had no CPU: then the times of the connects say nothing about the peer.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Clearly longer than [`LOOK`], clearly shorter than the second after which a connect is sent again.
+const PAUSE: Duration = Duration::from_millis(500);
+
 static STARTING: Line = Line::info("Starting connection");
 static NEXT_ADDRESS: Line = Line::info("Connection");
 static CLOSING: Line = Line::info("Closing connection");
@@ -64,7 +71,7 @@ pub struct Plan {
     pub timeout: Duration,
     /// How many connects are begun a second; `None`: as fast as the window allows.
     pub connect_rate: Option<Rate>,
-    /// How many connects may be under way at once; `None`: as many as are answered at once ([`ConnectWindow`]).
+    /// How many connects may be under way at once; `None`: as many as are good for the peer ([`ConnectWindow`]).
     pub connect_window: Option<u32>,
     /// The local addresses to connect from, in turn; none: the system's choice.
     pub sources: Vec<IpAddr>,
@@ -106,7 +113,8 @@ pub trait Observer {
     fn status_asked(&mut self, event_loop: &EventLoop<Side>);
 }
 
-/// Carries out `plan` against the first of `addrs` that answers, connection by connection. Returns what was found.
+/// Carries out `plan` against the first of `addrs` that answers, connection by connection; the one that answered last is
+/// tried first. Returns what was found.
 ///
 /// SIGINT and SIGTERM end it early, with the findings so far. An error is one of the loop itself; what goes wrong with a
 /// connection stands in the findings.
@@ -126,12 +134,21 @@ pub fn run(addrs: Vec<SocketAddr>, plan: &Plan, observer: impl Observer) -> io::
 #[derive(Debug)]
 pub struct Client {
     addrs: Vec<SocketAddr>,
+    /// The index of the address that worked last, which is tried first.
+    preferred: usize,
+    /// For each connection that has failed to connect and goes on with another address: the index of the one that it tried
+    /// first.
+    tried_first: BTreeMap<u32, usize>,
     plan: Plan,
     run: Rc<Run>,
     figured: Figured,
     /// The number of the last connection that was started.
     started: u32,
     window: ConnectWindow,
+    /// When to look at the clock again, while connects are under way.
+    next_look: Moment,
+    /// When the last pause was over.
+    resumed: Moment,
     /// Connections that are not over.
     open: u32,
     phase: Phase,
@@ -161,7 +178,8 @@ enum Phase {
 }
 
 impl Client {
-    /// A client that has everything yet to do. Of `addrs`, each connection tries one after the other.
+    /// A client that has everything yet to do. Of `addrs`, each connection tries one after the other, beginning with the one
+    /// that answered last.
     ///
     /// # Panics
     /// If `addrs` is empty.
@@ -173,11 +191,15 @@ impl Client {
         run.patience = plan.timeout;
         Client {
             addrs,
+            preferred: 0,
+            tried_first: BTreeMap::new(),
             plan: plan.clone(),
             run: Rc::new(run),
             figured,
             started: 0,
-            window: ConnectWindow::new(plan.connect_window),
+            window: ConnectWindow::new(plan.connect_window, plan.connect_rate.is_some()),
+            next_look: Moment::START,
+            resumed: Moment::START,
             open: 0,
             phase: Phase::Connecting,
             slots: Vec::new(),
@@ -215,7 +237,7 @@ impl Client {
             }
             self.started += 1;
             self.open += 1;
-            self.start(self.started, self.addrs[0], event_loop);
+            self.start(self.started, self.addrs[self.preferred], event_loop);
         }
         None
     }
@@ -305,6 +327,53 @@ impl Client {
         (due < schedule.end).then(|| schedule.due(due))
     }
 
+    /// The address that connection `number` tries after `failed`; `None`: it has tried all.
+    fn next_addr(&mut self, number: u32, failed: SocketAddr) -> Option<SocketAddr> {
+        let failed = self.addrs.iter().position(|&other| other == failed)?;
+        let next = (failed + 1) % self.addrs.len();
+        let first = *self.tried_first.entry(number).or_insert(failed);
+        if next == first {
+            self.tried_first.remove(&number);
+            return None;
+        }
+        Some(self.addrs[next])
+    }
+
+    /// Looks at the clock, and notes a pause of this process.
+    fn look_at_clock(&mut self, event_loop: &EventLoop<Side>) {
+        let last = self.now;
+        self.now = event_loop.clock_now();
+        // With no connect under way nothing makes the loop turn, and a long time between two turns is no pause.
+        if self.window.under_way() > 0 && self.now.since(last) >= PAUSE {
+            self.resumed = self.now;
+        }
+    }
+
+    /// When to look at the clock again at the latest.
+    fn next_look(&mut self) -> Option<Moment> {
+        if self.window.under_way() == 0 {
+            return None;
+        }
+        if self.next_look <= self.now {
+            self.next_look = self.now.plus(LOOK);
+        }
+        Some(self.next_look)
+    }
+
+    /// A connect was answered.
+    fn connected(&mut self, token: Token, after: Duration, event_loop: &EventLoop<Side>) {
+        self.look_at_clock(event_loop);
+        let connection = event_loop.connection(token);
+        let number = connection.and_then(|connection| connection.protocol().exchange()).map_or(0, Exchange::number);
+        let index = connection.and_then(|found| self.addrs.iter().position(|&addr| addr == found.addr()));
+        self.preferred = index.unwrap_or(self.preferred);
+        self.tried_first.remove(&number);
+        let undisturbed = after <= self.now.since(self.resumed);
+        self.window.answered(number, undisturbed.then_some(after));
+        self.connections.established += 1;
+        self.figured.connected(after);
+    }
+
     /// A connection is over: tries the next address, or counts it as intact or faulty.
     fn settle(
         &mut self,
@@ -316,14 +385,14 @@ impl Client {
     ) {
         let number = exchange.number();
         if verdict::is_failed_connect(end) {
-            self.window.failed(number);
-            let tried = self.addrs.iter().position(|&other| other == addr);
-            if let Some(&next) = tried.and_then(|index| self.addrs.get(index + 1)) {
+            if let Some(next) = self.next_addr(number, addr) {
+                self.window.moved_on();
                 if self.logs_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {
                     info!("Connection {number} to {addr}: {end}; trying the next address");
                 }
                 return self.start(number, next, event_loop);
             }
+            self.window.failed(number, verdict::is_unanswered(end));
         }
         if self.phase == Phase::Connecting && matches!(end, End::Failed(error) if verdict::is_reset(error)) {
             self.window.reset(number);
@@ -355,9 +424,14 @@ impl Client {
 impl Client {
     /// Does what is due now. `again` is when to come back at the latest, whatever is due then.
     fn advance_until(&mut self, again: Option<Moment>, event_loop: &mut EventLoop<Side>) -> bool {
-        self.now = event_loop.clock_now();
-        let times =
-            [again, self.start_connections(event_loop), self.change_phase(event_loop), self.keep_schedule(event_loop)];
+        self.look_at_clock(event_loop);
+        let times = [
+            again,
+            self.start_connections(event_loop),
+            self.change_phase(event_loop),
+            self.keep_schedule(event_loop),
+            self.next_look(),
+        ];
         if self.effort_before.is_none() && self.run.first_measured().is_some() {
             self.effort_before = Some(Effort::of(event_loop.system()));
         }
@@ -377,13 +451,7 @@ impl Role<Side> for Client {
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
         match event {
-            Event::Connected { token, after } => {
-                let exchange = event_loop.connection(token).and_then(|connection| connection.protocol().exchange());
-                let number = exchange.map_or(0, Exchange::number);
-                self.window.answered(number, after);
-                self.connections.established += 1;
-                self.figured.connected(after);
-            }
+            Event::Connected { token, after } => self.connected(token, after, event_loop),
             Event::Closed { addr, protocol, end, sent, .. } => {
                 if let Some(exchange) = protocol.exchange() {
                     self.settle(exchange, addr, &end, sent, event_loop);
@@ -440,7 +508,7 @@ mod tests {
                 client.window.begun(number);
                 client.open += 1;
             }
-            client.window.answered(1, Duration::ZERO);
+            client.window.answered(1, Some(Duration::ZERO));
             client.connections.established += 1;
             let mut settle = |number, end| {
                 let exchange = Exchange::new(number, Rc::clone(&client.run));

@@ -15,9 +15,7 @@ impl Client {
         let (phase, left) = match self.phase {
             Phase::Connecting => ("connecting", None),
             Phase::Holding(until) => ("holding", Some(until)),
-            Phase::Working if measuring.is_none() => {
-                ("warming up", self.run.start().map(|start| start.plus(self.plan.load.warmup)))
-            }
+            Phase::Working if measuring.is_none() => ("warming up", self.run.measured_from()),
             Phase::Working => ("running", self.run.stop()),
             Phase::Closing => ("closing", None),
         };

@@ -65,6 +65,11 @@ impl Run {
         self.first_measured.get()
     }
 
+    /// From when on messages are measured, if that is known: in an open loop, when the first of them is due.
+    pub(super) fn measured_from(&self) -> Option<Moment> {
+        self.schedule().map(|schedule| schedule.from).or_else(|| Some(self.start.get()?.plus(self.load.warmup)))
+    }
+
     /// A measured message is begun. The first decides when the measured part began.
     pub(super) fn measured_begun(&self, now: Moment) {
         if self.first_measured.get().is_none() {
@@ -155,5 +160,25 @@ impl Schedule {
     #[must_use]
     pub fn due_before(&self, end: Moment) -> u64 {
         self.rate.events_within(end.since(self.start)).min(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::load::Content;
+    use crate::client::measure::NoMeter;
+
+    #[test]
+    fn measuring_begins_after_the_warm_up_and_in_an_open_loop_with_the_first_message_that_is_due_then() {
+        let every_two_seconds = Pacing::Rate("0.5".parse().unwrap());
+        for (pacing, seconds) in [(Pacing::InFlight(1), 1), (every_two_seconds, 2)] {
+            let content = Content::Generated { run: 1, size: 10 };
+            let load = Load { warmup: Duration::from_secs(1), ..Load::new(content, pacing) };
+            let run = Run::new(load, 1, Box::new(NoMeter));
+            assert_eq!(run.measured_from(), None);
+            run.begin(Moment::START, 1);
+            assert_eq!(run.measured_from(), Some(Moment::START.plus(Duration::from_secs(seconds))));
+        }
     }
 }

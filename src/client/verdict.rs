@@ -25,6 +25,14 @@ pub(super) fn is_failed_connect(end: &End) -> bool {
     matches!(end, End::ConnectFailed(_) | End::TimedOut(Timeout::Connect))
 }
 
+/// Whether nothing came back to the connect.
+pub(super) fn is_unanswered(end: &End) -> bool {
+    match end {
+        End::ConnectFailed(error) => error.kind() == ErrorKind::TimedOut,
+        end => matches!(end, End::TimedOut(Timeout::Connect)),
+    }
+}
+
 /// Whether the peer reset the connection.
 pub(super) fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)

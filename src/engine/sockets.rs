@@ -277,7 +277,7 @@ impl AcceptError {
     }
 }
 
-/// What to check when a connect failed with `error`. `others_stand`: other connects to the same address succeeded.
+/// What to check when a connect failed with `error`. `others_stand`: other connections stand.
 #[must_use]
 pub fn connect_advice(error: &io::Error, others_stand: bool) -> &'static str {
     match error.kind() {
