@@ -14,7 +14,7 @@ use multiconn::client::side::Side;
 use multiconn::client::{Client, Plan};
 use multiconn::descriptors::raise_limit;
 use multiconn::report::Report;
-use multiconn::{EventLoop, Limits};
+use multiconn::{Event, EventLoop, Limits, Role};
 use rustix::process::Signal;
 
 /// A server that does `serve` with each connection, on a thread.
@@ -330,6 +330,78 @@ fn the_second_address_is_tried_when_the_first_refuses() {
     let report = Report::of(&client.into_findings(&event_loop), &[]);
     assert!(report.is_intact(), "{report}");
     assert_eq!(report.connections.established, 300);
+}
+
+/// A listener with room for five in its backlog, which never accepts.
+fn silent() -> (socket2::Socket, SocketAddr) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(5).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    (listener, addr)
+}
+
+#[test]
+fn connects_that_nobody_answers_do_not_wait_for_each_other() {
+    let (_listener, addr) = silent();
+    let begun = Instant::now();
+    let run = client(addr, 40, &["-q", "--connect-timeout", "500ms", "--timeout", "300ms"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    // One after the other they would take 17 seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: {run:?}", begun.elapsed());
+}
+
+#[test]
+fn the_address_that_worked_last_is_tried_first() {
+    let server = Server::start(&[]);
+    let (_listener, silent) = silent();
+    let within = Duration::from_millis(500);
+    let _queued: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&silent, within).ok()).collect();
+    let plan = Plan { connect_timeout: within, ..Plan::tutorial(100) };
+    let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+    let mut client = Client::new(vec![silent, server.addr], &plan);
+    let begun = Instant::now();
+    event_loop.run(&mut client).unwrap();
+    let report = Report::of(&client.into_findings(&event_loop), &[]);
+    assert!(report.is_intact(), "{report}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "only the first connects wait in vain: {:?}", begun.elapsed());
+}
+
+/// Has no CPU for a while, as soon as connections stand and others are under way.
+struct Sleeper {
+    client: Client,
+    connected: bool,
+    slept: bool,
+}
+
+impl Role<Side> for Sleeper {
+    fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
+        let more = self.client.advance(event_loop);
+        if self.connected && !self.slept {
+            self.slept = true;
+            std::thread::sleep(Duration::from_millis(1200)); // The pause is what is tested.
+        }
+        more
+    }
+
+    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
+        self.connected |= matches!(event, Event::Connected { .. });
+        self.client.handle(event, event_loop);
+    }
+}
+
+#[test]
+fn a_pause_of_the_client_is_no_full_backlog() {
+    let server = Server::start(&[]);
+    let plan = Plan::tutorial(40);
+    let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+    let mut role = Sleeper { client: Client::new(vec![server.addr], &plan), connected: false, slept: false };
+    event_loop.run(&mut role).unwrap();
+    let report = Report::of(&role.client.into_findings(&event_loop), &[]);
+    assert!(report.is_intact(), "{report}");
+    let slowest = report.connect_us.as_ref().unwrap().max.unwrap();
+    assert!(slowest > 1_000_000, "connects were under way in the pause: {slowest} µs");
+    assert_eq!(report.connections.retransmitted, 0, "{report}");
 }
 
 #[test]

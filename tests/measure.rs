@@ -796,3 +796,17 @@ fn a_run_that_failed_early_lasted_no_longer_than_it_did() {
     assert_eq!(report["connections"]["failed"], 2, "{report}");
     assert!(report["seconds"].as_f64().unwrap() < 30.0, "{report}");
 }
+
+#[test]
+fn without_an_echo_the_measured_part_is_the_time_that_was_waited_for_one() {
+    let addr = server(1_000_000, |_, _| Vec::new());
+    let args = ["--size", "10", "--messages", "1", "--hold", "500ms", "--timeout", "300ms"];
+    let (code, report) = json(addr, 1, &args);
+    assert_eq!(code, Some(1), "{report}");
+    let (whole, measured) = (report["elapsed_seconds"].as_f64().unwrap(), report["seconds"].as_f64().unwrap());
+    assert!(measured >= 0.3 && whole >= measured + 0.5, "{report}");
+
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, report) = json(closed, 1, &args);
+    assert_eq!(report["seconds"].as_f64(), Some(0.0), "nothing was measured: {report}");
+}

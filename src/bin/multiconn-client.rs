@@ -63,7 +63,8 @@ struct Args {
     /// Connects to begin a second [default: as fast as they are answered]
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
     connect_rate: Option<Rate>,
-    /// Connects to have under way [default: 4 and more while they are answered at once, fewer when they are dropped]
+    /// Connects to have under way [default: 4, more while answers come at once or not at all, fewer when some are dropped;
+    /// 128 with --connect-rate]
     #[arg(long, value_name = "N", value_parser = cli::count, help_heading = "Connecting")]
     connect_window: Option<u32>,
     /// Connect from these local addresses in turn: ADDR,ADDR,… or FIRST-LAST

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 /// Narrow enough for all but the smallest backlogs, wide enough to cost nothing where answers take microseconds: 18,000
 /// connects over loopback take as long as with [`WIDEST`], to the noise.
-pub(super) const NARROW: u32 = 4;
+const NARROW: u32 = 4;
 
 /// Wide enough to keep a long path busy, and no more than the backlog of most servers.
-pub(super) const WIDEST: u32 = 128;
+const WIDEST: u32 = 128;
 
 /// A connect that took this long was dropped and sent again: the first time after a second (RFC 6298, 2.1), less an
 /// allowance for inexact clocks and timers. If even the quickest took about as long, the path is that long.
@@ -41,18 +41,13 @@ pub struct ConnectWindow {
 }
 
 impl ConnectWindow {
-    /// A window that stays at `size` connects.
+    /// A window of `fixed` connects, or one that finds out how many are good. `paced`: connects are begun at a rate that the
+    /// user chose. Then it begins at its widest, so that the rate is kept.
     #[must_use]
-    pub fn fixed(size: u32) -> ConnectWindow {
-        ConnectWindow { fixed: true, ..ConnectWindow::adaptive(size) }
-    }
-
-    /// A window that begins with `size` connects and finds out how many are good.
-    #[must_use]
-    pub fn adaptive(size: u32) -> ConnectWindow {
+    pub fn new(fixed: Option<u32>, paced: bool) -> ConnectWindow {
         ConnectWindow {
-            size,
-            fixed: false,
+            size: fixed.unwrap_or(if paced { WIDEST } else { NARROW }),
+            fixed: fixed.is_some(),
             under_way: 0,
             quickest: None,
             quick: 0,
@@ -167,7 +162,7 @@ mod tests {
 
     #[test]
     fn it_widens_by_one_a_round_while_all_are_answered_at_once_and_then_stays() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         let sizes: Vec<u32> = (0..200).map(|_| round(&mut window, &mut next, |_| MILLISECOND)).collect();
         assert_eq!(sizes[..4], [4, 5, 6, 7]);
         assert_eq!((sizes[123], sizes[124], sizes[199]), (127, 128, 128));
@@ -175,7 +170,7 @@ mod tests {
 
     #[test]
     fn it_does_not_widen_where_connects_only_wait_for_each_other() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         for _ in 0..1000 {
             round(&mut window, &mut next, |index| MILLISECOND * (4 - index.min(3)));
         }
@@ -184,7 +179,7 @@ mod tests {
 
     #[test]
     fn it_halves_once_for_all_connects_that_were_dropped_together() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         for _ in 0..12 {
             round(&mut window, &mut next, |_| MILLISECOND);
         }
@@ -200,7 +195,7 @@ mod tests {
 
     #[test]
     fn it_halves_when_connections_time_out_or_are_reset_soon_after() {
-        let mut window = ConnectWindow::adaptive(16);
+        let mut window = ConnectWindow { size: 16, ..ConnectWindow::new(None, false) };
         for number in 1..=16 {
             window.begun(number);
         }
@@ -241,7 +236,7 @@ mod tests {
     #[test]
     fn a_thousand_connects_that_nobody_answers_take_a_few_rounds() {
         for unanswered in [true, false] {
-            let mut window = ConnectWindow::adaptive(NARROW);
+            let mut window = ConnectWindow::new(None, false);
             assert_eq!(rounds_of_failures(&mut window, 1, 1000, unanswered), 1 + 996_u32.div_ceil(WIDEST));
             assert_eq!(window.size, NARROW, "the next answer brings it back");
         }
@@ -249,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_never_accepts_costs_a_few_rounds_of_timeouts() {
-        let mut window = ConnectWindow::adaptive(NARROW);
+        let mut window = ConnectWindow::new(None, false);
         let mut next = 1;
         round(&mut window, &mut next, |_| MILLISECOND);
         assert_eq!(rounds_of_failures(&mut window, next, 36, true), 2);
@@ -257,7 +252,7 @@ mod tests {
 
     #[test]
     fn an_answer_ends_the_widest_window_that_failures_have_opened() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         rounds_of_failures(&mut window, next, NARROW, true);
         next += NARROW;
         assert_eq!(round(&mut window, &mut next, |_| MILLISECOND), WIDEST);
@@ -266,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_first_address_that_fails_neither_narrows_nor_opens_the_window() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         round(&mut window, &mut next, |_| MILLISECOND);
         let size = window.size;
         for number in next..next + 100 {
@@ -279,7 +274,7 @@ mod tests {
 
     #[test]
     fn refused_connects_do_not_narrow_it() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         round(&mut window, &mut next, |_| MILLISECOND);
         let size = window.size;
         rounds_of_failures(&mut window, next, 20, false);
@@ -288,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_path_of_a_second_does_not_narrow_it_and_counts_nothing_as_sent_again() {
-        let (mut window, mut next, mut rounds) = (ConnectWindow::adaptive(NARROW), 1, 0);
+        let (mut window, mut next, mut rounds) = (ConnectWindow::new(None, false), 1, 0);
         while next <= 1000 {
             round(&mut window, &mut next, |_| Duration::from_secs(1));
             rounds += 1;
@@ -299,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_answer_whose_time_says_nothing_changes_nothing() {
-        let (mut window, mut next) = (ConnectWindow::adaptive(NARROW), 1);
+        let (mut window, mut next) = (ConnectWindow::new(None, false), 1);
         round(&mut window, &mut next, |_| MILLISECOND);
         round(&mut window, &mut next, |index| if index == 0 { RETRANSMITTED } else { MILLISECOND });
         let size = window.size;
@@ -309,8 +304,16 @@ mod tests {
     }
 
     #[test]
+    fn with_a_pace_it_begins_at_the_widest_and_still_narrows() {
+        let (mut window, mut next) = (ConnectWindow::new(None, true), 1);
+        assert_eq!(round(&mut window, &mut next, |_| MILLISECOND), WIDEST);
+        window.reset(next - 1);
+        assert_eq!(round(&mut window, &mut next, |_| MILLISECOND), WIDEST / 2);
+    }
+
+    #[test]
     fn a_fixed_one_stays_as_it_is() {
-        let (mut window, mut next) = (ConnectWindow::fixed(7), 1);
+        let (mut window, mut next) = (ConnectWindow::new(Some(7), false), 1);
         for after in [MILLISECOND, MILLISECOND, RETRANSMITTED, RETRANSMITTED, MILLISECOND] {
             assert_eq!(round(&mut window, &mut next, |_| after), 7);
         }

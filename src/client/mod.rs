@@ -27,7 +27,7 @@ use std::time::Duration;
 use log::{info, warn};
 use mio::Token;
 
-use self::connect_window::{ConnectWindow, NARROW, WIDEST};
+use self::connect_window::ConnectWindow;
 use self::exchange::Exchange;
 use self::fault::{FaultKind, FaultyConnection};
 use self::findings::{Connections, DESCRIBED_FAULTS, Effort, Findings};
@@ -71,7 +71,7 @@ pub struct Plan {
     pub timeout: Duration,
     /// How many connects are begun a second; `None`: as fast as the window allows.
     pub connect_rate: Option<Rate>,
-    /// How many connects may be under way at once; `None`: as many as are answered at once ([`ConnectWindow`]).
+    /// How many connects may be under way at once; `None`: as many as are good for the peer ([`ConnectWindow`]).
     pub connect_window: Option<u32>,
     /// The local addresses to connect from, in turn; none: the system's choice.
     pub sources: Vec<IpAddr>,
@@ -113,7 +113,8 @@ pub trait Observer {
     fn status_asked(&mut self, event_loop: &EventLoop<Side>);
 }
 
-/// Carries out `plan` against the first of `addrs` that answers, connection by connection. Returns what was found.
+/// Carries out `plan` against the first of `addrs` that answers, connection by connection; the one that answered last is
+/// tried first. Returns what was found.
 ///
 /// SIGINT and SIGTERM end it early, with the findings so far. An error is one of the loop itself; what goes wrong with a
 /// connection stands in the findings.
@@ -177,7 +178,8 @@ enum Phase {
 }
 
 impl Client {
-    /// A client that has everything yet to do. Of `addrs`, each connection tries one after the other.
+    /// A client that has everything yet to do. Of `addrs`, each connection tries one after the other, beginning with the one
+    /// that answered last.
     ///
     /// # Panics
     /// If `addrs` is empty.
@@ -187,12 +189,6 @@ impl Client {
         let figured = Figured::new();
         let mut run = Run::new(plan.load.clone(), plan.connections, Box::new(figured.clone()));
         run.patience = plan.timeout;
-        let window = match (plan.connect_window, plan.connect_rate) {
-            (Some(size), _) => ConnectWindow::fixed(size),
-            // The user has chosen the pace.
-            (None, Some(_)) => ConnectWindow::adaptive(WIDEST),
-            (None, None) => ConnectWindow::adaptive(NARROW),
-        };
         Client {
             addrs,
             preferred: 0,
@@ -201,7 +197,7 @@ impl Client {
             run: Rc::new(run),
             figured,
             started: 0,
-            window,
+            window: ConnectWindow::new(plan.connect_window, plan.connect_rate.is_some()),
             next_look: Moment::START,
             resumed: Moment::START,
             open: 0,

@@ -162,3 +162,23 @@ impl Schedule {
         self.rate.events_within(end.since(self.start)).min(self.end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::load::Content;
+    use crate::client::measure::NoMeter;
+
+    #[test]
+    fn measuring_begins_after_the_warm_up_and_in_an_open_loop_with_the_first_message_that_is_due_then() {
+        let every_two_seconds = Pacing::Rate("0.5".parse().unwrap());
+        for (pacing, seconds) in [(Pacing::InFlight(1), 1), (every_two_seconds, 2)] {
+            let content = Content::Generated { run: 1, size: 10 };
+            let load = Load { warmup: Duration::from_secs(1), ..Load::new(content, pacing) };
+            let run = Run::new(load, 1, Box::new(NoMeter));
+            assert_eq!(run.measured_from(), None);
+            run.begin(Moment::START, 1);
+            assert_eq!(run.measured_from(), Some(Moment::START.plus(Duration::from_secs(seconds))));
+        }
+    }
+}
