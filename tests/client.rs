@@ -368,17 +368,17 @@ fn the_address_that_worked_last_is_tried_first() {
 }
 
 /// Has no CPU for a while, as soon as connections stand and others are under way.
-struct Paused {
+struct Sleeper {
     client: Client,
     connected: bool,
-    paused: bool,
+    slept: bool,
 }
 
-impl Role<Side> for Paused {
+impl Role<Side> for Sleeper {
     fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
         let more = self.client.advance(event_loop);
-        if self.connected && !self.paused {
-            self.paused = true;
+        if self.connected && !self.slept {
+            self.slept = true;
             std::thread::sleep(Duration::from_millis(1200)); // The pause is what is tested.
         }
         more
@@ -395,7 +395,7 @@ fn a_pause_of_the_client_is_no_full_backlog() {
     let server = Server::start(&[]);
     let plan = Plan::tutorial(40);
     let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
-    let mut role = Paused { client: Client::new(vec![server.addr], &plan), connected: false, paused: false };
+    let mut role = Sleeper { client: Client::new(vec![server.addr], &plan), connected: false, slept: false };
     event_loop.run(&mut role).unwrap();
     let report = Report::of(&role.client.into_findings(&event_loop), &[]);
     assert!(report.is_intact(), "{report}");
