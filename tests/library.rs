@@ -43,7 +43,7 @@ impl Role<Bell> for Porter {
             }
             Event::Closed { token, .. } => {
                 self.closed += 1;
-                // Its slot may be anybody's by now, or nobody's: neither may end the program.
+                // Another connection may have its slot by now, or none: neither may end the program.
                 if let Some(token) = token
                     && event_loop.connection(token).is_none()
                 {
@@ -172,7 +172,7 @@ fn serve_one<P: Protocol>(
 ) {
     let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
-    // Far longer than anything here takes: only a failing test waits for so long.
+    // Far longer than anything here takes: only a failing test waits until it is over.
     let timeouts = Timeouts { idle: Some(Duration::from_secs(20)), ..Timeouts::default() };
     let mut event_loop = EventLoop::new(Limits::default(), timeouts).unwrap();
     event_loop.listen(listener, move |_| protocol()).unwrap();

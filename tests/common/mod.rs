@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
-/// How long anything that must happen may take. Only a failing test waits for so long.
+/// How long anything that must happen may take. Only a failing test waits until it is over.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const SERVER: &str = env!("CARGO_BIN_EXE_multiconn-server");
