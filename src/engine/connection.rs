@@ -367,7 +367,7 @@ impl<T, P> Connection<T, P> {
         if self.writing != Writing::Open || self.ending.due().is_some() {
             return Err(SendError::Finishing);
         }
-        if bytes.len() > self.room_to_send(room_now) {
+        if self.room_taken() + bytes.len() > room_now {
             return Err(SendError::Full);
         }
         let nothing_waited = self.outbound.is_empty();
@@ -376,11 +376,12 @@ impl<T, P> Connection<T, P> {
         Ok(())
     }
 
-    /// How many bytes may be added to those that wait to be sent. Input that the protocol left counts, but not input that
-    /// it holds: if full hands kept it from sending, two peers could hold each other's input for ever.
-    fn room_to_send(&self, room_now: usize) -> usize {
+    /// How many bytes count against the room to send: those that wait to be sent, and input that the protocol left. Input
+    /// that the protocol holds does not: if full hands kept it from sending, two peers could hold each other's input for
+    /// ever.
+    fn room_taken(&self) -> usize {
         let kept = if self.reading == Reading::Held { 0 } else { self.inbound.len() };
-        room_now.saturating_sub(self.outbound.len() + kept)
+        self.outbound.len() + kept
     }
 
     /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what
@@ -692,7 +693,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.reading == Reading::Open && self.wire.end_is_near() {
             return Ok(0);
         }
-        let space = context.scratch.len().min(self.room_to_send(context.room_now));
+        let space = context.scratch.len().min(context.room_now.saturating_sub(self.room_taken()));
         match self.protocol.produce(&mut context.scratch[..space], context.clock) {
             Produced::Bytes(produced) => {
                 let scratch = mem::take(&mut context.scratch);
