@@ -366,12 +366,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         } else {
             Some(Duration::ZERO)
         };
-        let returned = match self.system.wait(timeout) {
+        let interrupted = match self.system.wait(timeout) {
             // A signal, or only SIGSTOP and SIGCONT: the next wait returns the events.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
             result => {
                 result?;
-                Some(self.system.events().count())
+                false
             }
         };
         self.turns += 1;
@@ -384,7 +384,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 ended: self.now,
                 last_ended,
                 timeout,
-                returned,
+                // Counted only where a deadline asks for it.
+                returned: (!interrupted).then(|| self.system.events().count()),
                 most: self.system.most_events(),
                 sources: self.connections.len() + OTHER_SOURCES,
             })

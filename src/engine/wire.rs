@@ -21,7 +21,9 @@ pub trait Transport: Read + Write {
     fn take_error(&mut self) -> io::Result<Option<io::Error>>;
 
     /// What the kernel still holds for the peer; `None` if the system cannot tell.
-    fn unacknowledged(&self) -> Option<Unacknowledged>;
+    fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
 }
 
 /// Bytes that the kernel has taken and the peer's kernel has not acknowledged.

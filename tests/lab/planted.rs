@@ -149,8 +149,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "an interrupted wait ends the loop",
         file: "src/engine/event_loop.rs",
-        right: "Err(error) if error.kind() == io::ErrorKind::Interrupted => None,",
-        wrong: "Err(error) if error.kind() == io::ErrorKind::NotFound => None,",
+        right: "Err(error) if error.kind() == io::ErrorKind::Interrupted => true,",
+        wrong: "Err(error) if error.kind() == io::ErrorKind::NotFound => true,",
         tests: SIMULATION,
     },
     Bug {

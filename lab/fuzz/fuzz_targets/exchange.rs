@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use multiconn::internals::connection::{Connection, Outcome, Readiness, Transport, Context, Unacknowledged};
+use multiconn::internals::connection::{Connection, Outcome, Readiness, Transport, Context};
 use multiconn::internals::time::{Clock, Moment};
 use multiconn::internals::log_budget::LogBudget;
 use multiconn::client::exchange::Exchange;
@@ -372,10 +372,6 @@ impl Transport for Socket {
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         Ok(None)
-    }
-
-    fn unacknowledged(&self) -> Option<Unacknowledged> {
-        None
     }
 }
 

@@ -16,9 +16,7 @@ use multiconn::client::measure::NoMeter;
 use multiconn::client::pattern::Pattern;
 use multiconn::client::schedule::Run;
 use multiconn::client::side::Side;
-use multiconn::internals::connection::{
-    Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport, Unacknowledged,
-};
+use multiconn::internals::connection::{Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport};
 use multiconn::internals::log_budget::LogBudget;
 use multiconn::internals::protocol::Protocol;
 use multiconn::internals::time::Moment;
@@ -59,10 +57,6 @@ impl Transport for Peer {
         Ok(None)
     }
 
-    fn unacknowledged(&self) -> Option<Unacknowledged> {
-        None
-    }
-
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -95,10 +89,6 @@ impl Write for Mirror {
 impl Transport for Mirror {
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         Ok(None)
-    }
-
-    fn unacknowledged(&self) -> Option<Unacknowledged> {
-        None
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
