@@ -154,6 +154,7 @@ pub use crate::engine::listeners::{ListenerConfig, ListenerId, MOST_LISTENERS};
 pub use crate::engine::log_budget::{Line, LogBudget};
 pub use crate::engine::peer_addr::PeerAddr;
 pub use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+pub use crate::engine::rehearsal::Rehearsal;
 pub use crate::engine::signals::Signal;
 pub use crate::engine::sockets;
 pub use crate::engine::system::{Mio, System};
