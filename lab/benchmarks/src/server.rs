@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::generator;
 use crate::peers::{Peer, Places};
 
 /// The core of the servers. Everything else is on the other one.
@@ -39,7 +40,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a peer and waits until it accepts.
+    /// Starts a peer and waits until it answers.
     pub fn start(peer: &Peer, places: &Places) -> anyhow::Result<Server> {
         Server::start_on(CORE, peer, places)
     }
@@ -75,11 +76,11 @@ impl Server {
         on_core(&mut starting, core);
         let process = starting.spawn().with_context(|| format!("starting {}", peer.name))?;
         let mut server = Server { process, port, _backend: backend };
-        server.wait_until_it_accepts(&complaints)?;
+        server.wait_until_it_answers(&complaints)?;
         Ok(server)
     }
 
-    fn wait_until_it_accepts(&mut self, complaints: &PathBuf) -> anyhow::Result<()> {
+    fn wait_until_it_answers(&mut self, complaints: &PathBuf) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         while sys::connect(Ipv4Addr::LOCALHOST, self.port).is_err() {
             if let Some(status) = self.process.try_wait()? {
@@ -91,7 +92,9 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(2));
         }
-        thread::sleep(Duration::from_millis(20)); // It sees the end of that first connection.
+        // The kernel accepts as soon as one process listens; a worker that it forks may not be there yet.
+        drop(generator::hold(self.port, 1)?);
+        thread::sleep(Duration::from_millis(20)); // It sees the end of that connection.
         Ok(())
     }
 
