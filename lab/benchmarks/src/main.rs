@@ -58,14 +58,13 @@ struct Args {
 }
 
 const EXAMPLES: &str = "\
-Builds the programs, measures each server in a process of its own on core 0 with the load on core 1, prints the report
-and writes docs/benchmarks.md (between its markers) and two charts, and every figure to
-target/release/bench/benchmarks.json. A part of the whole (--only,
---peers, --quick) is printed and not written.
+Builds the programs, measures each server in a process of its own on core 0 with the load on core 1, prints the report \
+and writes docs/benchmarks.md (between its markers) and two charts, and every figure to \
+target/release/bench/benchmarks.json. A part of the whole (--only, --peers, --quick) is printed and not written.
 
-With --proxies each program relays to an echo server that runs on core 1 beside the load and is not measured. Its part
-of the page has markers of its own, and its figures are in target/release/bench/proxies.json. haproxy, nginx with its
-stream module, and socat are measured where they are installed.
+With --proxies each program relays to an echo server that runs on core 1 beside the load and is not measured. The report \
+has its own markers on the page, and its figures go to target/release/bench/proxies.json. haproxy, nginx with its \
+stream module, and socat take part where they are installed.
 
 Examples:
   cargo run --release -p benchmarks
