@@ -166,12 +166,14 @@ fn node(places: &Places) -> Result<Vec<OsString>, String> {
     Ok(line("node", [places.source("node_server.js").into(), "{port}".into()]))
 }
 
-/// The standard output of a command, or why there is none: its first line of complaint.
+/// What a command says: its standard output, or its error output if that is empty, as nginx's is. If it fails, the first
+/// line of complaint.
 pub fn said_by(command: &mut Command) -> Result<String, String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+        return Ok(String::from_utf8_lossy(&said).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
     Err(format!("{name}: {}", complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or("failed")))

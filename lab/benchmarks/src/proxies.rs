@@ -21,7 +21,7 @@ pub fn all(places: &Places) -> Vec<Peer> {
     let socat = [accepting, "TCP:127.0.0.1:{backend},nodelay"];
     vec![
         peer(FLOOR, "raw epoll, edge-triggered, one shared buffer", own("peer-proxy-floor"), Some(behind())),
-        peer(OURS, "the example proxy, all else as it comes", ours(places), Some(behind())),
+        peer(OURS, "examples/proxy -q, all else as it comes", ours(places), Some(behind())),
         peer("tokio", "tokio, current_thread, copy_bidirectional", own("peer-proxy-tokio"), Some(behind())),
         peer("haproxy", "haproxy, mode tcp, one thread", installed("haproxy", &haproxy), configured("haproxy.cfg")),
         peer("nginx", "nginx, stream module, one worker", installed("nginx", &nginx), configured("nginx.conf")),
@@ -36,11 +36,8 @@ pub fn all(places: &Places) -> Vec<Peer> {
 
 fn ours(places: &Places) -> Result<Vec<OsString>, String> {
     let proxy = places.programs.join("examples/proxy");
-    let help = said_by(Command::new(&proxy).arg("--help"))?;
-    // The log would be written to a file here, and to a terminal elsewhere.
-    let quiet = help.contains("-q").then_some("-q");
-    let addresses = ["127.0.0.1", "{port}", "127.0.0.1", "{backend}"];
-    Ok(line(proxy, quiet.into_iter().chain(addresses).map(OsString::from)))
+    said_by(Command::new(&proxy).arg("--help"))?;
+    Ok(line(proxy, ["-q", "127.0.0.1", "{port}", "127.0.0.1", "{backend}"].map(OsString::from)))
 }
 
 /// The command line of a program that this machine may have.
@@ -52,8 +49,8 @@ fn installed(name: &str, arguments: &[&str]) -> Result<Vec<OsString>, String> {
 /// What a program says about its version, if it is installed.
 fn version(name: &str) -> Result<String, String> {
     match name {
-        "nginx" => said_by(Command::new("sh").args(["-c", "exec nginx -v 2>&1"])),
-        "socat" => said_by(Command::new("socat").arg("-V")).map(|text| text.lines().skip(1).collect()),
+        // Its first line is about who wrote it.
+        "socat" => said_by(Command::new(name).arg("-V")).map(|text| text.lines().skip(1).take(1).collect()),
         _ => said_by(Command::new(name).arg("-v")),
     }
 }
