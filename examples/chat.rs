@@ -45,8 +45,8 @@ impl Protocol for Member {
 
 fn on_event(event: Event<Member>, event_loop: &mut EventLoop<Member>) {
     match event {
-        Event::Accepted { token, addr } => {
-            let others = event_loop.connections().len() - 1;
+        Event::Accepted { token, addr, .. } => {
+            let others = event_loop.open_connections() - 1;
             let _ = event_loop.send(token, format!("you are {addr}; others here: {others}\n").as_bytes());
             tell_others(Some(token), format!("{addr} is here\n").as_bytes(), event_loop);
         }
@@ -69,8 +69,8 @@ fn on_event(event: Event<Member>, event_loop: &mut EventLoop<Member>) {
 fn tell_others(speaker: Option<Token>, text: &[u8], event_loop: &mut EventLoop<Member>) {
     let everybody: Vec<Token> = event_loop.connections().map(|(token, _)| token).collect();
     for token in everybody.into_iter().filter(|&token| Some(token) != speaker) {
-        if let Err(error) = event_loop.send(token, text) {
-            info!("Closing a member: {error}");
+        if event_loop.send(token, text) != Ok(text.len()) {
+            info!("Closing a member who does not read");
             event_loop.close(token);
         }
     }

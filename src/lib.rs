@@ -150,6 +150,7 @@ pub use crate::engine::escape::Escaped;
 pub use crate::engine::event_loop::{Event, Role};
 pub use crate::engine::event_loop::{EventLoop, LISTENER, Limits, MINIMUM_BUFFER, Token};
 pub use crate::engine::handle::Handle;
+pub use crate::engine::listeners::{ListenerConfig, ListenerId, MOST_LISTENERS};
 pub use crate::engine::log_budget::{Line, LogBudget};
 pub use crate::engine::peer_addr::PeerAddr;
 pub use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};

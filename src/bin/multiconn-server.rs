@@ -92,6 +92,7 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         stall_timeout: args.stall_timeout.0,
         drain_timeout: args.drain_timeout,
         busy_poll: args.busy_poll,
+        ..Config::default()
     };
     let mut server = Server::bind(&args.host, args.port, &config, |_| Echo)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;

@@ -525,6 +525,7 @@ mod tests {
     use crate::client::measure::{Meter, NoMeter};
     use crate::client::rate::Rate;
     use crate::engine::buffer::SendBuffer;
+    use crate::engine::protocol::Wishes;
     use std::cell::{Cell, RefCell};
 
     /// Remembers what is measured.
@@ -597,7 +598,7 @@ mod tests {
         let mut out = Outbox::new(SendBuffer::new(), 100, &now);
         exchange.receive(input, &mut out);
         assert!(out.queue.is_empty() && out.tail.is_empty(), "the checking end answers nothing");
-        out.abort
+        out.wishes.has(Wishes::ABORT)
     }
 
     /// Ends the peer's input; returns whether the exchange asked to abort.
@@ -605,7 +606,7 @@ mod tests {
         let now = at(0);
         let mut out = Outbox::new(SendBuffer::new(), 100, &now);
         exchange.end_of_input(&[], &mut out);
-        out.abort
+        out.wishes.has(Wishes::ABORT)
     }
 
     fn kind(exchange: &Exchange) -> Option<FaultKind> {
@@ -827,7 +828,7 @@ mod tests {
             shown.push(byte);
             let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
             let consumed = exchange.receive(&shown, &mut out);
-            if out.abort {
+            if out.wishes.has(Wishes::ABORT) {
                 break;
             }
             shown.drain(..consumed);

@@ -435,7 +435,7 @@ impl Client {
         if self.effort_before.is_none() && self.run.first_measured().is_some() {
             self.effort_before = Some(Effort::of(event_loop.system()));
         }
-        if let Err(error) = event_loop.wake_at(times.into_iter().flatten().min()) {
+        if let Err(error) = event_loop.set_timer(times.into_iter().flatten().min()) {
             warn!("cannot keep the schedule: {error}");
             event_loop.stop();
         }
@@ -458,12 +458,14 @@ impl Role<Side> for Client {
                 }
             }
             // The table is the program's business.
-            Event::Signal(Signal::Status) | Event::Accepted { .. } | Event::Notified { .. } | Event::Woken => {}
+            Event::Signal(Signal::Status) => {}
             Event::Signal(signal) => {
                 info!("Caught {}, exiting", signal.name());
                 self.interrupted = Some(signal);
                 event_loop.stop();
             }
+            // What is due at a time is looked at in `advance`. The rest is not for this role.
+            _ => {}
         }
     }
 }

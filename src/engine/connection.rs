@@ -17,7 +17,7 @@ use crate::engine::buffer::{self, SendBuffer};
 use crate::engine::log_budget::LogBudget;
 use crate::engine::peer_addr::PeerAddr;
 use crate::engine::progress::Progress;
-use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+use crate::engine::protocol::{Expects, Outbox, Produced, Protocol, Wishes};
 use crate::engine::time::{Clock, Moment};
 use crate::engine::wire::{Input, Wire};
 pub use crate::engine::wire::{Readiness, Transport, Unacknowledged};
@@ -49,8 +49,7 @@ pub struct Connection<T, P> {
     reading: Reading,
     writing: Writing,
     ending: Ending,
-    /// The role woke this connection: what the protocol has not consumed is shown to it again.
-    woken: bool,
+    marks: Marks,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +58,8 @@ enum Reading {
     Open,
     /// The protocol takes nothing now: nothing is read before it is woken.
     Held,
+    /// The role takes nothing now: nothing is read, and nothing is shown to the protocol, before the role resumes.
+    Paused,
     /// We ended first; what still arrives is read, so that closing sends no RST, and thrown away.
     Discarding,
     /// The peer's FIN was read; the protocol's `end_of_input` was not called yet.
@@ -71,6 +72,8 @@ enum Reading {
 enum Writing {
     /// The connect is under way.
     Connecting,
+    /// The connect is under way, and our FIN follows what waits once it has succeeded.
+    ConnectingToShutDown,
     Open,
     /// Our FIN follows what waits in `outbound`.
     ShuttingDown,
@@ -91,6 +94,10 @@ enum Ending {
     TimedOut(Timeout),
     /// The role closed the connection: it ends at its next service.
     Closed,
+    /// The role reset the connection: it ends at its next service.
+    Reset,
+    /// The connection that this one is joined to failed: this one ends at its next service.
+    PartnerFailed,
 }
 
 impl Ending {
@@ -100,7 +107,47 @@ impl Ending {
             Ending::ByItself | Ending::Draining | Ending::Idle => None,
             Ending::TimedOut(timeout) => Some(End::TimedOut(timeout)),
             Ending::Closed => Some(End::Closed),
+            Ending::Reset => Some(End::Reset),
+            Ending::PartnerFailed => Some(End::PartnerFailed),
         }
+    }
+}
+
+/// What is known of a connection, and what is to be done at its next service. Bits of one byte, which each idle
+/// connection holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks(u8);
+
+impl Marks {
+    /// What the protocol has not consumed is shown to it again at the next service.
+    const WOKEN: u8 = 1;
+    /// The protocol's own deadline passed: the next service tells it.
+    const DUE: u8 = 2;
+    /// The role could not send all that it wanted: it hears of it when there is room again.
+    const WANTS_ROOM: u8 = 4;
+    /// What the protocol sends goes out on another connection.
+    const JOINED: u8 = 8;
+    /// The role opened the connection; it was not accepted.
+    const OPENED_BY_US: u8 = 16;
+
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    fn set(&mut self, mark: u8) {
+        self.0 |= mark;
+    }
+
+    /// Clears the mark. Returns whether it was set.
+    fn take(&mut self, mark: u8) -> bool {
+        let was_set = self.has(mark);
+        self.0 &= !mark;
+        was_set
+    }
+
+    /// Whether the next service has more to do than to carry bytes.
+    fn has_work(self) -> bool {
+        self.has(Marks::WOKEN | Marks::DUE | Marks::WANTS_ROOM)
     }
 }
 
@@ -136,7 +183,7 @@ pub struct Timeouts {
 }
 
 /// What the loop lends to a connection for one service.
-pub struct Context<'a> {
+pub struct Context<'a, T, P> {
     /// The time of this turn.
     pub now: Moment,
     /// The time to the microsecond, for protocols that measure.
@@ -152,8 +199,22 @@ pub struct Context<'a> {
     pub short_read_is_last: bool,
     /// The budget for lines about traffic.
     pub log: &'a mut LogBudget,
+    /// The connection that this one is joined to, if there is one: it sends what the protocol answers.
+    pub partner: Option<Partner<'a, T, P>>,
     /// Set where the protocol asks for the role's attention ([`Outbox::notify`]).
     pub notified: bool,
+    /// Set where there is room again for what the role wants to send.
+    pub has_room: bool,
+}
+
+/// The connection that another one is joined to.
+pub struct Partner<'a, T, P> {
+    /// Sends what the other one's protocol answers.
+    pub connection: &'a mut Connection<T, P>,
+    /// How many bytes it may buffer, given how much memory is free now.
+    pub room_now: usize,
+    /// Set where sending failed.
+    pub end: &'a mut Option<End>,
 }
 
 /// What came of one service.
@@ -189,6 +250,18 @@ pub enum End {
     Overflow,
     /// The role closed the connection ([`EventLoop::close`](crate::engine::event_loop::EventLoop::close)).
     Closed,
+    /// The role reset the connection ([`EventLoop::reset`](crate::engine::event_loop::EventLoop::reset)).
+    Reset,
+    /// The connection that it was joined to ([`EventLoop::join`](crate::engine::event_loop::EventLoop::join)) failed, and
+    /// so this one was reset.
+    PartnerFailed,
+}
+
+impl End {
+    /// Whether it is an end in order: with what was sent before delivered, as far as the peer took it.
+    fn is_orderly(&self) -> bool {
+        matches!(self, End::Finished | End::TimedOut(Timeout::Idle | Timeout::Linger))
+    }
 }
 
 impl fmt::Display for End {
@@ -207,6 +280,8 @@ impl fmt::Display for End {
             End::OutOfMemory => f.write_str("no memory left for a message that is not complete"),
             End::Overflow => f.write_str("more to send than the buffer holds"),
             End::Closed => f.write_str("closed"),
+            End::Reset => f.write_str("reset by us"),
+            End::PartnerFailed => f.write_str("reset, as the connection that it was joined to failed"),
         }
     }
 }
@@ -221,7 +296,7 @@ pub enum State {
     Established,
     /// Bytes wait that the peer does not take.
     Stalled,
-    /// The protocol takes nothing now: backpressure.
+    /// The protocol or the role takes nothing now: backpressure.
     Held,
     /// The peer has sent its FIN; ours follows when everything is sent, or when the protocol says so.
     PeerFinished,
@@ -257,13 +332,14 @@ impl<T, P> Connection<T, P> {
             reading: Reading::Open,
             writing: Writing::Open,
             ending: Ending::ByItself,
-            woken: false,
+            marks: Marks::default(),
         }
     }
 
     /// A connection whose connect is under way.
     pub fn connecting(transport: T, addr: SocketAddr, protocol: P, now: Moment) -> Connection<T, P> {
-        Connection { writing: Writing::Connecting, ..Connection::open(transport, addr, protocol, now) }
+        let marks = Marks(Marks::OPENED_BY_US);
+        Connection { writing: Writing::Connecting, marks, ..Connection::open(transport, addr, protocol, now) }
     }
 
     /// The peer's address. An IPv4 address mapped into IPv6 is returned as the IPv4 address.
@@ -336,17 +412,27 @@ impl<T, P> Connection<T, P> {
         self.last_active
     }
 
+    /// Whether it was accepted; if not, the role opened it.
+    pub fn was_accepted(&self) -> bool {
+        !self.marks.has(Marks::OPENED_BY_US)
+    }
+
+    /// Whether it is joined to another connection, or was.
+    pub fn is_joined(&self) -> bool {
+        self.marks.has(Marks::JOINED)
+    }
+
     /// Whether the connect is under way.
     pub fn is_connecting(&self) -> bool {
-        self.writing == Writing::Connecting
+        matches!(self.writing, Writing::Connecting | Writing::ConnectingToShutDown)
     }
 
     /// What the connection is doing, for people. No decision depends on it.
     pub fn state(&self) -> State {
         match (self.writing, self.reading) {
-            (Writing::Connecting, _) => State::Connecting,
+            (Writing::Connecting | Writing::ConnectingToShutDown, _) => State::Connecting,
             _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
-            (Writing::Open, Reading::Held) => State::Held,
+            (Writing::Open, Reading::Held | Reading::Paused) => State::Held,
             (_, Reading::EndUnheard | Reading::Ended) => State::PeerFinished,
             (Writing::ShuttingDown | Writing::ShutDown, _) => State::Finishing,
             (Writing::Open, _) => State::Established,
@@ -358,35 +444,47 @@ impl<T, P> Connection<T, P> {
         self.wire.note(event);
     }
 
-    /// Queues bytes from outside of the protocol; the next service sends them.
+    /// Queues bytes from outside of the protocol, as many as fit into `room_now` bytes; the next service sends them.
+    /// Returns how many were queued.
     ///
     /// # Errors
-    /// Nothing is queued if the connection would then hold more than `room_now` bytes, or if its connect is under way,
-    /// or if our FIN was decided on.
-    pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<(), SendError> {
-        if self.writing != Writing::Open || self.ending.due().is_some() {
+    /// Nothing is queued if our FIN was decided on.
+    pub fn send(&mut self, bytes: &[u8], room_now: usize, now: Moment) -> Result<usize, SendError> {
+        if !matches!(self.writing, Writing::Open | Writing::Connecting) || self.ending.due().is_some() {
             return Err(SendError::Finishing);
         }
-        if self.room_taken() + bytes.len() > room_now {
-            return Err(SendError::Full);
-        }
         let nothing_waited = self.outbound.is_empty();
-        self.outbound.push(bytes, room_now);
+        let taken = bytes.len().min(room_now.saturating_sub(self.room_taken()));
+        self.outbound.push(&bytes[..taken], room_now);
         self.time_the_wait(nothing_waited, now);
-        Ok(())
+        if taken < bytes.len() {
+            self.marks.set(Marks::WANTS_ROOM);
+        }
+        Ok(taken)
     }
 
     /// How many bytes count against the room to send: those that wait to be sent, and input that the protocol left. Input
     /// that the protocol holds does not: if full hands kept it from sending, two peers could hold each other's input for
     /// ever.
     fn room_taken(&self) -> usize {
-        let kept = if self.reading == Reading::Held { 0 } else { self.inbound.len() };
+        let kept = if self.takes_nothing() { 0 } else { self.inbound.len() };
         self.outbound.len() + kept
+    }
+
+    /// Whether the protocol or the role wants to see no input now.
+    fn takes_nothing(&self) -> bool {
+        matches!(self.reading, Reading::Held | Reading::Paused)
     }
 
     /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what
     /// arrives later is thrown away, up to the peer's FIN.
+    ///
+    /// A connection that is joined to another one goes on: the answer to what it forwards comes from elsewhere, at a
+    /// time that nobody here knows.
     pub fn drain(&mut self) {
+        if self.marks.has(Marks::JOINED) {
+            return;
+        }
         if self.ending == Ending::ByItself {
             self.ending = Ending::Draining;
         }
@@ -399,7 +497,7 @@ impl<T, P> Connection<T, P> {
     /// Sends our FIN behind what waits. What still arrives is read and thrown away.
     pub fn stop_answering(&mut self) {
         match self.reading {
-            Reading::Open | Reading::Held => {
+            Reading::Open | Reading::Held | Reading::Paused => {
                 self.shut_down_behind_queue();
                 self.reading = Reading::Discarding;
             }
@@ -415,16 +513,92 @@ impl<T, P> Connection<T, P> {
 
     /// At the next service, shows the protocol again what it has not consumed.
     pub fn wake(&mut self) {
-        self.woken = true;
+        self.marks.set(Marks::WOKEN);
         if self.reading == Reading::Held {
             self.reading = Reading::Open;
         }
     }
 
+    /// Reads nothing from now on, and shows the protocol nothing.
+    pub fn pause(&mut self) {
+        if matches!(self.reading, Reading::Open | Reading::Held) {
+            self.reading = Reading::Paused;
+        }
+    }
+
+    /// Takes a pause back.
+    pub fn resume(&mut self) {
+        if self.reading == Reading::Paused {
+            self.reading = Reading::Open;
+            self.marks.set(Marks::WOKEN);
+        }
+    }
+
     /// Ends the connection at its next service.
     pub fn close(&mut self) {
+        self.end_as(Ending::Closed);
+    }
+
+    /// Ends the connection with a reset at its next service.
+    pub fn reset(&mut self) {
+        self.end_as(Ending::Reset);
+    }
+
+    /// Sends what the protocol answers elsewhere from now on: to the partner that each service has in its context.
+    pub(crate) fn join(&mut self) {
+        self.marks.set(Marks::JOINED);
+        if self.ending == Ending::Draining {
+            self.ending = Ending::ByItself;
+        }
+    }
+
+    /// Goes on alone: the partner has come to its `end`. What waits is sent after an end in order, and what still
+    /// arrives has nowhere to go. After any other end this connection is reset: the peer must not take for whole what
+    /// came from the partner.
+    pub(crate) fn lose_partner(&mut self, end: &End) {
+        if !end.is_orderly() {
+            return self.end_as(Ending::PartnerFailed);
+        }
+        if self.reading == Reading::EndUnheard {
+            self.reading = Reading::Ended;
+        }
+        self.inbound = Vec::new();
+        self.stop_answering();
+    }
+
+    /// Notes that the partner has sent what it had, and shows the protocol what waits for that.
+    pub(crate) fn partner_has_room(&mut self) {
+        if !self.takes_nothing() {
+            self.marks.set(Marks::WOKEN);
+        }
+    }
+
+    /// Whether something keeps this connection from reading on, which may be the partner's lack of room.
+    pub(crate) fn has_more_to_read(&self) -> bool {
+        self.wire.ready.readable || !self.inbound.is_empty() || self.reading == Reading::EndUnheard
+    }
+
+    /// Whether there is something to do that no event of the poller's will announce: our FIN is to be sent, or the
+    /// role waits for room.
+    pub(crate) fn has_to_act(&self) -> bool {
+        self.outbound.is_empty() && (self.writing == Writing::ShuttingDown || self.marks.has(Marks::WANTS_ROOM))
+    }
+
+    /// Notes the protocol's deadline: the next service tells the protocol, if it has not moved meanwhile.
+    pub(crate) fn protocol_is_due(&mut self) {
+        self.marks.set(Marks::DUE);
+    }
+
+    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active; with bytes
+    /// waiting there, the partner's stall timeout judges.
+    pub(crate) fn shares_activity(&mut self, partner: &Connection<T, P>, now: Moment) {
+        let active = if partner.outbound.is_empty() { partner.last_active } else { now };
+        self.last_active = self.last_active.max(active);
+    }
+
+    fn end_as(&mut self, ending: Ending) {
         if self.ending.due().is_none() {
-            self.ending = Ending::Closed;
+            self.ending = ending;
         }
     }
 
@@ -439,9 +613,11 @@ impl<T, P> Connection<T, P> {
 
     /// Lets our FIN follow what waits.
     fn shut_down_behind_queue(&mut self) {
-        if self.writing == Writing::Open {
-            self.writing = Writing::ShuttingDown;
-        }
+        self.writing = match self.writing {
+            Writing::Open => Writing::ShuttingDown,
+            Writing::Connecting => Writing::ConnectingToShutDown,
+            further => further,
+        };
     }
 
     /// Starts the stall timeout when bytes begin to wait, not when the last answer was sent.
@@ -463,20 +639,28 @@ impl<T, P> Connection<T, P> {
     }
 }
 
+/// What a protocol answered, for the connection that sends it.
+struct Answer<'a> {
+    /// That connection's own queue, with what was copied behind it.
+    queue: SendBuffer,
+    /// What goes out behind the queue, from where it was read.
+    tail: &'a [u8],
+    wishes: Wishes,
+    nothing_waited: bool,
+    room_now: usize,
+}
+
 /// Why [`Connection::send`] refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The peer has not read what was sent before, and the buffer for it is full.
-    Full,
-    /// Nothing can be sent: the connect is under way, our FIN was decided on, or the connection ended.
+    /// Nothing can be sent: our FIN was decided on, or the connection ended.
     Finishing,
 }
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            SendError::Full => "the peer does not read and its buffer is full",
             SendError::Finishing => "the connection is finishing",
         })
     }
@@ -487,7 +671,7 @@ impl std::error::Error for SendError {}
 impl<T: Transport, P: Protocol> Connection<T, P> {
     /// The next time that something runs out, and what. Computed from the state, so that no byte has to update it.
     pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Moment, Timeout)> {
-        if self.writing == Writing::Connecting {
+        if self.is_connecting() {
             return timeouts.connect.map(|limit| (self.opened.plus(limit), Timeout::Connect));
         }
         let linger = |since: Moment| timeouts.linger.map(|limit| (since.plus(limit), Timeout::Linger));
@@ -501,7 +685,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             .filter(|_| bytes_wait)
             .map(|limit| (self.progress.next_look(waiting_since, limit), Timeout::Stall));
         let idle = timeouts.idle.and_then(|limit| match self.protocol.expects() {
-            _ if self.reading == Reading::Held => None, // The silence is ours.
+            _ if self.takes_nothing() => None, // The silence is ours.
             // A peer for which bytes wait is not idle. The stall timeout judges whether the peer still takes them.
             Expects::Anything if stall.is_some() => None,
             Expects::Anything => Some(self.last_active.plus(limit)),
@@ -510,8 +694,17 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Expects::Nothing => None,
         });
         let idle = idle.map(|when| (when, Timeout::Idle));
-        let finished = if self.writing == Writing::ShutDown { linger(self.last_active) } else { None };
+        // What the far end still has to say comes through the partner, and may take its time.
+        let lingers = self.writing == Writing::ShutDown && !self.marks.has(Marks::JOINED);
+        let finished = if lingers { linger(self.last_active) } else { None };
         [stall, idle, finished].into_iter().flatten().min_by_key(|&(when, _)| when)
+    }
+
+    /// The protocol's own deadline, if the protocol can still do something about it.
+    pub(crate) fn protocol_deadline(&self) -> Option<Moment> {
+        let deadline = self.protocol.deadline()?;
+        let is_over = self.reading == Reading::Discarding || self.ending.due().is_some();
+        (!is_over && !self.is_connecting()).then_some(deadline)
     }
 
     /// Acts on a time that ran out. Returns whether the next service has something to do. It has nothing to do if the
@@ -528,7 +721,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         // With our direction open, there is a gentle way: our FIN. Without time for the peer's, only if that is here.
         let gentle = self.writing == Writing::Open
             && match self.reading {
-                Reading::Open | Reading::Held => timeouts.linger.is_some(),
+                Reading::Open | Reading::Held | Reading::Paused => timeouts.linger.is_some(),
                 Reading::Ended => true,
                 Reading::EndUnheard | Reading::Discarding => false,
             };
@@ -585,7 +778,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
     /// connection's error cannot end the loop.
-    pub fn service(&mut self, context: &mut Context<'_>) -> Outcome {
+    pub fn service(&mut self, context: &mut Context<'_, T, P>) -> Outcome {
         match self.advance(context) {
             Ok(true) => Outcome::Runnable,
             Ok(false) => Outcome::Waiting,
@@ -596,18 +789,22 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers
     /// the end of input; writes what the protocol produces; sends our FIN if all is done. Returns whether there may be
     /// more to do at once.
-    fn advance(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+    fn advance(&mut self, context: &mut Context<'_, T, P>) -> Result<bool, End> {
         // If no end was decided, this costs one comparison.
         if self.ending != Ending::ByItself
             && let Some(end) = self.ending.due()
         {
+            if matches!(end, End::Reset | End::PartnerFailed) {
+                self.wire.transport.reset_on_close();
+            }
             return Err(end);
         }
-        if self.writing == Writing::Connecting && !self.connected(context.now)? {
+        if self.is_connecting() && !self.connected(context.now)? {
             return Ok(false);
         }
-        if mem::take(&mut self.woken) {
-            self.show(&[], context)?;
+        let marked = self.marks.has_work();
+        if marked {
+            self.begin_marked(context)?;
         }
         let mut moved = 0;
         let runnable = loop {
@@ -625,9 +822,34 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 break true;
             }
         };
+        if marked {
+            self.end_marked(context)?;
+        }
         self.shut_down_if_done(context.now)?;
-        self.notice_an_error()?;
+        self.notice_an_error(context)?;
         Ok(runnable)
+    }
+
+    /// Shows the protocol again what it left, if that was asked for.
+    #[cold]
+    fn begin_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
+        if self.marks.take(Marks::WOKEN) && !self.takes_nothing() {
+            self.show(&[], context)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the protocol that its deadline passed: behind the read, as what it was missing may have come by then. And
+    /// finds out whether there is room again for what the role wants to send.
+    #[cold]
+    fn end_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
+        if self.marks.take(Marks::DUE) && self.protocol_deadline().is_some_and(|when| when <= context.now) {
+            self.call_protocol(context, |protocol, out| protocol.deadline_passed(out))?;
+        }
+        if self.outbound.len() <= context.room_now / 2 && self.marks.take(Marks::WANTS_ROOM) {
+            context.has_room = true;
+        }
+        Ok(())
     }
 
     /// Finds out whether the connect succeeded.
@@ -635,7 +857,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let through = self.wire.finish_connect().map_err(End::ConnectFailed)?;
         if through {
             // `stop_answering` may have come while the connect was under way.
-            let stopped = self.reading == Reading::Discarding;
+            let stopped = self.reading == Reading::Discarding || self.writing == Writing::ConnectingToShutDown;
             self.writing = if stopped { Writing::ShuttingDown } else { Writing::Open };
             self.last_active = now; // The time to connect was not idleness.
             self.progress.waiting_since = now;
@@ -644,10 +866,10 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Sends what waits. If all is sent, shows the protocol its unconsumed input again: now its answers have room.
-    fn flush(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+    fn flush(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
         if !self.outbound.is_empty() && self.wire.ready.writable {
             self.send_queue(context)?;
-            if self.outbound.is_empty() && self.reading != Reading::Held {
+            if self.outbound.is_empty() && !self.takes_nothing() {
                 self.show(&[], context)?;
             }
         }
@@ -655,7 +877,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Writes the queue, as far as the socket takes it.
-    fn send_queue(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+    fn send_queue(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let mut queue = mem::take(&mut self.outbound);
         while self.wire.ready.writable && !queue.is_empty() {
             let taken = self.write(queue.front(), context)?;
@@ -671,7 +893,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     /// Writes `bytes` until the socket takes no more. Returns how many it took.
     #[expect(clippy::inline_always, reason = "on the way of every byte: counted, 25 instructions")]
     #[inline(always)]
-    fn write(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<usize, End> {
+    fn write(&mut self, bytes: &[u8], context: &mut Context<'_, T, P>) -> Result<usize, End> {
         let taken = self.wire.write(bytes).map_err(End::Failed)?;
         if taken > 0 {
             self.protocol.log_sent(&bytes[..taken], &self.addr, context.log);
@@ -683,7 +905,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Writes what the protocol produces without input. Returns how many bytes that was.
-    fn produce(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+    fn produce(&mut self, context: &mut Context<'_, T, P>) -> Result<usize, End> {
         if self.writing != Writing::Open || !self.wire.ready.writable || !self.outbound.is_empty() {
             return Ok(0);
         }
@@ -715,7 +937,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Reads once and shows the protocol what came. Returns how many bytes that was.
-    fn read(&mut self, context: &mut Context<'_>) -> Result<usize, End> {
+    fn read(&mut self, context: &mut Context<'_, T, P>) -> Result<usize, End> {
         if !self.wire.ready.readable {
             return Ok(0);
         }
@@ -758,22 +980,33 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     ///
     /// Input that is not answered needs no room in the queue and does not wait for any: the peer may read no more
     /// before we have read what it sent.
-    fn read_size(&self, context: &Context<'_>) -> usize {
+    fn read_size(&self, context: &Context<'_, T, P>) -> usize {
         let room = match self.reading {
             Reading::Open if !self.protocol.answers() => context.room_now.saturating_sub(self.inbound.len()),
-            Reading::Open if self.outbound.len() > context.room_now / 2 => 0,
-            Reading::Open => context.room_now.saturating_sub(self.outbound.len() + self.inbound.len()),
+            Reading::Open => {
+                let (queued, room_now) = self.queued_answers(context);
+                if queued > room_now / 2 { 0 } else { room_now.saturating_sub(queued + self.inbound.len()) }
+            }
             Reading::Discarding => usize::MAX,
-            Reading::Held | Reading::EndUnheard | Reading::Ended => 0,
+            Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,
         };
         room.min(context.scratch.len())
     }
 
+    /// How many bytes wait where the protocol's answers go, and how many may.
+    #[inline]
+    fn queued_answers(&self, context: &Context<'_, T, P>) -> (usize, usize) {
+        match &context.partner {
+            None => (self.outbound.len(), context.room_now),
+            Some(partner) => (partner.connection.outbound.len(), partner.room_now),
+        }
+    }
+
     /// Backpressure: does not read. The flag stays, so that reading goes on without another edge. Room comes only from
     /// bytes that are sent: with nothing to send there will never be room, and the connection ends.
-    fn no_room_to_read(&self, context: &Context<'_>) -> Result<usize, End> {
+    fn no_room_to_read(&self, context: &Context<'_, T, P>) -> Result<usize, End> {
         match self.reading {
-            Reading::Open if !self.outbound.is_empty() => Ok(0),
+            Reading::Open if self.queued_answers(context).0 > 0 => Ok(0),
             Reading::Open if self.inbound.len() >= context.room_most => Err(End::MessageTooLong),
             Reading::Open => Err(End::OutOfMemory),
             _ => Ok(0),
@@ -781,7 +1014,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Bytes arrived: logs them, and shows them to the protocol.
-    fn log_and_show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+    fn log_and_show(&mut self, input: &[u8], context: &mut Context<'_, T, P>) -> Result<(), End> {
         self.protocol.log_received(input, &self.addr, context.log);
         self.show(input, context)
     }
@@ -790,7 +1023,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     ///
     /// The input is shown again while the protocol consumes some of it and its answers go out at once. A protocol may
     /// have stopped only because its answers had no more room; nothing else would make it go on.
-    fn show(&mut self, input: &[u8], context: &mut Context<'_>) -> Result<(), End> {
+    fn show(&mut self, input: &[u8], context: &mut Context<'_, T, P>) -> Result<(), End> {
         if self.inbound.is_empty() {
             let left = self.show_while_consumed(input, context)?;
             if !left.is_empty() {
@@ -812,11 +1045,15 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Shows `input` while the protocol consumes some of it and its answers go out at once. Returns what is left.
-    fn show_while_consumed<'a>(&mut self, mut input: &'a [u8], context: &mut Context<'_>) -> Result<&'a [u8], End> {
+    fn show_while_consumed<'a>(
+        &mut self,
+        mut input: &'a [u8],
+        context: &mut Context<'_, T, P>,
+    ) -> Result<&'a [u8], End> {
         while !input.is_empty() {
             let consumed = self.call_protocol(context, |protocol, out| protocol.receive(input, out))?;
             input = &input[consumed..];
-            if consumed == 0 || !self.outbound.is_empty() || self.reading == Reading::Held {
+            if consumed == 0 || self.takes_nothing() || self.queued_answers(context).0 > 0 {
                 break;
             }
         }
@@ -831,8 +1068,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Tells the protocol of the end of input: at once, unless unconsumed input waits for room for its answers.
-    fn deliver_end_of_input(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        while self.reading == Reading::EndUnheard && (self.inbound.is_empty() || self.outbound.is_empty()) {
+    fn deliver_end_of_input(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
+        while self.reading == Reading::EndUnheard && (self.inbound.is_empty() || self.queued_answers(context).0 == 0) {
             let before = self.inbound.len();
             self.show(&[], context)?;
             if self.inbound.len() == before {
@@ -847,52 +1084,98 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         Ok(())
     }
 
-    /// Calls the protocol and does what it asks for. What the answer borrows from the input is written at once, from
-    /// where it was read. Only what the socket does not take is copied.
+    /// Calls the protocol and does what it asks for. Its answer goes out here or, if this connection is joined to
+    /// another one, there.
     fn call_protocol<'a, 'context: 'a, R>(
         &mut self,
-        context: &mut Context<'context>,
+        context: &mut Context<'context, T, P>,
         call: impl FnOnce(&mut P, &mut Outbox<'a>) -> R,
     ) -> Result<R, End> {
-        let nothing_waited = self.outbound.is_empty();
-        let mut out = Outbox::new(mem::take(&mut self.outbound), context.room_now, context.clock);
+        let (queue, room_now) = match &mut context.partner {
+            None => (mem::take(&mut self.outbound), context.room_now),
+            Some(partner) => (mem::take(&mut partner.connection.outbound), partner.room_now),
+        };
+        let nothing_waited = queue.is_empty();
+        let mut out = Outbox::new(queue, room_now, context.clock);
         let result = call(&mut self.protocol, &mut out);
-        let Outbox { queue, tail, shut_down, abort, notify, hold, .. } = out;
-        context.notified |= notify;
-        if hold && self.reading == Reading::Open {
-            self.reading = Reading::Held;
+        let Outbox { queue, tail, wishes, .. } = out;
+        if !wishes.is_empty() {
+            context.notified |= wishes.has(Wishes::NOTIFY);
+            if wishes.has(Wishes::HOLD) && self.reading == Reading::Open {
+                self.reading = Reading::Held;
+            }
+            if wishes.has(Wishes::ABORT) {
+                return Err(End::Aborted);
+            }
         }
-        if abort {
-            return Err(End::Aborted);
+        let answer = Answer { queue, tail, wishes, nothing_waited, room_now };
+        if context.partner.is_some() {
+            self.let_partner_send(answer, context)?;
+        } else {
+            self.send_answer(answer, context)?;
         }
-        if self.writing == Writing::ShutDown {
-            return Ok(result); // Nothing can be sent behind our FIN.
-        }
-        self.outbound = queue;
-        if !self.outbound.is_empty() {
-            self.send_queue(context)?;
-        }
-        let taken = if self.outbound.is_empty() { self.write(tail, context)? } else { 0 };
-        self.outbound.push(&tail[taken..], context.room_now);
-        self.time_the_wait(nothing_waited, context.now);
-        if self.outbound.len() > context.room_now {
-            return Err(End::Overflow);
-        }
-        if shut_down {
-            self.shut_down_behind_queue();
+        if wishes.has(Wishes::FINISH) {
+            self.stop_answering();
         }
         Ok(result)
     }
 
+    /// Has the partner send a protocol's answer. Where that fails, it is the partner's end, and with it ours.
+    #[inline(never)] // The way of a connection that has no partner stays short.
+    fn let_partner_send(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
+        let Some(partner) = context.partner.take() else { return Ok(()) };
+        *partner.end = partner.connection.send_answer(answer, context).err();
+        let sent = partner.end.is_none();
+        context.partner = Some(partner);
+        if sent {
+            return Ok(());
+        }
+        self.wire.transport.reset_on_close();
+        Err(End::PartnerFailed)
+    }
+
+    /// Sends a protocol's answer. What it borrows from the input is written at once, from where it was read. Only what
+    /// the socket does not take is copied.
+    #[expect(clippy::inline_always, reason = "on the way of every byte, and called for ourselves or for a partner")]
+    #[inline(always)]
+    fn send_answer(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
+        let Answer { queue, tail, wishes, nothing_waited, room_now } = answer;
+        if self.writing == Writing::ShutDown {
+            return Ok(()); // Nothing can be sent behind our FIN.
+        }
+        self.outbound = queue;
+        let mut taken = 0;
+        // A partner may not be connected yet. What is said of its socket then means the connect.
+        if !self.is_connecting() {
+            if !self.outbound.is_empty() {
+                self.send_queue(context)?;
+            }
+            if self.outbound.is_empty() {
+                taken = self.write(tail, context)?;
+            }
+        }
+        self.outbound.push(&tail[taken..], room_now);
+        self.time_the_wait(nothing_waited, context.now);
+        if self.outbound.len() > room_now {
+            return Err(End::Overflow);
+        }
+        if !wishes.is_empty() && (wishes.has(Wishes::SHUT_DOWN) || wishes.has(Wishes::FINISH)) {
+            self.shut_down_behind_queue();
+        }
+        Ok(())
+    }
+
     /// Where nothing is read, no read finds a reset. A write would, but there may be nothing to write for a long time.
-    fn notice_an_error(&mut self) -> Result<(), End> {
+    fn notice_an_error(&mut self, context: &Context<'_, T, P>) -> Result<(), End> {
         // An error is reported as readable, whatever else it is. So is more input, which a held connection leaves be.
         if !self.wire.ready.readable {
             return Ok(());
         }
         match self.reading {
             Reading::Ended => self.wire.ready.readable = false,
-            Reading::Held => {}
+            Reading::Held | Reading::Paused => {}
+            // The partner may have no room for long, while nothing waits here that a write would try to send.
+            Reading::Open if context.partner.is_some() => {}
             Reading::Open | Reading::Discarding | Reading::EndUnheard => return Ok(()),
         }
         self.wire.look_for_error().map_err(End::Failed)

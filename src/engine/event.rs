@@ -8,18 +8,21 @@ use std::time::Duration;
 use mio::Token;
 
 use crate::engine::connection::End;
+use crate::engine::listeners::ListenerId;
 use crate::engine::signals::Signal;
 
 /// What happened to a connection, for the role.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<P> {
-    /// A connection was accepted.
+    /// A connection was accepted. Nothing of it was read yet.
     Accepted {
         /// Its token.
         token: Token,
         /// The peer's address.
         addr: SocketAddr,
+        /// The listener that it came in through.
+        listener: ListenerId,
     },
     /// A connect succeeded.
     Connected {
@@ -34,10 +37,15 @@ pub enum Event<P> {
         /// The connection's token.
         token: Token,
     },
+    /// There is room again for what did not fit in the last [`EventLoop::send`](crate::EventLoop::send).
+    Room {
+        /// The connection's token.
+        token: Token,
+    },
     /// A connection is over, or a connect failed.
     Closed {
-        /// Its token, if it ever had one. A connection that the role opens from now on may get the same token.
-        token: Option<Token>,
+        /// Its token. A connection that is opened from now on may get the same token.
+        token: Token,
         /// The peer's address.
         addr: SocketAddr,
         /// Its protocol, with the state that it has in the end.
@@ -51,6 +59,8 @@ pub enum Event<P> {
     },
     /// A signal arrived.
     Signal(Signal),
+    /// The time that was set with [`EventLoop::set_timer`](crate::EventLoop::set_timer) has come.
+    Timer,
     /// Another thread called [`Handle::wake`](crate::Handle::wake), once or more since the last of these.
     Woken,
 }

@@ -1,7 +1,7 @@
 //! The readiness loop: one thread, one poller, every connection.
 //!
-//! Owns the slab of connections with its tokens, the listener, the run queue, the deadlines, the one read buffer and
-//! the account of memory. Asks the [`System`] for everything else. Never looks at a byte, and never decides what an
+//! Owns the connections with their tokens, the listeners, the run queue, the deadlines, the one read buffer and the
+//! account of memory. Asks the [`System`] for everything else. Never looks at a byte, and never decides what an
 //! error of a connection means: the connection does. Hands everything else that happens to the [`Role`], as an
 //! [`Event`].
 
@@ -13,19 +13,22 @@ use std::time::Duration;
 
 use log::debug;
 pub use mio::Token;
-use slab::Slab;
 
-use crate::engine::accepting::{ACCEPT_BUDGET, ACCEPT_RETRY, Accepting};
-use crate::engine::connection::{Connection, Context, End, Outcome, SendError, Timeout, Timeouts};
+use crate::engine::accepting::{ACCEPT_BUDGET, ACCEPT_RETRY};
+use crate::engine::connection::{Connection, Context, End, Outcome, Partner, SendError, Timeout, Timeouts};
 use crate::engine::deadlines::{Deadlines, Due};
 pub use crate::engine::event::Event;
 use crate::engine::handle::{Handle, Requests};
+use crate::engine::listeners::Listeners;
+pub use crate::engine::listeners::{ListenerConfig, ListenerId, MOST_LISTENERS};
 use crate::engine::log_budget::LogBudget;
 use crate::engine::memory::Memory;
 pub use crate::engine::memory::{Limits, MINIMUM_BUFFER};
+use crate::engine::pairs::Pairs;
 use crate::engine::protocol::Protocol;
 use crate::engine::run_queue::RunQueue;
 use crate::engine::silence::{Silence, Wait};
+use crate::engine::slots::Slots;
 use crate::engine::sockets::AcceptError;
 pub use crate::engine::system::LISTENER;
 use crate::engine::system::{HANDLE, Mio, SIGNALS, System, TIMER};
@@ -39,9 +42,9 @@ const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 /// milliseconds, by which deadlines may well be early.
 const LONG_TURN: Duration = Duration::from_millis(20);
 
-/// How many sources of events there are beside the connections: the listener, the signals, the timer
-/// and the requests of other threads.
-const OTHER_SOURCES: usize = 4;
+/// How many sources of events there may be beside the connections: the listeners, the signals, the timer and the
+/// requests of other threads.
+const OTHER_SOURCES: usize = MOST_LISTENERS + 3;
 
 /// The size of the one buffer that all reads go into. Measured best for bulk transfers; smaller ones read less a call,
 /// larger ones fall out of the second-level cache.
@@ -49,8 +52,8 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// What a program does with its loop: a server, a client, or both on one loop.
 pub trait Role<P: Protocol, S: System = Mio> {
-    /// Opens what there is to open now. Returns whether there is more to open later. If not, a loop without listener
-    /// and connections ends.
+    /// Called before each turn, when all events were handled: opens what there is to open now. Returns whether there is
+    /// more to open later. If not, a loop without listeners and connections ends.
     fn advance(&mut self, event_loop: &mut EventLoop<P, S>) -> bool {
         let _ = event_loop;
         false
@@ -66,8 +69,9 @@ pub trait Role<P: Protocol, S: System = Mio> {
 /// queue, each within a budget, and only there is a slot freed. So no event can reach the wrong connection.
 pub struct EventLoop<P, S: System = Mio> {
     system: S,
-    connections: Slab<Connection<S::Stream, P>>,
-    accepting: Option<Accepting<S::Listener, P>>,
+    connections: Slots<Connection<S::Stream, P>>,
+    pairs: Pairs,
+    listeners: Listeners<S::Listener, P>,
     run_queue: RunQueue,
     deadlines: Deadlines,
     silence: Silence,
@@ -78,7 +82,7 @@ pub struct EventLoop<P, S: System = Mio> {
     timeouts: Timeouts,
     log: LogBudget,
     /// The time that the timer is set to; `None` if it went off.
-    wake_at: Option<Moment>,
+    timer: Option<Moment>,
     now: Moment,
     turns: u64,
     /// When the drain is cut off; `None` if the loop does not drain.
@@ -89,7 +93,7 @@ pub struct EventLoop<P, S: System = Mio> {
 impl<P, S: System> fmt::Debug for EventLoop<P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventLoop")
-            .field("listening", &self.accepting.is_some())
+            .field("listeners", &self.listeners)
             .field("connections", &self.connections.len())
             .field("memory", &self.memory)
             .field("turns", &self.turns)
@@ -117,8 +121,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     pub fn on(system: S, limits: Limits, timeouts: Timeouts) -> EventLoop<P, S> {
         EventLoop {
             system,
-            connections: Slab::new(),
-            accepting: None,
+            connections: Slots::new(),
+            pairs: Pairs::default(),
+            listeners: Listeners::new(),
             run_queue: RunQueue::default(),
             deadlines: Deadlines::default(),
             silence: Silence::new(),
@@ -127,7 +132,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             timeouts,
             log: LogBudget::new(),
-            wake_at: None,
+            timer: None,
             now: Moment::START,
             turns: 0,
             drain_until: None,
@@ -140,25 +145,56 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         &self.system
     }
 
-    /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer.
-    /// An earlier listener is closed.
+    /// Accepts connections from `socket` from now on, each with the protocol that `protocol_for` makes for its peer. A
+    /// loop may have several listeners.
     ///
     /// # Errors
-    /// The poller does not take the listener.
+    /// The poller does not take the listener, or the loop has had [`MOST_LISTENERS`] already.
     pub fn listen(
         &mut self,
-        mut socket: S::Listener,
+        socket: S::Listener,
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
-    ) -> io::Result<()> {
-        self.system.register_listener(&mut socket)?;
-        self.accepting = Some(Accepting::new(socket, protocol_for));
-        Ok(())
+    ) -> io::Result<ListenerId> {
+        self.listen_with(ListenerConfig::default(), socket, protocol_for)
     }
 
-    /// Closes the listener. Connections that wait in its backlog are reset.
+    /// As [`listen`](EventLoop::listen), with a name and a limit for this listener's connections.
+    ///
+    /// # Errors
+    /// As those of [`listen`](EventLoop::listen).
+    pub fn listen_with(
+        &mut self,
+        config: ListenerConfig,
+        mut socket: S::Listener,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<ListenerId> {
+        let id = self.listeners.next_id().ok_or_else(|| io::Error::other("a loop has at most 256 listeners"))?;
+        self.system.register_listener(&mut socket, id.token())?;
+        self.listeners.add(socket, config, protocol_for);
+        Ok(id)
+    }
+
+    /// The name of a listener.
+    pub fn listener_name(&self, id: ListenerId) -> &'static str {
+        self.listeners.name(id)
+    }
+
+    /// The listener that a connection came in through; `None` if the connection is gone, or if the role opened it.
+    pub fn listener_of(&self, token: Token) -> Option<ListenerId> {
+        self.connection(token)?.was_accepted().then(|| self.listeners.of_connection(token))
+    }
+
+    /// Closes all listeners. Connections that wait in their backlogs are reset.
     pub fn stop_listening(&mut self) {
-        self.accepting = None;
+        for id in self.listeners.ids() {
+            self.listeners.close(id);
+        }
         self.deadlines.cancel(Due::Accept);
+    }
+
+    /// Closes one listener. Connections that wait in its backlog are reset; those that were accepted go on.
+    pub fn stop_listening_on(&mut self, id: ListenerId) {
+        self.listeners.close(id);
     }
 
     /// Turns SIGINT, SIGTERM and SIGUSR1 of the process into events of this loop, until the process ends.
@@ -169,73 +205,123 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.system.catch_signals()
     }
 
-    /// Begins to connect to `addr`. An [`Event`] says whether that succeeded: `Connected`, or `Closed` with the
-    /// protocol handed back.
-    pub fn connect(&mut self, addr: SocketAddr, protocol: P) {
-        self.connect_from(None, addr, protocol);
+    /// Begins to connect to `addr`. Returns the connection's token. An [`Event`] under this token says whether the
+    /// connect succeeded: `Connected`, or `Closed` with the protocol handed back. Bytes can be sent at once: they wait.
+    pub fn connect(&mut self, addr: SocketAddr, protocol: P) -> Token {
+        self.connect_from(None, addr, protocol)
     }
 
     /// As [`connect`](EventLoop::connect), from the local address `source` if there is one.
-    pub fn connect_from(&mut self, source: Option<IpAddr>, addr: SocketAddr, protocol: P) {
+    pub fn connect_from(&mut self, source: Option<IpAddr>, addr: SocketAddr, protocol: P) -> Token {
         let opened = self.system.now();
+        let token = Token(self.connections.reserve());
         match self.system.connect(source, addr) {
             Ok(stream) => {
-                self.insert(Connection::connecting(stream, addr, protocol, opened));
+                self.insert(token, Connection::connecting(stream, addr, protocol, opened));
             }
-            Err(error) => self.never_opened(addr, protocol, End::ConnectFailed(error)),
+            Err(error) => self.never_opened(token, addr, protocol, End::ConnectFailed(error)),
         }
+        token
     }
 
-    /// Queues `bytes` for a connection, behind everything that waits there. The next turn sends them.
+    /// Joins two connections: what the protocol of each answers goes out on the other one. With a protocol that sends all
+    /// of its input, this is a proxy, and each direction has a life of its own:
+    ///
+    /// - What was read goes to the other socket straight from the loop's buffer. Only what that socket does not take is
+    ///   queued, once, in the other connection's outbound buffer. While that is full, nothing more is read
+    ///   (backpressure).
+    /// - Where a protocol shuts down at its end of input, as it does by default, the other connection sends its FIN
+    ///   behind what waits there. The opposite direction goes on for as long as it likes: no linger timeout runs.
+    /// - If one of the two fails, by a reset or a timeout or because the role closes it, the other one is reset
+    ///   ([`End::PartnerFailed`]). After an end in order, the other one finishes what it has to send.
+    /// - One of the two may still be connecting. What is sent to it waits.
+    /// - A pair is idle only as a whole. A drain lets a pair finish by itself for half of the time that the drain has.
+    ///
+    /// What a protocol produces ([`Protocol::produce`]) goes out on its own connection.
+    ///
+    /// Call it before anything arrives: when `Accepted` is handled, or with the connection paused since then
+    /// ([`pause`](EventLoop::pause)). Returns whether the two are joined. They are not if one of them is gone, is joined
+    /// already, or is the other. A connection that is gone is never joined, so the role that hears of its end (`Closed`)
+    /// decides about the other one.
+    pub fn join(&mut self, one: Token, other: Token) -> bool {
+        if self.connections.get(one.0).is_none_or(Connection::is_joined)
+            || self.connections.get(other.0).is_none_or(Connection::is_joined)
+            || one == other
+        {
+            return false;
+        }
+        self.pairs.join(one, other);
+        for token in [one, other] {
+            self.change(token, Connection::join);
+        }
+        true
+    }
+
+    /// Queues bytes for a connection, as many as fit, behind everything that waits there. The next turn sends them.
+    /// Returns how many were taken. If that is not all, [`Event::Room`] says when there is room for more.
     ///
     /// # Errors
-    /// Nothing is queued if the bytes do not fit into the connection's buffer, or if the connection cannot send: its
-    /// connect is under way, our FIN was decided on, or the connection is gone.
-    pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<(), SendError> {
-        let before = self.connection(token).ok_or(SendError::Finishing)?.memory();
-        let connection = &mut self.connections[token.0];
-        connection.send(bytes, self.memory.room_now(connection.larger_buffer()), self.now)?;
+    /// The connection cannot send: our FIN was decided on, or it is gone.
+    pub fn send(&mut self, token: Token, bytes: &[u8]) -> Result<usize, SendError> {
+        let connection = self.connections.get_mut(token.0).ok_or(SendError::Finishing)?;
+        let before = connection.memory();
+        let count = connection.send(bytes, self.memory.room_now(connection.larger_buffer()), self.now)?;
         self.memory.changed(before, connection.memory());
         self.run_queue.push(token);
-        Ok(())
+        Ok(count)
     }
 
     /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost.
     pub fn close(&mut self, token: Token) {
-        if let Some(connection) = self.connections.get_mut(token.0) {
-            connection.close();
-            self.run_queue.push(token);
-        }
+        self.change(token, Connection::close);
+    }
+
+    /// Ends a connection in the next turn with a reset, unless it is gone already: the peer learns that this is no end
+    /// in order.
+    pub fn reset(&mut self, token: Token) {
+        self.change(token, Connection::reset);
     }
 
     /// Shuts our direction of a connection down, if it is not gone: what waits to be sent goes out, then our FIN. Input
     /// still arrives.
     pub fn shut_down(&mut self, token: Token) {
-        if let Some(connection) = self.connections.get_mut(token.0) {
-            connection.shut_down();
-            self.run_queue.push(token);
-        }
+        self.change(token, Connection::shut_down);
+    }
+
+    /// Reads nothing more from a connection, and shows its protocol nothing, until [`resume`](EventLoop::resume). The
+    /// peer's window closes, and it stops sending: backpressure. What the protocol produces is sent all the same.
+    pub fn pause(&mut self, token: Token) {
+        self.change(token, Connection::pause);
+    }
+
+    /// Takes a [`pause`](EventLoop::pause) back.
+    pub fn resume(&mut self, token: Token) {
+        self.change(token, Connection::resume);
     }
 
     /// Serves a connection in the next turn, unless it is gone: its protocol has something to produce, or can now
     /// consume input that it left.
     pub fn wake(&mut self, token: Token) {
+        self.change(token, Connection::wake);
+    }
+
+    fn change(&mut self, token: Token, change: impl FnOnce(&mut Connection<S::Stream, P>)) {
         if let Some(connection) = self.connections.get_mut(token.0) {
-            connection.wake();
+            change(connection);
             self.run_queue.push(token);
         }
     }
 
-    /// Sees to it that there is a turn at `when`, exact to tens of microseconds, followed by the role's
-    /// [`advance`](Role::advance). `None` cancels. The new time replaces an earlier one.
+    /// Sees to it that there is an [`Event::Timer`] at `when`, exact to tens of microseconds. `None` cancels. There is
+    /// one timer: the new time replaces an earlier one.
     ///
     /// # Errors
     /// The timer cannot be set: this system has none, or the process is out of descriptors.
-    pub fn wake_at(&mut self, when: Option<Moment>) -> io::Result<()> {
-        if when == self.wake_at {
+    pub fn set_timer(&mut self, when: Option<Moment>) -> io::Result<()> {
+        if when == self.timer {
             return Ok(());
         }
-        self.wake_at = when;
+        self.timer = when;
         self.system.set_timer(when.map(|when| when.since(self.system.now())))
     }
 
@@ -251,8 +337,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// All connections, in no particular order. Some of them may be new: the role has yet to be handed their
     /// `Accepted`.
-    pub fn connections(&self) -> impl ExactSizeIterator<Item = (Token, &Connection<S::Stream, P>)> {
-        self.connections.iter().map(|(key, connection)| (Token(key), connection))
+    pub fn connections(&self) -> impl Iterator<Item = (Token, &Connection<S::Stream, P>)> {
+        self.connections.iter().map(|(place, connection)| (Token(place), connection))
+    }
+
+    /// How many connections there are.
+    pub fn open_connections(&self) -> usize {
+        self.connections.len()
     }
 
     /// Drains: accepts what waits in the backlog, answers what has arrived, sends our FIN on every connection and waits
@@ -266,7 +357,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.drain_until = Some(cut_off);
         self.deadlines.set(Due::StopAnswering, self.now.plus(timeout / 2));
         self.deadlines.set(Due::CutOff, cut_off);
-        if let Some(accepting) = &mut self.accepting {
+        for accepting in self.listeners.iter_mut() {
             accepting.ready = true;
         }
         self.resume_accepting();
@@ -280,7 +371,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Whether there is neither listener nor connection: the tutorial's `not sel.get_map()`.
     pub fn is_idle(&self) -> bool {
-        self.accepting.is_none() && self.connections.is_empty()
+        self.listeners.is_empty() && self.connections.len() == 0
     }
 
     /// The time of the current turn.
@@ -318,6 +409,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             // waits only when there are no events and nothing is left to open now.
             let more = loop {
                 while let Some(event) = self.happened.pop_front() {
+                    if let Event::Closed { token, .. } = event {
+                        self.connections.release(token.0); // From now on, the role knows that the token is free.
+                    }
                     role.handle(event, self);
                 }
                 let more = role.advance(self);
@@ -357,7 +451,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             && began.since(self.now) > LONG_TURN
         {
             // Bytes that moved in that turn were dated with its beginning, and may have moved at its end.
-            for (_, connection) in &mut self.connections {
+            for (_, connection) in self.connections.iter_mut() {
                 connection.redate(self.now, began);
             }
         }
@@ -398,24 +492,28 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         for (token, readiness) in self.system.events() {
             match token {
                 SIGNALS => signalled = true,
-                TIMER => timed = true, // The role asked for a turn and has it now.
+                TIMER => timed = true,
                 HANDLE => asked = true,
-                LISTENER => {
-                    if self.accepting.as_mut().is_some_and(Accepting::note) {
-                        self.run_queue.push(LISTENER);
-                    }
-                }
                 token => {
                     if let Some(connection) = self.connections.get_mut(token.0) {
                         connection.note(readiness);
                         self.run_queue.push(token);
+                    } else if let Some(entry) = ListenerId::of(token).and_then(|id| self.listeners.get_mut(id))
+                        && entry.accepting.note()
+                    {
+                        self.run_queue.push_listeners();
                     }
                 }
             }
         }
         if timed {
-            self.wake_at = None;
             self.system.take_timer()?;
+            let when = self.timer.take();
+            if when.is_some_and(|when| when <= self.now) {
+                self.happened.push_back(Event::Timer);
+            } else {
+                self.set_timer(when)?; // A poller may report more than there was.
+            }
         }
         if asked {
             self.do_what_others_asked();
@@ -440,13 +538,15 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves everything that can run, once, in order, within the budget of a turn.
     fn act(&mut self) {
-        // Before any slot is freed: a slot that is freed below stays empty until the role has heard that its connection
-        // ended. What the role sends to the old connection until then reaches no new one.
-        if self.run_queue.take_listener() {
-            self.accept();
+        // Those that are accepted now are served in the next turn at the earliest: the role hears of them first.
+        let waiting = self.run_queue.waiting_connections();
+        if self.run_queue.take_listeners() {
+            for id in self.listeners.ids() {
+                self.accept(id);
+            }
         }
         let mut moved = 0;
-        for _ in 0..self.run_queue.waiting_connections() {
+        for _ in 0..waiting {
             let Some(token) = self.run_queue.pop() else { break };
             moved += self.service_connection(token);
             if moved >= TURN_BUDGET {
@@ -457,13 +557,16 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves one connection. Returns how many bytes it moved.
     fn service_connection(&mut self, token: Token) -> u64 {
-        // Slots are freed only below, and a token stands in the queue once. So each token in the queue has its
-        // connection.
-        let connection = &mut self.connections[token.0];
-        let memory_before = connection.memory();
+        let partner = self.pairs.partner(token);
+        let found = self.connections.get_mut_with(token.0, partner.map(|partner| partner.0));
+        // A connection that is removed is taken out of the queue as well, so each token in it has its connection.
+        let Some((connection, partner_connection)) = found else { return 0 };
+        let (memory_before, waited_before) = (connection.memory(), connection.outbound_len());
+        let partner_memory_before = partner_connection.as_deref().map_or(0, Connection::memory);
         let connecting = connection.is_connecting();
         let connected_after = connecting.then(|| self.system.now().since(connection.opened()));
         let moved_before = connection.received() + connection.sent();
+        let mut partner_end = None;
         let mut context = Context {
             now: self.now,
             clock: &self.system,
@@ -472,16 +575,26 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             room_most: self.memory.limits().connection_buffer,
             short_read_is_last: S::SHORT_READ_IS_LAST,
             log: &mut self.log,
+            partner: partner_connection.map(|connection| Partner {
+                room_now: self.memory.room_now(connection.larger_buffer()),
+                connection,
+                end: &mut partner_end,
+            }),
             notified: false,
+            has_room: false,
         };
         let outcome = connection.service(&mut context);
-        let notified = context.notified;
+        let Context { notified, has_room, .. } = context;
         let moved = connection.received() + connection.sent() - moved_before;
+        let made_room = connection.outbound_len() < waited_before;
         self.memory.changed(memory_before, connection.memory());
         if let Some(after) = connected_after
             && !connection.is_connecting()
         {
             self.happened.push_back(Event::Connected { token, after });
+        }
+        if let Some(partner) = partner {
+            self.attend_to_partner(partner, partner_memory_before, partner_end, made_room);
         }
         if let Outcome::Ended(end) = outcome {
             self.remove(token, end); // The event carries the protocol: no `Notified` is needed.
@@ -490,6 +603,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if notified {
             self.happened.push_back(Event::Notified { token });
         }
+        if has_room {
+            self.happened.push_back(Event::Room { token });
+        }
         if matches!(outcome, Outcome::Runnable) {
             self.run_queue.push(token);
         }
@@ -497,56 +613,77 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         moved
     }
 
-    /// Accepts the connections that wait, up to a budget.
-    fn accept(&mut self) {
+    /// A connection was served that is joined to `partner`, and may have sent something there, or made room for what the
+    /// partner reads.
+    fn attend_to_partner(&mut self, partner: Token, memory_before: usize, end: Option<End>, made_room: bool) {
+        let Some(connection) = self.connections.get_mut(partner.0) else { return };
+        self.memory.changed(memory_before, connection.memory());
+        if let Some(end) = end {
+            return self.remove(partner, end);
+        }
+        let goes_on = made_room && connection.has_more_to_read();
+        if goes_on {
+            connection.partner_has_room();
+        }
+        if goes_on || connection.has_to_act() {
+            self.run_queue.push(partner);
+        }
+        self.arm(partner);
+    }
+
+    /// Accepts the connections that wait at a listener, up to a budget.
+    fn accept(&mut self, listener: ListenerId) {
         let mut accepted = false;
         for _ in 0..ACCEPT_BUDGET {
-            let Some(accepting) = &mut self.accepting else { return };
-            if !accepting.may_accept(self.connections.len(), self.memory.limits().connections) {
+            let open = self.connections.len();
+            let Some(entry) = self.listeners.get_mut(listener) else { return };
+            if open >= self.memory.limits().connections || !entry.may_accept() {
                 return; // Accepting resumes with the end of the rest, the next edge, or the next connection that ends.
             }
+            let accepting = &mut entry.accepting;
             match self.system.accept(&accepting.socket) {
                 Ok((stream, addr)) => {
                     accepted = true;
                     let protocol = (accepting.protocol_for)(addr);
-                    self.admit(stream, addr, protocol);
+                    self.admit(listener, stream, addr, protocol);
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
                         accepting.ready = false;
                         if self.drain_until.is_some() {
-                            self.stop_listening();
+                            self.listeners.close(listener);
                         }
                         return;
                     }
                     AcceptError::Gone => debug!("a connection was gone before it was accepted: {error}"),
-                    AcceptError::Exhausted => return self.rest_from_accepting(&error),
+                    AcceptError::Exhausted => return self.rest_from_accepting(listener, &error),
                 },
             }
         }
         if accepted {
             self.resume_accepting(); // In the next turn.
         } else {
-            self.rest_from_accepting(&io::Error::other("one connection after the other was gone"));
+            self.rest_from_accepting(listener, &io::Error::other("one connection after the other was gone"));
         }
     }
 
     /// Inserts an accepted connection.
-    fn admit(&mut self, stream: S::Stream, addr: SocketAddr, protocol: P) {
-        if let Some(token) = self.insert(Connection::open(stream, addr, protocol, self.now)) {
-            self.happened.push_back(Event::Accepted { token, addr });
+    fn admit(&mut self, listener: ListenerId, stream: S::Stream, addr: SocketAddr, protocol: P) {
+        let token = Token(self.connections.reserve());
+        if self.insert(token, Connection::open(stream, addr, protocol, self.now)) {
+            self.listeners.opened(listener, token);
+            self.happened.push_back(Event::Accepted { token, addr, listener });
         }
     }
 
-    /// Registers a connection and gives it a slot. One that cannot be registered ends at once. While the loop drains,
-    /// the connection is drained as well.
-    fn insert(&mut self, mut connection: Connection<S::Stream, P>) -> Option<Token> {
-        let token = Token(self.connections.vacant_key());
+    /// Registers a connection and puts it into its place. Returns whether that succeeded: one that cannot be registered
+    /// ends at once. While the loop drains, the connection is drained as well.
+    fn insert(&mut self, token: Token, mut connection: Connection<S::Stream, P>) -> bool {
         if let Err(error) = self.system.register(connection.transport_mut(), token) {
             let connecting = connection.is_connecting();
             let end = if connecting { End::ConnectFailed(error) } else { End::Failed(error) };
-            self.never_opened(connection.addr(), connection.into_protocol(), end);
-            return None;
+            self.never_opened(token, connection.addr(), connection.into_protocol(), end);
+            return false;
         }
         if let Some(cut_off) = self.drain_until {
             connection.drain();
@@ -555,46 +692,65 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
             self.run_queue.push(token);
         }
-        self.connections.insert(connection);
+        self.connections.put(token.0, connection);
         self.arm(token);
-        Some(token)
+        true
     }
 
-    /// Reports a connection that ended before it had a slot.
-    fn never_opened(&mut self, addr: SocketAddr, protocol: P, end: End) {
-        self.happened.push_back(Event::Closed { token: None, addr, protocol, end, received: 0, sent: 0 });
+    /// Reports a connection that ended before it had a socket in the poller.
+    fn never_opened(&mut self, token: Token, addr: SocketAddr, protocol: P, end: End) {
+        self.happened.push_back(Event::Closed { token, addr, protocol, end, received: 0, sent: 0 });
         self.resume_accepting(); // Its descriptor is free again.
     }
 
-    /// Frees a connection's slot. Closing the socket takes it out of the poller, as no descriptor is ever duplicated.
+    /// Takes a connection out. Closing the socket takes it out of the poller, as no descriptor is ever duplicated. Its
+    /// place is freed when the role is handed the event.
     fn remove(&mut self, token: Token, end: End) {
-        let connection = self.connections.remove(token.0);
+        let Some(connection) = self.connections.take(token.0) else { return };
+        self.run_queue.remove(token);
         self.deadlines.disarm(token);
         self.memory.changed(connection.memory(), 0);
+        if connection.was_accepted() {
+            self.listeners.closed(token);
+        }
+        if let Some(partner) = self.pairs.part(token)
+            && let Some(other) = self.connections.get_mut(partner.0)
+        {
+            let before = other.memory();
+            other.lose_partner(&end);
+            self.memory.changed(before, other.memory());
+            self.run_queue.push(partner);
+        }
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
         let protocol = connection.into_protocol();
-        self.happened.push_back(Event::Closed { token: Some(token), addr, protocol, end, received, sent });
+        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent });
         self.resume_accepting();
     }
 
-    fn rest_from_accepting(&mut self, error: &io::Error) {
-        if let Some(accepting) = &mut self.accepting {
-            accepting.rest(error, self.connections.len(), &mut self.log);
+    fn rest_from_accepting(&mut self, listener: ListenerId, error: &io::Error) {
+        if let Some(entry) = self.listeners.get_mut(listener) {
+            entry.accepting.rest(error, self.connections.len(), &mut self.log);
             self.deadlines.set(Due::Accept, self.now.plus(ACCEPT_RETRY));
         }
     }
 
     /// Lets the next turn accept, if peers may wait: there may be room for another connection.
     fn resume_accepting(&mut self) {
-        if self.accepting.as_mut().is_some_and(Accepting::resume) {
+        let mut ready = false;
+        for accepting in self.listeners.iter_mut() {
+            ready |= accepting.resume();
+        }
+        if ready {
             self.deadlines.cancel(Due::Accept);
-            self.run_queue.push(LISTENER);
+            self.run_queue.push_listeners();
         }
     }
 
     /// Sees to it that the loop wakes up for a connection's next deadline.
     fn arm(&mut self, token: Token) {
-        if let Some((when, _)) = self.connections[token.0].deadline(&self.timeouts) {
+        let Some(connection) = self.connections.get(token.0) else { return };
+        let timeout = connection.deadline(&self.timeouts).map(|(when, _)| when);
+        if let Some(when) = [timeout, connection.protocol_deadline()].into_iter().flatten().min() {
             self.deadlines.arm(token, when);
         }
     }
@@ -617,7 +773,16 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
-        let connection = &mut self.connections[token.0];
+        let partner = self.pairs.partner(token).map(|partner| partner.0);
+        let Some((connection, partner)) = self.connections.get_mut_with(token.0, partner) else { return };
+        if connection.protocol_deadline().is_some_and(|when| known_until.is_some_and(|until| when <= until)) {
+            // Its next service shows it first what has come meanwhile, and arms the next deadline.
+            connection.protocol_is_due();
+            return self.run_queue.push(token);
+        }
+        if let Some(partner) = partner {
+            connection.shares_activity(partner, self.now);
+        }
         match connection.deadline(&self.timeouts) {
             // A connection in the run queue may have in its socket what it was missing: bytes, room, the answer to a
             // connect. Its next service arms the deadline again.
@@ -635,9 +800,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Changes every connection and puts it on the run queue.
     fn change_all(&mut self, mut change: impl FnMut(&mut Connection<S::Stream, P>, &Timeouts, Moment)) {
-        for (key, connection) in &mut self.connections {
+        for (place, connection) in self.connections.iter_mut() {
             change(connection, &self.timeouts, self.now);
-            self.run_queue.push(Token(key));
+            self.run_queue.push(Token(place));
         }
     }
 }

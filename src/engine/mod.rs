@@ -29,9 +29,12 @@ pub mod system;
 
 mod accepting;
 mod deadlines;
+pub mod listeners;
 mod memory;
+mod pairs;
 mod run_queue;
 mod silence;
+mod slots;
 
 pub mod event;
 pub mod event_loop;

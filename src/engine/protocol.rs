@@ -73,6 +73,24 @@ pub trait Protocol {
         out.shut_down();
     }
 
+    /// When this protocol wants to be called although nothing arrives; `None`: never. A function of its state: the loop
+    /// asks again whenever it has served the connection. So there is no timer to set, to move or to forget. A role that
+    /// changes the state ([`EventLoop::protocol_mut`](crate::EventLoop::protocol_mut)) has to wake the
+    /// connection.
+    ///
+    /// A time limit for a request, or for a line to be whole, is the moment at which it began and the limit; a ticker's
+    /// is its next tick. A process that was stopped (SIGSTOP) reads what arrived meanwhile before it calls a deadline
+    /// passed.
+    fn deadline(&self) -> Option<Moment> {
+        None
+    }
+
+    /// The time that [`deadline`](Protocol::deadline) said has passed. By default that ends the connection. A protocol
+    /// that does something else must move its deadline as well, or is called again in every turn.
+    fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
+        out.abort();
+    }
+
     /// Whether input leads to output. It does for most servers: then nothing is read while too much waits to be sent
     /// (backpressure). A protocol that produces its output and only looks at its input must return `false`: otherwise
     /// both sides may wait for ever for the other to read.
@@ -123,26 +141,46 @@ pub enum Produced {
     Finished,
 }
 
+/// What a protocol asks for beside sending. Most calls ask for nothing, which one comparison finds out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wishes(u8);
+
+impl Wishes {
+    pub(crate) const SHUT_DOWN: Wishes = Wishes(1);
+    pub(crate) const FINISH: Wishes = Wishes(2);
+    pub(crate) const ABORT: Wishes = Wishes(4);
+    pub(crate) const HOLD: Wishes = Wishes(8);
+    pub(crate) const NOTIFY: Wishes = Wishes(16);
+
+    pub(crate) fn has(self, wish: Wishes) -> bool {
+        self.0 & wish.0 != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn add(&mut self, wish: Wishes) {
+        self.0 |= wish.0;
+    }
+}
+
 /// Takes a protocol's answer, and what else the protocol asks for.
 ///
 /// The lifetime is that of the input: [`send`](Outbox::send) borrows from the input, so an echo costs no copy.
-#[expect(clippy::struct_excessive_bools, reason = "four independent wishes, of which a call may have any")]
 pub struct Outbox<'a> {
     /// The connection's own queue, lent for the call.
     pub(crate) queue: SendBuffer,
     /// The part that goes out behind the queue, from where it was read if the socket takes it.
     pub(crate) tail: &'a [u8],
-    pub(crate) shut_down: bool,
-    pub(crate) abort: bool,
-    pub(crate) notify: bool,
-    pub(crate) hold: bool,
+    pub(crate) wishes: Wishes,
     limit: usize,
     clock: &'a dyn Clock,
 }
 
 impl<'a> Outbox<'a> {
     pub(crate) fn new(queue: SendBuffer, limit: usize, clock: &'a dyn Clock) -> Outbox<'a> {
-        Outbox { queue, tail: &[], shut_down: false, abort: false, notify: false, hold: false, limit, clock }
+        Outbox { queue, tail: &[], wishes: Wishes::default(), limit, clock }
     }
 
     /// The time now: just behind the read that brought the input.
@@ -178,25 +216,32 @@ impl<'a> Outbox<'a> {
 
     /// Shuts our direction down: everything sent so far goes out, then our FIN (half-close). Input still arrives.
     pub fn shut_down(&mut self) {
-        self.shut_down = true;
+        self.wishes.add(Wishes::SHUT_DOWN);
     }
 
-    /// Ends the connection at once; what was not sent yet is lost.
+    /// Ends the connection in order: everything sent so far goes out, then our FIN. What still arrives is thrown away,
+    /// up to the peer's FIN or until the linger timeout is over ([`Timeouts::linger`](crate::Timeouts::linger)).
+    pub fn finish(&mut self) {
+        self.wishes.add(Wishes::FINISH);
+    }
+
+    /// Ends the connection at once. What was sent in this call, and what waits from earlier ones, is lost. For an end
+    /// that lets it out first see [`finish`](Outbox::finish).
     pub fn abort(&mut self) {
-        self.abort = true;
+        self.wishes.add(Wishes::ABORT);
     }
 
     /// Not now: what is not consumed is shown again when the role wakes the connection
     /// ([`EventLoop::wake`](crate::EventLoop::wake)), and nothing more is read until then. The peer's window closes, and
     /// it stops sending: backpressure. No time to be idle runs meanwhile, as the wait is ours.
     pub fn hold(&mut self) {
-        self.hold = true;
+        self.wishes.add(Wishes::HOLD);
     }
 
     /// Tells the loop's role that this connection has something for it
     /// ([`Event::Notified`](crate::engine::event_loop::Event::Notified)): how a chat learns that a line came in.
     pub fn notify(&mut self) {
-        self.notify = true;
+        self.wishes.add(Wishes::NOTIFY);
     }
 }
 

@@ -1,23 +1,21 @@
-//! What can do something now: connections and the listener.
+//! What can do something now: connections and the listeners.
 //!
-//! Owns the queue in which each connection stands at most once, and the listener's mark. Knows nothing of what the
+//! Owns the queue in which each connection stands at most once, and the listeners' mark. Knows nothing of what the
 //! tokens name.
 
 use std::collections::VecDeque;
 
 use mio::Token;
 
-use crate::engine::system::LISTENER;
-
-/// The connections that can do something, in the order in which they came, and whether the listener can.
+/// The connections that can do something, in the order in which they came, and whether a listener can.
 ///
-/// A connection's token is its key in the slab. The keys count up from 0, so they index a list.
+/// A connection's token is the number of its place. The numbers count up from 0, so they index a list.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
     queue: VecDeque<Token>,
     /// Whether each connection stands in `queue`.
     queued: Vec<bool>,
-    listener: bool,
+    listeners: bool,
 }
 
 impl RunQueue {
@@ -26,9 +24,9 @@ impl RunQueue {
         self.queue.len()
     }
 
-    /// Whether neither a connection nor the listener can do anything.
+    /// Whether neither a connection nor a listener can do anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && !self.listener
+        self.queue.is_empty() && !self.listeners
     }
 
     /// Whether the connection `token` stands in the queue.
@@ -36,12 +34,8 @@ impl RunQueue {
         self.queued.get(token.0).copied().unwrap_or(false)
     }
 
-    /// Puts the connection `token` at the back, unless it stands in the queue already; or marks the listener.
+    /// Puts the connection `token` at the back, unless it stands in the queue already.
     pub(crate) fn push(&mut self, token: Token) {
-        if token == LISTENER {
-            self.listener = true;
-            return;
-        }
         if self.queued.len() <= token.0 {
             self.queued.resize(token.0 + 1, false);
         }
@@ -50,16 +44,31 @@ impl RunQueue {
         }
     }
 
-    /// Takes the listener's mark. Returns whether there was one.
-    pub(crate) fn take_listener(&mut self) -> bool {
-        std::mem::take(&mut self.listener)
+    /// Marks that a listener can accept.
+    pub(crate) fn push_listeners(&mut self) {
+        self.listeners = true;
+    }
+
+    /// Takes the listeners' mark. Returns whether there was one.
+    pub(crate) fn take_listeners(&mut self) -> bool {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Takes the connection `token` out, if it stands in the queue. Its place is skipped when its turn comes.
+    pub(crate) fn remove(&mut self, token: Token) {
+        if let Some(queued) = self.queued.get_mut(token.0) {
+            *queued = false;
+        }
     }
 
     /// Takes the connection at the front.
     pub(crate) fn pop(&mut self) -> Option<Token> {
-        let token = self.queue.pop_front()?;
-        self.queued[token.0] = false;
-        Some(token)
+        loop {
+            let token = self.queue.pop_front()?;
+            if std::mem::take(&mut self.queued[token.0]) {
+                return Some(token);
+            }
+        }
     }
 }
 
@@ -83,12 +92,24 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_keeps_the_queue_from_being_empty_until_its_mark_is_taken() {
+    fn a_connection_that_was_taken_out_is_skipped() {
         let mut queue = RunQueue::default();
-        queue.push(LISTENER);
-        queue.push(LISTENER);
+        for token in [Token(1), Token(2)] {
+            queue.push(token);
+        }
+        queue.remove(Token(1));
+        assert!(!queue.contains(Token(1)));
+        queue.push(Token(1));
+        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(Token(1)), Some(Token(2)), None]);
+    }
+
+    #[test]
+    fn a_listener_keeps_the_queue_from_being_empty_until_its_mark_is_taken() {
+        let mut queue = RunQueue::default();
+        queue.push_listeners();
+        queue.push_listeners();
         assert!(!queue.is_empty() && queue.waiting_connections() == 0);
-        assert!(queue.take_listener());
-        assert!(!queue.take_listener() && queue.is_empty());
+        assert!(queue.take_listeners());
+        assert!(!queue.take_listeners() && queue.is_empty());
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
@@ -203,6 +204,11 @@ impl Transport for TcpStream {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn reset_on_close(&mut self) {
+        // It fails for no open socket, and at the worst the peer sees an end in order.
+        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {

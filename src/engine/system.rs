@@ -19,14 +19,15 @@ use crate::engine::sockets;
 use crate::engine::time::{Clock, Moment};
 use crate::engine::timer::Timer;
 
-/// The listener's token: the tutorial's `key.data is None`. Connections have the slab's keys, which count up from 0.
-pub const LISTENER: Token = Token(usize::MAX);
+/// The first listener's token: the tutorial's `key.data is None`. Further listeners have the tokens behind it.
+/// Connections have the numbers of their places, which count up from 0.
+pub const LISTENER: Token = Token(usize::MAX / 2);
 /// The token of the signals.
-pub const SIGNALS: Token = Token(usize::MAX - 1);
+pub const SIGNALS: Token = Token(usize::MAX);
 /// The token of the timer.
-pub const TIMER: Token = Token(usize::MAX - 2);
+pub const TIMER: Token = Token(usize::MAX - 1);
 /// The token of the requests of other threads.
-pub const HANDLE: Token = Token(usize::MAX - 3);
+pub const HANDLE: Token = Token(usize::MAX - 2);
 
 /// How many events one wait of epoll's returns at most. If more connections are ready, the next turn has the rest, so
 /// turns stay short. At 12 bytes an event, the buffer is small.
@@ -56,8 +57,8 @@ pub trait System: Clock {
     /// Reports about `stream` from now on, under `token`, until it is dropped.
     fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()>;
 
-    /// Reports about `listener` from now on, under [`LISTENER`], until it is dropped.
-    fn register_listener(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+    /// Reports about `listener` from now on, under `token`, until it is dropped.
+    fn register_listener(&mut self, listener: &mut Self::Listener, token: Token) -> io::Result<()>;
 
     /// Begins to connect to `addr`, from the local address `source` if there is one.
     fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<Self::Stream>;
@@ -182,8 +183,8 @@ impl System for Mio {
         self.poll.registry().register(stream, token, INTEREST)
     }
 
-    fn register_listener(&mut self, listener: &mut TcpListener) -> io::Result<()> {
-        self.poll.registry().register(listener, LISTENER, Interest::READABLE)
+    fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
+        self.poll.registry().register(listener, token, Interest::READABLE)
     }
 
     fn connect(&mut self, source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream> {

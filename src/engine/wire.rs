@@ -11,6 +11,10 @@ pub trait Transport: Read + Write {
     /// Shuts our direction down: the peer reads the end of input behind what was written (shutdown(2) with `SHUT_WR`).
     fn shutdown_write(&mut self) -> io::Result<()>;
 
+    /// Lets closing send a reset: the peer learns that this is no end in order, and what was not sent is thrown away
+    /// (socket(7), `SO_LINGER` with a time of 0).
+    fn reset_on_close(&mut self);
+
     /// Whether the connect has succeeded; `false` if it is still under way.
     ///
     /// # Errors

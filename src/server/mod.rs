@@ -12,7 +12,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::engine::connection::{End, Timeouts};
-use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
+use crate::engine::event_loop::{Event, EventLoop, Limits, ListenerConfig, ListenerId, Role};
 use crate::engine::handle::Handle;
 use crate::engine::log_budget::Line;
 use crate::engine::protocol::Protocol;
@@ -25,10 +25,15 @@ use crate::engine::system::Mio;
 pub struct Config {
     /// How the listener is made.
     pub listen: ListenOptions,
+    /// What the listener is called, and how many connections may come in through it.
+    pub listener: ListenerConfig,
     /// How many connections and bytes it may hold.
     pub limits: Limits,
     /// The time without a byte in either direction after which a connection is shut down; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// How long a connect may take, of connections that the server opens itself (a proxy's); `None`: as long as the
+    /// system tries.
+    pub connect_timeout: Option<Duration>,
     /// The time after which a connection is closed if bytes wait and its peer takes none of them; `None`: never.
     pub stall_timeout: Option<Duration>,
     /// How long to wait for the peers' FINs when the server drains, or when it shuts an idle connection down.
@@ -38,12 +43,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// No idle timeout, 60 s for a stalled peer, 10 s to drain, no busy polling, and the default limits.
+    /// No idle timeout, 10 s to connect, 60 s for a stalled peer, 10 s to drain, no busy polling, and the default limits.
     fn default() -> Config {
         Config {
             listen: ListenOptions::default(),
+            listener: ListenerConfig::default(),
             limits: Limits::default(),
             idle_timeout: None,
+            connect_timeout: Some(Duration::from_secs(10)),
             stall_timeout: Some(Duration::from_secs(60)),
             drain_timeout: Duration::from_secs(10),
             busy_poll: Duration::ZERO,
@@ -77,7 +84,8 @@ static CLOSING: Line = Line::info("Closing connection");
 #[derive(Debug)]
 pub struct Server<P> {
     event_loop: EventLoop<P>,
-    addr: SocketAddr,
+    /// Where it listens: the address that [`Server::bind`] bound, then those of further listeners.
+    listeners: Vec<(ListenerId, SocketAddr)>,
     drain_timeout: Duration,
 }
 
@@ -97,20 +105,41 @@ impl<P: Protocol> Server<P> {
         let listener = sockets::listen(host, port, config.listen)?;
         let addr = listener.local_addr()?;
         let timeouts = Timeouts {
-            connect: None,
+            connect: config.connect_timeout,
             idle: config.idle_timeout,
             stall: config.stall_timeout,
             linger: Some(config.drain_timeout),
         };
         let system = Mio::new()?.with_busy_poll(config.busy_poll);
         let mut event_loop = EventLoop::on(system, config.limits, timeouts);
-        event_loop.listen(listener, protocol_for)?;
-        Ok(Server { event_loop, addr, drain_timeout: config.drain_timeout })
+        let id = event_loop.listen_with(config.listener, listener, protocol_for)?;
+        Ok(Server { event_loop, listeners: vec![(id, addr)], drain_timeout: config.drain_timeout })
+    }
+
+    /// Listens on another `host` and `port` as well, each peer there with the protocol `protocol_for(peer)`. The
+    /// listener has a name, which the log and the table of connections show, and a limit of its own. Returns what
+    /// [`Event::Accepted`] says of its connections, and the address.
+    ///
+    /// # Errors
+    /// As those of [`bind`](Server::bind).
+    pub fn listen_also(
+        &mut self,
+        host: &str,
+        port: u16,
+        options: ListenOptions,
+        config: ListenerConfig,
+        protocol_for: impl FnMut(SocketAddr) -> P + 'static,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let listener = sockets::listen(host, port, options)?;
+        let addr = listener.local_addr()?;
+        let id = self.event_loop.listen_with(config, listener, protocol_for)?;
+        self.listeners.push((id, addr));
+        Ok((id, addr))
     }
 
     /// The address that the server listens on, with the port that it got if it asked for port 0.
     pub fn local_addr(&self) -> SocketAddr {
-        self.addr
+        self.listeners[0].1
     }
 
     /// From now on SIGINT and SIGTERM drain the server, and a second one ends it at once. SIGUSR1 is an event for
@@ -142,7 +171,12 @@ impl<P: Protocol> Server<P> {
     /// # Errors
     /// As those of [`run`](Server::run).
     pub fn run_with(mut self, on_event: impl FnMut(Event<P>, &mut EventLoop<P>)) -> io::Result<Ending> {
-        info!("Listening on {}", self.addr);
+        for (id, addr) in self.listeners {
+            match self.event_loop.listener_name(id) {
+                "" => info!("Listening on {addr}"),
+                name => info!("Listening on {addr} ({name})"),
+            }
+        }
         let mut serving = Serving { drain_timeout: self.drain_timeout, drained_by: None, killed_by: None, on_event };
         self.event_loop.run(&mut serving)?;
         Ok(serving.killed_by.map_or(Ending::Drained, Ending::Killed))
@@ -160,22 +194,19 @@ struct Serving<H> {
 impl<P: Protocol, H: FnMut(Event<P>, &mut EventLoop<P>)> Role<P> for Serving<H> {
     fn handle(&mut self, event: Event<P>, event_loop: &mut EventLoop<P>) {
         match &event {
-            Event::Accepted { addr, .. } => {
-                if event_loop.log_budget().allows(&ACCEPTED) {
-                    info!("Accepted connection from {addr}");
+            Event::Accepted { addr, listener, .. } if event_loop.log_budget().allows(&ACCEPTED) => {
+                match event_loop.listener_name(*listener) {
+                    "" => info!("Accepted connection from {addr}"),
+                    name => info!("Accepted connection from {addr} on {name}"),
                 }
             }
-            Event::Closed { addr, end, .. } => {
-                if event_loop.log_budget().allows(&CLOSING) {
-                    match end {
-                        End::Finished => info!("Closing connection to {addr}"),
-                        end => info!("Closing connection to {addr}: {end}"),
-                    }
-                }
-            }
+            Event::Closed { addr, end, .. } if event_loop.log_budget().allows(&CLOSING) => match end {
+                End::Finished => info!("Closing connection to {addr}"),
+                end => info!("Closing connection to {addr}: {end}"),
+            },
             // On SIGUSR1 the program prints its table, in `on_event`.
-            Event::Signal(Signal::Status) | Event::Connected { .. } | Event::Notified { .. } | Event::Woken => {}
-            Event::Signal(signal) => self.end(*signal, event_loop),
+            Event::Signal(signal) if *signal != Signal::Status => self.end(*signal, event_loop),
+            _ => {}
         }
         (self.on_event)(event, event_loop);
     }
@@ -191,7 +222,7 @@ impl<H> Serving<H> {
         }
         self.drained_by = Some(signal);
         info!("Caught {}, exiting", signal.name());
-        let open = event_loop.connections().len();
+        let open = event_loop.open_connections();
         if open > 0 {
             let seconds = self.drain_timeout.as_secs_f64();
             let what = if open == 1 { "1 connection".to_owned() } else { format!("{open} connections") };

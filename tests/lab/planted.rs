@@ -72,8 +72,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "no backpressure",
         file: "src/engine/connection.rs",
-        right: "Reading::Open if self.outbound.len() > context.room_now / 2 => 0,",
-        wrong: "Reading::Open if self.outbound.len() > usize::MAX / 2 => 0,",
+        right: "if queued > room_now / 2 { 0 }",
+        wrong: "if queued > usize::MAX / 2 { 0 }",
         tests: (&["--lib"], "connection"),
     },
     Bug {
@@ -135,7 +135,7 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "after exhaustion, accepting is tried again at once",
         file: "src/engine/event_loop.rs",
-        right: "AcceptError::Exhausted => return self.rest_from_accepting(&error),",
+        right: "AcceptError::Exhausted => return self.rest_from_accepting(listener, &error),",
         wrong: "AcceptError::Exhausted => return self.resume_accepting(),",
         tests: SIMULATION,
     },
@@ -143,7 +143,7 @@ const BUGS: &[Bug] = &[
         name: "an event for a token that does not exist is believed",
         file: "src/engine/event_loop.rs",
         right: "if let Some(connection) = self.connections.get_mut(token.0) {\n                        connection.note(readiness);",
-        wrong: "{\n                        let connection = &mut self.connections[token.0];\n                        connection.note(readiness);",
+        wrong: "if let Some(connection) = Some(self.connections.get_mut(token.0).unwrap()) {\n                        connection.note(readiness);",
         tests: SIMULATION,
     },
     Bug {
@@ -170,22 +170,22 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "the limit of connections limits nothing",
         file: "src/engine/event_loop.rs",
-        right: "!accepting.may_accept(self.connections.len(), self.memory.limits().connections)",
-        wrong: "!accepting.may_accept(0, 1)",
+        right: "if open >= self.memory.limits().connections || !entry.may_accept() {",
+        wrong: "if !entry.may_accept() {",
         tests: SIMULATION,
     },
     Bug {
         name: "an unregistered connection is kept",
         file: "src/engine/event_loop.rs",
-        right: "            self.never_opened(connection.addr(), connection.into_protocol(), end);\n            return None;\n",
+        right: "            self.never_opened(token, connection.addr(), connection.into_protocol(), end);\n            return false;\n",
         wrong: "            let _ = end;\n",
         tests: SIMULATION,
     },
     Bug {
         name: "a drain forgets the connections in the backlog",
         file: "src/engine/event_loop.rs",
-        right: "        if let Some(accepting) = &mut self.accepting {\n            accepting.ready = true;\n        }\n        self.resume_accepting();",
-        wrong: "        self.accepting = None;",
+        right: "        for accepting in self.listeners.iter_mut() {\n            accepting.ready = true;\n        }\n        self.resume_accepting();",
+        wrong: "        self.stop_listening();",
         tests: SIMULATION,
     },
     Bug {
@@ -247,8 +247,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "held input is read on",
         file: "src/engine/connection.rs",
-        right: "Reading::Held | Reading::EndUnheard | Reading::Ended => 0,",
-        wrong: "Reading::Held => context.room_now,\n            Reading::EndUnheard | Reading::Ended => 0,",
+        right: "Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
+        wrong: "Reading::Held => context.room_now,\n            Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
         tests: SIMULATION,
     },
     Bug {

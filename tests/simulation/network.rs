@@ -916,6 +916,8 @@ impl Simulated {
 pub struct Stream {
     pub id: Id,
     network: Rc<RefCell<Network>>,
+    /// Whether closing sends a reset.
+    resets: bool,
 }
 
 impl Read for Stream {
@@ -956,6 +958,10 @@ impl Write for Stream {
 }
 
 impl Transport for Stream {
+    fn reset_on_close(&mut self) {
+        self.resets = true;
+    }
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut network = self.network.borrow_mut();
         network.call();
@@ -991,7 +997,8 @@ impl Transport for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.network.borrow_mut().close(self.id);
+        let mut network = self.network.borrow_mut();
+        if self.resets { network.abort(self.id) } else { network.close(self.id) }
     }
 }
 
@@ -1019,20 +1026,20 @@ impl System for Simulated {
         self.network.borrow_mut().register(stream.id, token)
     }
 
-    fn register_listener(&mut self, _: &mut Listener) -> io::Result<()> {
+    fn register_listener(&mut self, _: &mut Listener, _: Token) -> io::Result<()> {
         Ok(())
     }
 
     fn connect(&mut self, _: Option<IpAddr>, addr: SocketAddr) -> io::Result<Stream> {
         let id = self.network.borrow_mut().connect_or_lose_the_syn(addr);
-        Ok(Stream { id, network: Rc::clone(&self.network) })
+        Ok(Stream { id, network: Rc::clone(&self.network), resets: false })
     }
 
     fn accept(&mut self, _: &Listener) -> io::Result<(Stream, SocketAddr)> {
         let mut network = self.network.borrow_mut();
         let id = network.accept()?;
         let addr = network.addr(network.sockets[id].peer);
-        Ok((Stream { id, network: Rc::clone(&self.network) }, addr))
+        Ok((Stream { id, network: Rc::clone(&self.network), resets: false }, addr))
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {

@@ -113,7 +113,9 @@ fn a_connect_that_was_answered_in_time_may_wait_for_its_service() {
             if self.accepted == FIREHOSES {
                 match self.turns {
                     0 => self.firehoses.iter().for_each(|&id| self.network.borrow_mut().gush(id)),
-                    1 => event_loop.connect(SERVER.into(), Echo),
+                    1 => {
+                        event_loop.connect(SERVER.into(), Echo);
+                    }
                     _ => {}
                 }
                 self.turns += 1;

@@ -108,9 +108,9 @@ impl Role<Speaker, Simulated> for Tester {
                 self.next_tick = event_loop.now().plus(TICK);
                 wake_all(event_loop);
             }
-            event_loop.wake_at(Some(self.next_tick)).unwrap();
+            event_loop.set_timer(Some(self.next_tick)).unwrap();
         } else if !self.thinking.is_empty() {
-            event_loop.wake_at(self.thinking.iter().map(|&(when, _)| when).min()).unwrap();
+            event_loop.set_timer(self.thinking.iter().map(|&(when, _)| when).min()).unwrap();
         }
         let peers_are_done = self.network.borrow().peers.iter().flatten().all(|peer| peer.outcome.is_some());
         let exchanges_are_done = self.ended.len() == self.run.connections as usize;
@@ -123,10 +123,10 @@ impl Role<Speaker, Simulated> for Tester {
     fn handle(&mut self, event: Event<Speaker>, event_loop: &mut EventLoop<Speaker, Simulated>) {
         self.check_tokens(event_loop);
         match event {
-            Event::Closed { token: Some(token), .. } => {
+            Event::Closed { token, .. } => {
                 self.known.remove(&token);
             }
-            Event::Accepted { token, addr } => {
+            Event::Accepted { token, addr, .. } => {
                 self.known.insert(token, addr);
             }
             _ => {}

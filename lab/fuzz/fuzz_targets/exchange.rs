@@ -362,6 +362,8 @@ impl Write for Socket {
 }
 
 impl Transport for Socket {
+    fn reset_on_close(&mut self) {}
+
     fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -490,6 +492,8 @@ fn try_exchange(mut script: Script<'_>, scratch: &mut [u8]) {
         }
         connection.note(Readiness::ALL);
         let outcome = connection.service(&mut Context {
+            partner: None,
+            has_room: false,
             now,
             clock: &now,
             scratch,

@@ -53,6 +53,8 @@ impl Write for Peer {
 }
 
 impl Transport for Peer {
+    fn reset_on_close(&mut self) {}
+
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         Ok(None)
     }
@@ -87,6 +89,8 @@ impl Write for Mirror {
 }
 
 impl Transport for Mirror {
+    fn reset_on_close(&mut self) {}
+
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         Ok(None)
     }
@@ -110,6 +114,8 @@ fn serve<T: Transport, P: Protocol>(transport: T, protocol: P, times: u64, mut b
         before(connection.transport_mut());
         connection.note(black_box(ONCE));
         let outcome = connection.service(&mut Context {
+            partner: None,
+            has_room: false,
             now: Moment::START,
             clock: &Moment::START,
             scratch: &mut scratch,
