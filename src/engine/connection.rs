@@ -1169,8 +1169,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Where nothing is read, no read finds a reset. A write would, but there may be nothing to write for a long time.
     fn notice_an_error(&mut self, context: &Context<'_, T, P>) -> Result<(), End> {
-        // An error is reported as readable, whatever else it is. So is more input, which a held connection leaves be.
-        if !self.wire.ready.readable {
+        // An error is reported as the end of what can be read, whatever else it is. So is the peer's FIN, which a held
+        // connection leaves be.
+        if !self.wire.end_is_near() {
             return Ok(());
         }
         match self.reading {

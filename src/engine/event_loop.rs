@@ -628,7 +628,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if goes_on || connection.has_to_act() {
             self.run_queue.push(partner);
         }
-        self.arm(partner);
+        if connection.outbound_len() > 0 {
+            self.arm(partner); // Its time to stall runs. No other time can have come nearer.
+        }
     }
 
     /// Accepts the connections that wait at a listener, up to a budget.
