@@ -347,6 +347,28 @@ fn pairs_full_in_both_directions_cost_bounded_memory_and_hardly_any_time_and_go_
     }
 }
 
+#[test]
+#[ignore = "takes the minute after which a reader counts as stalled"]
+fn a_reader_that_takes_nothing_for_a_minute_is_reset_and_so_is_its_sender() {
+    let proxy = proxy();
+    let descriptors = proxy.descriptors();
+    let stalled = ENDS.map(|end| {
+        let (first, second) = proxy.pair_from(end);
+        fill_between(&first, &second);
+        (first, second)
+    });
+    let (mut client, mut backend) = proxy.pair();
+    for (first, second) in stalled {
+        // The time begins with the last byte that the reader's kernel took.
+        assert!(!wait_for(&first, PollFlags::empty(), Duration::from_secs(90)).is_empty(), "it is not ended");
+        until_reset(&first);
+        let (received, ending) = read_to_end(&second);
+        assert_eq!(ending, Ending::Reset, "after {} bytes, to which more belonged", received.len());
+    }
+    exchange(&mut client, &mut backend);
+    proxy.until_descriptors(descriptors + 2);
+}
+
 // A backend that is not there.
 
 #[test]
@@ -581,6 +603,23 @@ fn a_pair_that_stays_open_does_not_keep_a_draining_proxy_alive() {
     proxy.server.program.ends_with(0);
     for stream in [client, backend] {
         assert_eq!(read_to_end(&stream).0, b"");
+    }
+}
+
+#[test]
+fn a_transfer_that_the_drain_cuts_short_does_not_look_complete() {
+    let mut proxy = proxy();
+    let cut = ENDS.map(|end| {
+        let (first, second) = proxy.pair_from(end);
+        let taken = fill_between(&first, &second);
+        (first, second, taken)
+    });
+    proxy.server.program.signal(Signal::TERM);
+    proxy.server.program.ends_with(0);
+    for (first, second, taken) in cut {
+        let (received, ending) = read_to_end(&second);
+        assert!(received.len() == taken || ending == Ending::Reset, "a FIN after {} of {taken} bytes", received.len());
+        drop(first);
     }
 }
 
