@@ -791,6 +791,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// A FIN says that everything was sent. Where that is not so, closing sends a reset: no peer must take for whole what
     /// was cut short. What comes from a partner may be cut short although nothing waits here.
+    #[cold]
     fn reset_if_cut_short(&mut self, end: &End) {
         let from_partner = self.marks.has(Marks::JOINED) && !end.is_orderly();
         if from_partner || matches!(end, End::Reset) || !matches!(end, End::Finished) && !self.outbound.is_empty() {
@@ -1134,7 +1135,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         let answer = Answer { queue, tail, wishes, nothing_waited, room_now };
         if context.partner.is_some() {
-            self.let_partner_send(answer, context)?;
+            Self::let_partner_send(answer, context)?;
         } else {
             self.send_answer(answer, context)?;
         }
@@ -1146,7 +1147,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Has the partner send a protocol's answer. Where that fails, it is the partner's end, and with it ours.
     #[inline(never)] // The way of a connection that has no partner stays short.
-    fn let_partner_send(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
+    fn let_partner_send(answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let Some(partner) = context.partner.take() else { return Ok(()) };
         *partner.end = partner.connection.send_answer(answer, context).err();
         let sent = partner.end.is_none();
