@@ -183,6 +183,8 @@ pub mod cli;
 pub mod client;
 mod engine;
 #[cfg(feature = "cli")]
+pub mod probe;
+#[cfg(feature = "cli")]
 pub mod report;
 pub mod server;
 

@@ -16,7 +16,7 @@ pub mod rate;
 pub mod schedule;
 pub mod side;
 pub mod units;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::collections::BTreeMap;
 use std::io;

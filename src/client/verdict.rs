@@ -34,7 +34,7 @@ pub(super) fn is_unanswered(end: &End) -> bool {
 }
 
 /// Whether the peer reset the connection.
-pub(super) fn is_reset(error: &io::Error) -> bool {
+pub(crate) fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::engine::connection::{Transport, Unacknowledged};
 
@@ -172,6 +172,13 @@ fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     // The kernel finds out a peer that vanished.
     socket.set_keepalive(true)
+}
+
+/// Sends a keepalive probe whenever nothing has moved for `every`, in place of the system's two hours (tcp(7),
+/// `TCP_KEEPIDLE` and `TCP_KEEPINTVL`). Best effort: a system without these options keeps its own times.
+pub fn keep_alive(stream: &TcpStream, every: Duration) {
+    let times = TcpKeepalive::new().with_time(every).with_interval(every);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&times);
 }
 
 /// Accepts the peer at the front of the backlog, non-blocking.

@@ -1,0 +1,161 @@
+//! What a behaviour of a path is: the conversations that show it, and the row that says what was seen.
+//!
+//! Owns the trait that each behaviour implements, verdicts and rows. Knows no loop: a behaviour asks for conversations,
+//! round by round, and is handed what each of them saw.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::probe::conversation::{Ending, Plan, Seen};
+
+/// Finds out one thing about a path.
+pub trait Behaviour {
+    /// Its name in the table, and for `--only` and `--skip`.
+    fn name(&self) -> &'static str;
+
+    /// The conversations of the next round, which are held side by side. None: everything is known.
+    fn next_round(&mut self) -> Vec<Plan>;
+
+    /// What the conversation with the number `index` of this round saw.
+    fn hear(&mut self, index: usize, seen: Seen);
+
+    /// What was found out.
+    fn row(&self) -> Row;
+}
+
+/// What the path made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It went through as it was sent.
+    Carried,
+    /// It came out as something else: an orderly end as a reset, say.
+    Changed,
+    /// Bytes were lost or altered.
+    Cut,
+    /// Nothing came any more.
+    Silent,
+    /// Connections were refused or not answered.
+    Refused,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; 5] = [Verdict::Carried, Verdict::Changed, Verdict::Cut, Verdict::Silent, Verdict::Refused];
+
+    /// Its word in the table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Carried => "carried",
+            Verdict::Changed => "changed",
+            Verdict::Cut => "cut",
+            Verdict::Silent => "silent",
+            Verdict::Refused => "refused",
+        }
+    }
+
+    /// What one conversation says of the path.
+    #[must_use]
+    pub fn of(seen: &Seen) -> Verdict {
+        match &seen.ending {
+            _ if seen.wrong_at.is_some() => Verdict::Cut,
+            Ending::Done if seen.returned == seen.sent => Verdict::Carried,
+            Ending::Done | Ending::EarlyEnd => Verdict::Cut,
+            // All bytes were back, and what is wrong is how it ended.
+            Ending::Reset(_) if seen.returned == seen.sent && seen.steps_done > 0 => Verdict::Changed,
+            Ending::Reset(_) => Verdict::Cut,
+            Ending::Silent => Verdict::Silent,
+            Ending::NotConnected(_) => Verdict::Refused,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The behaviour's name.
+    pub name: &'static str,
+    /// What the path made of it.
+    pub verdict: Verdict,
+    /// What was seen, in numbers.
+    pub seen: String,
+    /// What a failure means for programs, and the setting that commonly mends it.
+    pub advice: &'static str,
+}
+
+/// What is in order on a path, although it is not carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The behaviour's name.
+    pub name: &'static str,
+    /// What the path makes of it.
+    pub verdict: Verdict,
+}
+
+impl Row {
+    /// Whether the path did what was expected of it: to carry it, if nothing else was said.
+    #[must_use]
+    pub fn is_as_expected(&self, expected: &[Expected]) -> bool {
+        let said = expected.iter().rev().find(|expected| expected.name == self.name);
+        self.verdict == said.map_or(Verdict::Carried, |expected| expected.verdict)
+    }
+}
+
+/// A size as people write it: 22 B, 100 kB, 4 MB.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..1_000_000 => format!("{} kB", decimals(bytes, 1_000)),
+        _ => format!("{} MB", decimals(bytes, 1_000_000)),
+    }
+}
+
+fn decimals(bytes: u64, unit: u64) -> String {
+    let tenths = bytes * 10 / unit;
+    if tenths.is_multiple_of(10) { format!("{}", tenths / 10) } else { format!("{}.{}", tenths / 10, tenths % 10) }
+}
+
+/// A time as people write it: 0.08 ms, 45 ms, 2.3 s.
+pub(crate) fn time(time: Duration) -> String {
+    let millis = time.as_secs_f64() * 1e3;
+    match millis {
+        ..10.0 => format!("{millis:.2} ms"),
+        ..1000.0 => format!("{millis:.0} ms"),
+        _ => format!("{:.1} s", millis / 1e3),
+    }
+}
+
+/// How a conversation ended, for people.
+pub(crate) fn ending(seen: &Seen) -> String {
+    let when = time(seen.after);
+    match &seen.ending {
+        Ending::Done => format!("ended in order after {when}"),
+        Ending::EarlyEnd => format!("the path ended it after {when}"),
+        Ending::Reset(how) => format!("{how} after {when}"),
+        Ending::Silent => format!("silent, given up after {when}"),
+        Ending::NotConnected(how) => how.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_short_and_exact_enough() {
+        assert_eq!(
+            [22, 9_999, 100_000, 81_920, 4_000_000, 1_420_000].map(size),
+            ["22 B", "9999 B", "100 kB", "81.9 kB", "4 MB", "1.4 MB"]
+        );
+        assert_eq!(
+            [80, 45_000, 2_340_000].map(|micros| time(Duration::from_micros(micros))),
+            ["0.08 ms", "45 ms", "2.3 s"]
+        );
+    }
+}

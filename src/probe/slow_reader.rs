@@ -1,0 +1,55 @@
+//! A reader that reads nothing for a while behind several megabytes, and then everything.
+//!
+//! Owns the conversation and its row.
+
+use std::time::Duration;
+
+use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
+use crate::probe::conversation::{Plan, Seen, Step};
+
+const BYTES: u64 = 16_000_000;
+const DEAF: Duration = Duration::from_secs(2);
+
+/// Whether what waits for a slow reader is complete in the end, and how much the path swallowed meanwhile.
+#[derive(Debug, Default)]
+pub struct SlowReader {
+    begun: bool,
+    seen: Option<Seen>,
+}
+
+impl Behaviour for SlowReader {
+    fn name(&self) -> &'static str {
+        "slow-reader"
+    }
+
+    fn next_round(&mut self) -> Vec<Plan> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Vec::new();
+        }
+        let steps = vec![Step::Send(BYTES), Step::AwaitEcho, Step::ShutDown, Step::AwaitEnd];
+        vec![Plan { deaf: DEAF, steps, ..Plan::default() }]
+    }
+
+    fn hear(&mut self, _index: usize, seen: Seen) {
+        self.seen = Some(seen);
+    }
+
+    fn row(&self) -> Row {
+        let seen = self.seen.as_ref();
+        Row {
+            name: self.name(),
+            verdict: seen.map_or(Verdict::Carried, Verdict::of),
+            seen: seen.map_or_else(String::new, |seen| {
+                let swallowed = size(seen.sent_while_deaf);
+                let how = if seen.is_whole() { String::new() } else { format!("; {}", ending(seen)) };
+                format!(
+                    "{} of {} back; {swallowed} were taken while nothing was read{how}",
+                    size(seen.returned),
+                    size(seen.sent)
+                )
+            }),
+            advice: "A slow client loses the end of its download. Look for a timeout on writing, or a limit of a buffer, \
+                     that ends a connection whose reader pauses (nginx proxy_timeout, haproxy timeout client)",
+        }
+    }
+}
