@@ -9,7 +9,7 @@ use clap::Parser;
 use multiconn::cli::{self, Verbosity};
 use multiconn::internals::sockets;
 use multiconn::probe::behaviour::{Expected, Verdict};
-use multiconn::probe::{self, BEHAVIOURS, Settings, table};
+use multiconn::probe::{self, BEHAVIOURS, MOST_AT_ONCE, Settings, table};
 
 /// Find out what the path to an echo server does to half-closes, sizes, idleness and slow readers
 #[derive(Debug, Parser)]
@@ -51,8 +51,8 @@ struct Args {
 
 const EXAMPLES: &str = "\
 Works against any echo server: multiconn-server, socat EXEC:cat, xinetd's echo. Each behaviour is carried, changed (it \
-comes out as something else), cut (bytes are lost), silent (nothing comes any more) or refused. Exits with 0 if all are \
-carried, or are as expected; with 1 if one is not; with 2 after a wrong command line.
+comes out as something else), cut (bytes are lost, or a connection is ended), silent (nothing comes any more) or \
+refused. Exits with 0 if all are carried, or are as expected; with 1 if one is not; with 2 after a wrong command line.
 
 Examples:
   # Everything, in a quarter of a minute
@@ -98,7 +98,6 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         cli::print(&table::behaviours())?;
         return Ok(ExitCode::SUCCESS);
     };
-    cli::raise_descriptor_limit()?;
     let addrs = sockets::resolve(host, port)
         .with_context(|| format!("cannot find the address of {host:?}, is the name right?"))?;
     let wanted = |name: &&'static str| {
@@ -111,12 +110,14 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         chosen: BEHAVIOURS.iter().map(|&(name, _)| name).filter(wanted).collect(),
         run: RandomState::new().build_hasher().finish(),
     };
-    let probed = probe::probe(addrs[0], &settings)?;
-    let text = if args.json {
-        table::json(addrs[0], &probed, &args.expect)?
-    } else {
-        table::text(addrs[0], &probed, &args.expect)
-    };
+    let (limit, fit) = cli::raise_descriptor_limit()?;
+    anyhow::ensure!(
+        fit >= MOST_AT_ONCE || !settings.chosen.contains(&"together"),
+        "the limit of {limit} open files is too low for {MOST_AT_ONCE} connections at once: raise it (ulimit -n), or \
+         --skip together"
+    );
+    let probed = probe::probe(&addrs, &settings)?;
+    let text = if args.json { table::json(&probed, &args.expect) } else { table::text(&probed, &args.expect) };
     cli::print(&text)?;
     Ok(match probed.interrupted {
         Some(signal) => ExitCode::from(cli::exit_code_of(signal)),

@@ -7,7 +7,7 @@ pub mod connect_window;
 pub mod exchange;
 pub mod fault;
 pub mod findings;
-mod foreign_bytes;
+pub(crate) mod foreign_bytes;
 pub mod load;
 pub mod measure;
 pub mod pattern;

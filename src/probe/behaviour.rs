@@ -1,12 +1,14 @@
 //! What a behaviour of a path is: the conversations that show it, and the row that says what was seen.
 //!
-//! Owns the trait that each behaviour implements, verdicts and rows. Knows no loop: a behaviour asks for conversations,
-//! round by round, and is handed what each of them saw.
+//! Owns the trait that each behaviour implements, verdicts and rows, and the words that rows share. Knows no loop: a
+//! behaviour asks for conversations, round by round, and is handed what each of them saw.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::probe::conversation::{Ending, Plan, Seen};
+use crate::client::foreign_bytes;
+use crate::engine::escape::Escaped;
+use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 /// Finds out one thing about a path.
 pub trait Behaviour {
@@ -19,7 +21,7 @@ pub trait Behaviour {
     /// What the conversation with the number `index` of this round saw.
     fn hear(&mut self, index: usize, seen: Seen);
 
-    /// What was found out.
+    /// What was found out so far: carried, as long as nothing speaks against it.
     fn row(&self) -> Row;
 }
 
@@ -28,18 +30,20 @@ pub trait Behaviour {
 pub enum Verdict {
     /// It went through as it was sent.
     Carried,
-    /// It came out as something else: an orderly end as a reset, say.
+    /// It came out as something else: an orderly end as a reset, or 200 connections at once as a hundred, twice.
     Changed,
-    /// Bytes were lost or altered.
+    /// Bytes were lost or altered, or a connection was ended that was to go on.
     Cut,
     /// Nothing came any more.
     Silent,
     /// Connections were refused or not answered.
     Refused,
+    /// The probe was ended before it was known.
+    NotKnown,
 }
 
 impl Verdict {
-    /// All of them.
+    /// Those that a path can earn.
     pub const ALL: [Verdict; 5] = [Verdict::Carried, Verdict::Changed, Verdict::Cut, Verdict::Silent, Verdict::Refused];
 
     /// Its word in the table.
@@ -51,6 +55,7 @@ impl Verdict {
             Verdict::Cut => "cut",
             Verdict::Silent => "silent",
             Verdict::Refused => "refused",
+            Verdict::NotKnown => "not known",
         }
     }
 
@@ -59,11 +64,10 @@ impl Verdict {
     pub fn of(seen: &Seen) -> Verdict {
         match &seen.ending {
             _ if seen.wrong_at.is_some() => Verdict::Cut,
-            Ending::Done if seen.returned == seen.sent => Verdict::Carried,
-            Ending::Done | Ending::EarlyEnd => Verdict::Cut,
-            // All bytes were back, and what is wrong is how it ended.
-            Ending::Reset(_) if seen.returned == seen.sent && seen.steps_done > 0 => Verdict::Changed,
-            Ending::Reset(_) => Verdict::Cut,
+            Ending::Done if seen.came_back() => Verdict::Carried,
+            // All that was left was the peer's FIN. A reset at any other place cuts something off.
+            Ending::Reset(_) if seen.came_back() && seen.step == Some(Step::AwaitEnd) => Verdict::Changed,
+            Ending::Done | Ending::EarlyEnd | Ending::Reset(_) => Verdict::Cut,
             Ending::Silent => Verdict::Silent,
             Ending::NotConnected(_) => Verdict::Refused,
         }
@@ -85,7 +89,7 @@ pub struct Row {
     pub verdict: Verdict,
     /// What was seen, in numbers.
     pub seen: String,
-    /// What a failure means for programs, and the setting that commonly mends it.
+    /// What a failure means for programs, and the setting that commonly mends it, in whole sentences.
     pub advice: &'static str,
 }
 
@@ -133,10 +137,18 @@ pub(crate) fn time(time: Duration) -> String {
 
 /// How a conversation ended, for people.
 pub(crate) fn ending(seen: &Seen) -> String {
+    if let Some(at) = seen.wrong_at {
+        let what = match foreign_bytes::recognise(&seen.wrong) {
+            // In the middle of a stream, what looks like a protocol's first bytes does so by chance.
+            Some(name) if at <= 1 => format!(", it looks like {name}"),
+            _ => String::new(),
+        };
+        return format!("a wrong byte at offset {at}: {}{what}", Escaped(&seen.wrong));
+    }
     let when = time(seen.after);
     match &seen.ending {
         Ending::Done => format!("ended in order after {when}"),
-        Ending::EarlyEnd => format!("the path ended it after {when}"),
+        Ending::EarlyEnd => format!("ended by a FIN after {when}"),
         Ending::Reset(how) => format!("{how} after {when}"),
         Ending::Silent => format!("silent, given up after {when}"),
         Ending::NotConnected(how) => how.clone(),
@@ -157,5 +169,41 @@ mod tests {
             [80, 45_000, 2_340_000].map(|micros| time(Duration::from_micros(micros))),
             ["0.08 ms", "45 ms", "2.3 s"]
         );
+    }
+
+    #[test]
+    fn a_verdict_says_what_became_of_bytes_and_end() {
+        let whole = Seen::example(Ending::Done);
+        let reset = || Ending::Reset("reset".to_owned());
+        assert_eq!(Verdict::of(&whole), Verdict::Carried);
+        let cases = [
+            (Seen { returned: 99, ..whole.clone() }, Verdict::Cut),
+            (Seen { wrong_at: Some(100), ..whole.clone() }, Verdict::Cut),
+            (Seen { ending: Ending::EarlyEnd, step: Some(Step::AwaitEcho), ..whole.clone() }, Verdict::Cut),
+            (Seen { ending: reset(), step: Some(Step::AwaitEnd), ..whole.clone() }, Verdict::Changed),
+            (Seen { ending: reset(), step: Some(Step::AwaitEnd), returned: 99, ..whole.clone() }, Verdict::Cut),
+            // Everything sent so far is back, but more was to follow.
+            (Seen { ending: reset(), step: Some(Step::Quiet(Duration::ZERO)), ..whole.clone() }, Verdict::Cut),
+            (
+                Seen { ending: reset(), step: Some(Step::AwaitEnd), sent: 50, returned: 50, ..whole.clone() },
+                Verdict::Cut,
+            ),
+            (Seen { ending: Ending::Silent, step: Some(Step::AwaitEnd), ..whole.clone() }, Verdict::Silent),
+            (Seen { ending: Ending::NotConnected(String::new()), connected_after: None, ..whole }, Verdict::Refused),
+        ];
+        for (seen, verdict) in cases {
+            assert_eq!(Verdict::of(&seen), verdict, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_shown_and_recognised_only_at_the_beginning() {
+        let http = Seen { wrong_at: Some(0), wrong: b"HTTP/1.1 400 Bad".to_vec(), ..Seen::example(Ending::Done) };
+        assert_eq!(
+            ending(&http),
+            "a wrong byte at offset 0: b\"HTTP/1.1 400 Bad\", it looks like an HTTP/1.1 response"
+        );
+        let later = Seen { wrong_at: Some(700), ..http };
+        assert_eq!(ending(&later), "a wrong byte at offset 700: b\"HTTP/1.1 400 Bad\"");
     }
 }

@@ -1,6 +1,7 @@
 //! The echo that everything else is built on: one short message, there and back.
 //!
-//! Owns the conversation and its row. The probe goes on only if it is carried.
+//! Owns the conversation and its row. The probe goes on only if the bytes come back; how the connection ends is for
+//! half-close to say.
 
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
@@ -33,20 +34,39 @@ impl Behaviour for Echo {
 
     fn row(&self) -> Row {
         let (verdict, seen) = match &self.seen {
-            Some(seen) if seen.is_whole() => (Verdict::Carried, format!("{BYTES} B, there and back")),
-            Some(seen) if seen.wrong_at.is_some() => {
-                (Verdict::Cut, format!("bytes came that were not sent, at offset {}", seen.returned))
+            Some(seen) if !seen.came_back() => {
+                let how = ending(seen);
+                let bytes = match seen.ending {
+                    Ending::NotConnected(_) => String::new(),
+                    _ => format!("{} of {BYTES} B back; ", seen.returned),
+                };
+                (Verdict::of(seen), format!("{bytes}{how}"))
             }
-            Some(seen) if matches!(seen.ending, Ending::NotConnected(_)) => (Verdict::Refused, ending(seen)),
-            Some(seen) => (Verdict::of(seen), format!("{} of {BYTES} B back; {}", seen.returned, ending(seen))),
-            None => (Verdict::Silent, "interrupted".to_owned()),
+            _ => (Verdict::Carried, format!("{BYTES} B, there and back")),
         };
         Row {
             name: self.name(),
             verdict,
             seen,
-            advice: "Without an echo nothing else can be found out. Is the server running, is the port right, and is it \
-                     an echo server (multiconn-server, socat EXEC:cat, xinetd's echo)?",
+            advice: "Without an echo nothing else can be found out, and nothing else was tried. Is the server running, is \
+                     the port right, and is it an echo server (multiconn-server, socat EXEC:cat, xinetd's echo)?",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_is_carried_although_its_end_is_not() {
+        let mut echo = Echo::default();
+        echo.hear(0, Seen::example(Ending::Silent));
+        assert_eq!(echo.row().verdict, Verdict::Carried);
+        echo.hear(0, Seen { returned: 7, ..Seen::example(Ending::Silent) });
+        assert_eq!(
+            (echo.row().verdict, echo.row().seen.as_str()),
+            (Verdict::Silent, "7 of 22 B back; silent, given up after 5.0 s")
+        );
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
 use crate::probe::conversation::{Plan, Seen, Step};
 
-/// What is sent, and how long the reader waits before it reads.
-const CASES: [(u64, Duration); 4] = [
-    (22, Duration::ZERO),
-    (100_000, Duration::ZERO),
-    (4_000_000, Duration::ZERO),
-    (4_000_000, Duration::from_millis(800)),
+/// What is sent, how long the reader waits before it reads, and how the case is called.
+const CASES: [(u64, Duration, &str); 4] = [
+    (22, Duration::ZERO, ""),
+    (100_000, Duration::ZERO, ""),
+    (4_000_000, Duration::ZERO, ""),
+    (4_000_000, Duration::from_millis(800), " to a reader that pauses"),
 ];
 
 /// Whether bytes behind which a FIN was sent come back (RFC 9293, 3.6: each direction ends by itself).
@@ -31,7 +31,7 @@ impl Behaviour for HalfClose {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
         }
-        let plan = |(bytes, deaf)| Plan {
+        let plan = |(bytes, deaf, _)| Plan {
             deaf,
             steps: vec![Step::Send(bytes), Step::ShutDown, Step::AwaitEnd],
             ..Plan::default()
@@ -44,20 +44,41 @@ impl Behaviour for HalfClose {
     }
 
     fn row(&self) -> Row {
-        let seen: Vec<&Seen> = self.seen.iter().flatten().collect();
-        let returned: Vec<String> = CASES.iter().zip(&seen).map(|(case, seen)| of(seen.returned, case.0)).collect();
-        let worst = seen.iter().find(|seen| !seen.is_whole());
-        let how = worst.map_or(String::new(), |seen| format!("; {}", ending(seen)));
+        let known = CASES.iter().zip(&self.seen).filter_map(|(case, seen)| Some((case, seen.as_ref()?)));
+        let returned: Vec<String> =
+            known.clone().map(|(&(sent, _, what), seen)| back(seen.returned, sent) + what).collect();
+        let broken = known.clone().map(|(_, seen)| seen).find(|seen| !seen.is_whole());
+        let how = broken.map_or(String::new(), |seen| format!("; {}", ending(seen)));
         Row {
             name: self.name(),
-            verdict: worst.map_or(Verdict::Carried, |seen| Verdict::of(seen)),
-            seen: format!("back: {} (reading at once), {} (after 0.8 s){how}", returned[..3].join(", "), returned[3]),
-            advice: "A program that shuts down behind its request loses the answer (HTTP/1.0 clients, netcat, rsync). \
-                     nginx stream: proxy_half_close on; socat: a longer -t",
+            verdict: broken.map_or(Verdict::Carried, Verdict::of),
+            seen: format!("back: {}{how}", returned.join(", ")),
+            advice: "A program that shuts down behind its request loses the answer, or waits for its end (netcat, rsync, \
+                     HTTP/1.0 clients). nginx stream: proxy_half_close on; socat: a longer -t; haproxy: no option \
+                     abortonclose.",
         }
     }
 }
 
-fn of(returned: u64, sent: u64) -> String {
+fn back(returned: u64, sent: u64) -> String {
     if returned == sent { format!("all of {}", size(sent)) } else { format!("{} of {}", size(returned), size(sent)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::conversation::Ending;
+
+    #[test]
+    fn each_case_is_named_and_those_that_are_not_known_are_left_out() {
+        let mut half_close = HalfClose::default();
+        assert_eq!(half_close.row().verdict, Verdict::Carried);
+        half_close.hear(3, Seen { returned: 4_000_000, planned: 4_000_000, ..Seen::example(Ending::Done) });
+        assert_eq!(half_close.row().seen, "back: all of 4 MB to a reader that pauses");
+        half_close.hear(0, Seen { returned: 0, planned: 22, ..Seen::example(Ending::Done) });
+        assert_eq!(
+            (half_close.row().verdict, half_close.row().seen.as_str()),
+            (Verdict::Cut, "back: 0 B of 22 B, all of 4 MB to a reader that pauses; ended in order after 5.0 s")
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! What a path does to TCP: conversations of many kinds, side by side on one loop, and what became of each.
 //!
-//! Owns the role: which conversations are held when, and the order of the behaviours. What a behaviour asks for and how
-//! it judges is in a file of its own.
+//! Owns the role: which conversations are held when, with which of a name's addresses, and the order of the behaviours.
+//! What a behaviour asks for and how it judges is in a file of its own.
 
 pub mod behaviour;
 mod connect;
@@ -9,18 +9,19 @@ pub mod conversation;
 mod echo;
 mod half_close;
 mod idle;
+mod long;
 mod sizes;
 mod slow_reader;
 pub mod table;
 mod together;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client::pattern::Pattern;
-use crate::engine::connection::Timeouts;
+use crate::engine::connection::{Connection, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role, Token};
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
@@ -55,9 +56,14 @@ pub const BEHAVIOURS: [(&str, &str); 8] = [
     ("together", "200 connections at once, and 50 that come and go"),
 ];
 
+/// How many connections are held at once, at the most.
+pub const MOST_AT_ONCE: usize = together::MOST_AT_ONCE;
+
 /// How the probe ended.
 #[derive(Debug)]
 pub struct Probed {
+    /// The address that was tried: of several, the first to which a connection came about.
+    pub addr: SocketAddr,
     /// A row for each behaviour that was tried, in the order of [`BEHAVIOURS`].
     pub rows: Vec<Row>,
     /// The signal that ended the probe early.
@@ -72,38 +78,36 @@ impl Probed {
     }
 }
 
-/// Tries the chosen behaviours of the path to `addr`. Where not even an echo comes back, only that is tried.
+/// Behaviours that are tried side by side, stage after stage. Those that take many connections come by themselves: they
+/// could push the others over a limit of the path.
+fn stage(name: &str) -> u32 {
+    match name {
+        "echo" => 0,
+        "connect" => 1,
+        "together" => 3,
+        _ => 2,
+    }
+}
+
+const STAGES: u32 = 4;
+
+/// Tries the chosen behaviours of the path to the first of `addrs` that answers. Where not even an echo comes back, only
+/// that is tried.
 ///
 /// # Errors
 /// The poller, the timer or the signal pipe failed.
-pub fn probe(addr: SocketAddr, settings: &Settings) -> io::Result<Probed> {
-    // Those that take many connections come by themselves: they could push the others over a limit of the path.
-    let alone = ["connect", "together"];
-    let stages: [Box<dyn Fn(&str) -> bool>; 4] = [
-        Box::new(|name| name == "echo"),
-        Box::new(|name| name == "connect"),
-        Box::new(move |name| name != "echo" && !alone.contains(&name)),
-        Box::new(|name| name == "together"),
-    ];
+///
+/// # Panics
+/// If `addrs` is empty.
+pub fn probe(addrs: &[SocketAddr], settings: &Settings) -> io::Result<Probed> {
     let timeouts = Timeouts { connect: Some(settings.timeout), ..Timeouts::default() };
-    let mut rows = Vec::new();
-    let mut interrupted = None;
-    for stage in stages {
-        let chosen = settings.chosen.iter().filter(|name| stage(name));
-        let behaviours: Vec<Running> = chosen.filter_map(|name| Running::new(name, settings)).collect();
-        let mut event_loop = EventLoop::new(Limits::default(), timeouts)?;
-        event_loop.catch_signals()?;
-        let mut holder = Holder::new(addr, settings, behaviours, rows.len());
-        event_loop.run(&mut holder)?;
-        rows.extend(holder.behaviours.iter().map(|running| running.behaviour.row()));
-        interrupted = holder.interrupted;
-        let no_echo = rows.iter().any(|row: &Row| row.name == "echo" && row.verdict != Verdict::Carried);
-        if interrupted.is_some() || no_echo {
-            break;
-        }
-    }
-    rows.sort_by_key(|row| BEHAVIOURS.iter().position(|(name, _)| *name == row.name));
-    Ok(Probed { rows, interrupted })
+    let mut event_loop = EventLoop::new(Limits::default(), timeouts)?;
+    event_loop.catch_signals()?;
+    let mut holder = Holder::new(addrs, settings);
+    event_loop.run(&mut holder)?;
+    holder.failed.map_or(Ok(()), Err)?;
+    let tried = holder.behaviours.iter().filter(|running| !holder.no_echo || stage(running.behaviour.name()) == 0);
+    Ok(Probed { addr: holder.addrs[0], rows: tried.map(Running::row).collect(), interrupted: holder.interrupted })
 }
 
 /// A behaviour, and how far its round is.
@@ -123,11 +127,20 @@ impl Running {
             "half-close" => Box::<half_close::HalfClose>::default(),
             "slow-reader" => Box::<slow_reader::SlowReader>::default(),
             "idle" => Box::new(idle::Idle::new(settings.idle_max)),
-            "long" => Box::new(idle::Long::new(settings.idle_max)),
+            "long" => Box::new(long::Long::new(settings.idle_max)),
             "together" => Box::<together::Together>::default(),
             _ => return None,
         };
         Some(Running { behaviour, open: 0, done: false })
+    }
+
+    /// Its row. What was not tried to the end is not known, if nothing broke before.
+    fn row(&self) -> Row {
+        let row = self.behaviour.row();
+        if self.done || row.verdict != Verdict::Carried {
+            return row;
+        }
+        Row { verdict: Verdict::NotKnown, seen: "ended before it was known".to_owned(), ..row }
     }
 }
 
@@ -139,40 +152,81 @@ struct Place {
 }
 
 /// The role: holds the conversations that the behaviours ask for.
-struct Holder {
-    addr: SocketAddr,
-    run: u64,
-    patience: Duration,
+struct Holder<'a> {
+    settings: &'a Settings,
+    /// The address that is tried, and those that are left if it does not answer.
+    addrs: &'a [SocketAddr],
     behaviours: Vec<Running>,
+    stage: u32,
+    /// No echo came back, so that nothing else can be found out.
+    no_echo: bool,
     /// Conversations that begin later, by the time and a number that tells them apart.
     planned: BTreeMap<(Moment, u32), (Place, Plan)>,
     held: BTreeMap<Token, (Place, Plan)>,
     /// When those that read nothing begin to read.
-    deaf: BTreeMap<(Moment, Token), ()>,
+    deaf: BTreeSet<(Moment, Token)>,
     /// How many conversations there were. Each has bytes of its own.
     begun: u32,
     interrupted: Option<Signal>,
+    /// The timer failed.
+    failed: Option<io::Error>,
 }
 
-impl Holder {
-    fn new(addr: SocketAddr, settings: &Settings, behaviours: Vec<Running>, rows: usize) -> Holder {
+impl<'a> Holder<'a> {
+    fn new(addrs: &'a [SocketAddr], settings: &'a Settings) -> Holder<'a> {
+        assert!(!addrs.is_empty(), "there has to be an address to connect to");
+        let chosen = BEHAVIOURS.iter().filter(|(name, _)| settings.chosen.contains(name));
         Holder {
-            addr,
-            run: settings.run + rows as u64,
-            patience: settings.timeout,
-            behaviours,
+            settings,
+            addrs,
+            behaviours: chosen.filter_map(|(name, _)| Running::new(name, settings)).collect(),
+            stage: 0,
+            no_echo: false,
             planned: BTreeMap::new(),
             held: BTreeMap::new(),
-            deaf: BTreeMap::new(),
+            deaf: BTreeSet::new(),
             begun: 0,
             interrupted: None,
+            failed: None,
         }
     }
 
-    /// Asks the behaviours whose round is over for the next one.
-    fn plan(&mut self, now: Moment) {
+    /// Asks the behaviours of this stage whose round is over for the next one, and goes on to the next stage when all are
+    /// done. Returns whether anything is left to do.
+    fn plan(&mut self, now: Moment) -> bool {
+        while self.stage < STAGES && !self.no_echo {
+            self.plan_stage(now);
+            if self.behaviours.iter().any(|running| stage(running.behaviour.name()) == self.stage && !running.done) {
+                return true;
+            }
+            if self.stage == 0 {
+                self.judge_echo();
+            } else {
+                self.stage += 1;
+            }
+        }
+        false
+    }
+
+    /// Goes on after the echo: with everything else, with the next address, or not at all.
+    fn judge_echo(&mut self) {
+        let Some(echo) = self.behaviours.iter_mut().find(|running| stage(running.behaviour.name()) == 0) else {
+            self.stage += 1;
+            return;
+        };
+        match echo.row().verdict {
+            Verdict::Carried => self.stage += 1,
+            Verdict::Refused if self.addrs.len() > 1 => {
+                self.addrs = &self.addrs[1..];
+                *echo = Running { behaviour: Box::<echo::Echo>::default(), open: 0, done: false };
+            }
+            _ => self.no_echo = true,
+        }
+    }
+
+    fn plan_stage(&mut self, now: Moment) {
         for (number, running) in self.behaviours.iter_mut().enumerate() {
-            if running.open > 0 || running.done {
+            if running.open > 0 || running.done || stage(running.behaviour.name()) != self.stage {
                 continue;
             }
             let plans = running.behaviour.next_round();
@@ -191,20 +245,20 @@ impl Holder {
             && entry.key().0 <= now
         {
             let ((_, number), (place, plan)) = entry.remove_entry();
-            let pattern = Pattern::new(self.run, number);
-            let conversation = Conversation::new(plan.steps.clone(), pattern, self.patience);
-            let token = event_loop.connect(self.addr, conversation);
+            let pattern = Pattern::new(self.settings.run, number);
+            let conversation = Conversation::new(plan.steps.clone(), pattern, self.settings.timeout);
+            let token = event_loop.connect(self.addrs[0], conversation);
             self.held.insert(token, (place, plan));
         }
     }
 
     /// Lets those read whose time of reading nothing is over.
     fn listen(&mut self, now: Moment, event_loop: &mut EventLoop<Conversation>) {
-        while let Some(entry) = self.deaf.first_entry()
-            && entry.key().0 <= now
+        while let Some(&(when, token)) = self.deaf.first()
+            && when <= now
         {
-            let ((_, token), ()) = entry.remove_entry();
-            let sent = event_loop.connection(token).map_or(0, |connection| connection.sent());
+            self.deaf.pop_first();
+            let sent = event_loop.connection(token).map_or(0, Connection::sent);
             if let Some(conversation) = event_loop.protocol_mut(token) {
                 conversation.listens(sent, now);
             }
@@ -215,9 +269,10 @@ impl Holder {
     fn connected(&mut self, token: Token, after: Duration, event_loop: &mut EventLoop<Conversation>) {
         let now = event_loop.clock_now();
         let Some((_, plan)) = self.held.get(&token) else { return };
+        let deaf = plan.deaf;
         if !plan.deaf.is_zero() {
             event_loop.pause(token);
-            self.deaf.insert((now.plus(plan.deaf), token), ());
+            self.deaf.insert((now.plus(plan.deaf), token));
         }
         if let Some(every) = plan.keepalive
             && let Some(connection) = event_loop.connection(token)
@@ -225,27 +280,28 @@ impl Holder {
             sockets::keep_alive(connection.transport(), every);
         }
         if let Some(conversation) = event_loop.protocol_mut(token) {
-            conversation.connected(now, after);
+            conversation.connected(now, after, deaf);
         }
         event_loop.wake(token);
     }
 }
 
-impl Role<Conversation> for Holder {
+impl Role<Conversation> for Holder<'_> {
     fn advance(&mut self, event_loop: &mut EventLoop<Conversation>) -> bool {
         if self.interrupted.is_some() {
             return false;
         }
         let now = event_loop.clock_now();
-        self.plan(now);
+        let more = self.plan(now);
         self.begin(now, event_loop);
         self.listen(now, event_loop);
         let planned = self.planned.first_key_value().map(|(&(when, _), _)| when);
-        let deaf = self.deaf.first_key_value().map(|(&(when, _), ())| when);
-        if event_loop.set_timer([planned, deaf].into_iter().flatten().min()).is_err() {
+        let deaf = self.deaf.first().map(|&(when, _)| when);
+        if let Err(error) = event_loop.set_timer([planned, deaf].into_iter().flatten().min()) {
+            self.failed = Some(error);
             event_loop.stop();
         }
-        self.behaviours.iter().any(|running| !running.done)
+        more
     }
 
     fn handle(&mut self, event: Event<Conversation>, event_loop: &mut EventLoop<Conversation>) {
@@ -253,7 +309,7 @@ impl Role<Conversation> for Holder {
             Event::Connected { token, after } => self.connected(token, after, event_loop),
             Event::Closed { token, protocol, end, .. } => {
                 if let Some((place, _)) = self.held.remove(&token) {
-                    self.deaf.retain(|&(_, deaf), ()| deaf != token);
+                    self.deaf.retain(|&(_, deaf)| deaf != token);
                     let running = &mut self.behaviours[place.behaviour];
                     running.open -= 1;
                     running.behaviour.hear(place.index, protocol.seen(&end, event_loop.clock_now()));

@@ -8,12 +8,12 @@ use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 /// The usual sizes of a segment's payload, which a path with another limit breaks at: the least that every host takes
-/// (RFC 9293, 3.7.1), tunnels, PPPoE, Ethernet without and with timestamps, jumbo frames.
+/// (RFC 9293, 3.7.1), tunnels, `PPPoE`, Ethernet without and with timestamps, jumbo frames.
 const SEGMENTS: [u64; 9] = [536, 1_220, 1_360, 1_388, 1_440, 1_448, 1_460, 8_948, 8_960];
 /// How near two sizes are of which one went through and the other did not, when the limit is called known.
 const NEAR: u64 = 8;
 /// How many sizes are tried at once to narrow a limit.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: u64 = 16;
 
 /// Whether messages of every size come back, and above which they do not: a hole in the path's MTU swallows segments
 /// above one size, where "fragmentation needed" is dropped (RFC 1191, RFC 4821).
@@ -32,11 +32,16 @@ impl Sizes {
         Sizes { most: most.max(1), asked: Vec::new(), seen: BTreeMap::new() }
     }
 
-    /// The largest size below the smallest that did not come back whole, and that one.
+    /// The largest size below the smallest that did not come back, and that one. How connections end is for half-close.
     fn limit(&self) -> Option<(u64, u64)> {
-        let (&broken, _) = self.seen.iter().find(|(_, seen)| !seen.is_whole())?;
+        let (&broken, _) = self.seen.iter().find(|(_, seen)| !seen.came_back())?;
         let whole = self.seen.range(..broken).next_back().map_or(0, |(&size, _)| size);
         Some((whole, broken))
+    }
+
+    /// Whether what became of `broken` may be due to its size: a connect knows no size.
+    fn depends_on_size(&self, broken: u64) -> bool {
+        !matches!(self.seen[&broken].ending, Ending::NotConnected(_))
     }
 
     fn ladder(&self) -> Vec<u64> {
@@ -57,7 +62,7 @@ impl Behaviour for Sizes {
     fn next_round(&mut self) -> Vec<Plan> {
         self.asked = match self.limit() {
             None if self.seen.is_empty() => self.ladder(),
-            Some((whole, broken)) if broken - whole > NEAR => {
+            Some((whole, broken)) if broken - whole > NEAR && self.depends_on_size(broken) => {
                 let step = (broken - whole).div_ceil(AT_ONCE + 1);
                 (1..=AT_ONCE).map(|number| whole + number * step).filter(|&size| size < broken).collect()
             }
@@ -79,11 +84,12 @@ impl Behaviour for Sizes {
             None => (Verdict::Carried, format!("{} sizes from 1 B to {}", self.seen.len(), size(self.most))),
             Some((whole, broken)) => {
                 let seen = &self.seen[&broken];
-                let how = match seen.ending {
-                    Ending::Silent => "silent".to_owned(),
-                    _ => ending(seen),
+                let seen_so_far = match whole {
+                    _ if !self.depends_on_size(broken) => format!("{broken} B"),
+                    0 => format!("not even {broken} B come back"),
+                    _ => format!("{whole} B come back, {broken} B do not"),
                 };
-                (Verdict::of(seen), format!("{whole} B come back, {broken} B do not: {how}"))
+                (Verdict::of(seen), format!("{seen_so_far}: {}", ending(seen)))
             }
         };
         Row {
@@ -92,7 +98,7 @@ impl Behaviour for Sizes {
             seen,
             advice: "Connections stand and small answers come, and large ones hang: a link with a smaller MTU drops \
                      \"fragmentation needed\". Let ICMP through, clamp the MSS to the path, or set \
-                     net.ipv4.tcp_mtu_probing=1",
+                     net.ipv4.tcp_mtu_probing=1.",
         }
     }
 }
@@ -100,7 +106,6 @@ impl Behaviour for Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// Plays a path that swallows what is larger than `limit`. Returns how many rounds it took.
     fn play(sizes: &mut Sizes, limit: u64) -> usize {
@@ -111,19 +116,8 @@ mod tests {
             }
             for (index, plan) in plans.iter().enumerate() {
                 let Step::Send(sent) = plan.steps[0] else { panic!("{plan:?}") };
-                let whole = sent <= limit;
-                let seen = Seen {
-                    ending: if whole { Ending::Done } else { Ending::Silent },
-                    connected_after: Some(Duration::ZERO),
-                    sent,
-                    returned: if whole { sent } else { 0 },
-                    wrong_at: None,
-                    steps_done: if whole { 4 } else { 1 },
-                    after: Duration::from_secs(5),
-                    in_step: Duration::from_secs(5),
-                    sent_while_deaf: 0,
-                };
-                sizes.hear(index, seen);
+                let (ending, returned) = if sent <= limit { (Ending::Done, sent) } else { (Ending::Silent, 0) };
+                sizes.hear(index, Seen { planned: sent, sent, returned, ..Seen::example(ending) });
             }
         }
         unreachable!()
@@ -136,7 +130,7 @@ mod tests {
             let rounds = play(&mut sizes, limit);
             let (whole, broken) = sizes.limit().unwrap();
             assert!(whole <= limit && limit < broken && broken - whole <= NEAR, "{limit}: {whole}, {broken}");
-            assert!(rounds <= 6, "{limit}: {rounds} rounds");
+            assert!(rounds <= 4, "{limit}: {rounds} rounds");
             assert_eq!(sizes.row().verdict, Verdict::Silent);
         }
     }

@@ -38,18 +38,19 @@ impl Behaviour for SlowReader {
         let seen = self.seen.as_ref();
         Row {
             name: self.name(),
-            verdict: seen.map_or(Verdict::Carried, Verdict::of),
+            // How connections end is for half-close.
+            verdict: seen.filter(|seen| !seen.came_back()).map_or(Verdict::Carried, Verdict::of),
             seen: seen.map_or_else(String::new, |seen| {
                 let swallowed = size(seen.sent_while_deaf);
-                let how = if seen.is_whole() { String::new() } else { format!("; {}", ending(seen)) };
+                let how = if seen.came_back() { String::new() } else { format!("; {}", ending(seen)) };
                 format!(
                     "{} of {} back; {swallowed} were taken while nothing was read{how}",
                     size(seen.returned),
-                    size(seen.sent)
+                    size(seen.planned)
                 )
             }),
             advice: "A slow client loses the end of its download. Look for a timeout on writing, or a limit of a buffer, \
-                     that ends a connection whose reader pauses (nginx proxy_timeout, haproxy timeout client)",
+                     that ends a connection whose reader pauses (nginx proxy_timeout, haproxy timeout client).",
         }
     }
 }

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::probe::behaviour::{Expected, Row, Verdict};
+use crate::engine::signals::Signal;
+use crate::probe::behaviour::{Expected, Verdict};
 use crate::probe::{BEHAVIOURS, Probed};
 
 /// The version of the JSON object; it is raised when a field changes its meaning or goes away.
@@ -24,24 +25,49 @@ pub fn behaviours() -> String {
 
 /// The table, and below it what each failure means.
 #[must_use]
-pub fn text(addr: SocketAddr, probed: &Probed, expected: &[Expected]) -> String {
-    let mut text = format!("The path to {addr}:\n\n");
+pub fn text(probed: &Probed, expected: &[Expected]) -> String {
+    let mut text = format!("The path to {}:\n\n", probed.addr);
     for row in &probed.rows {
-        let _ = writeln!(text, "{:<12} {:<8} {}", row.name, row.verdict, row.seen);
+        let head = format!("{:<12}{:<11}", row.name, row.verdict);
+        text += &wrapped(&head, head.len(), &row.seen);
     }
-    let unexpected: Vec<&Row> = probed.rows.iter().filter(|row| !row.is_as_expected(expected)).collect();
-    for row in &unexpected {
-        let _ = write!(text, "\n{}: {}.\n", row.name, row.advice);
+    let unexpected = || probed.rows.iter().filter(|row| !row.is_as_expected(expected));
+    for row in unexpected().filter(|row| row.verdict != Verdict::NotKnown) {
+        text += "\n";
+        text += &wrapped(&format!("{}: ", row.name), 2, row.advice);
     }
-    let _ = match (probed.interrupted, unexpected.len()) {
-        (Some(signal), _) => writeln!(text, "\nEnded by {}: not everything was tried.", signal.name()),
-        (None, 0) if probed.rows.iter().all(|row| row.verdict == Verdict::Carried) => writeln!(text, "\nAll carried."),
-        (None, 0) => writeln!(text, "\nAll as expected."),
-        (None, 1) => writeln!(text, "\n1 of {} is not carried as it should be.", probed.rows.len()),
-        (None, count) => writeln!(text, "\n{count} of {} are not carried as they should be.", probed.rows.len()),
+    let verdict = match (probed.interrupted, unexpected().count()) {
+        (Some(signal), _) => format!("Ended by {}: not everything was tried.", signal.name()),
+        (None, 0) if probed.rows.iter().all(|row| row.verdict == Verdict::Carried) => "All carried.".to_owned(),
+        (None, 0) => "All as expected.".to_owned(),
+        (None, 1) => format!("1 of {} is not as expected.", probed.rows.len()),
+        (None, count) => format!("{count} of {} are not as expected.", probed.rows.len()),
     };
-    text
+    text + "\n" + &verdict + "\n"
 }
+
+/// `head` and `words` in lines that fit a terminal, all but the first indented by `indent`.
+fn wrapped(head: &str, indent: usize, words: &str) -> String {
+    let mut text = head.to_owned();
+    let mut column = head.chars().count();
+    for (number, word) in words.split(' ').enumerate() {
+        let width = word.chars().count();
+        if number > 0 && column + 1 + width > USUAL_WIDTH {
+            text += "\n";
+            text += &" ".repeat(indent);
+            column = indent;
+        } else if number > 0 {
+            text += " ";
+            column += 1;
+        }
+        text += word;
+        column += width;
+    }
+    text + "\n"
+}
+
+/// The width that every terminal has.
+const USUAL_WIDTH: usize = 80;
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -65,14 +91,14 @@ struct ObjectRow<'a> {
 
 /// One JSON object and a newline.
 ///
-/// # Errors
-/// There are none; writing to memory cannot fail.
-pub fn json(addr: SocketAddr, probed: &Probed, expected: &[Expected]) -> anyhow::Result<String> {
-    let row = |row: &Row| row.is_as_expected(expected);
+/// # Panics
+/// Never: the object has nothing that JSON cannot say.
+#[must_use]
+pub fn json(probed: &Probed, expected: &[Expected]) -> String {
     let rows = probed.rows.iter().map(|found| ObjectRow {
         name: found.name,
         verdict: found.verdict.name(),
-        as_expected: row(found),
+        as_expected: found.is_as_expected(expected),
         seen: &found.seen,
         advice: found.advice,
     });
@@ -80,10 +106,37 @@ pub fn json(addr: SocketAddr, probed: &Probed, expected: &[Expected]) -> anyhow:
         schema: SCHEMA,
         program: "multiconn-probe",
         version: env!("CARGO_PKG_VERSION"),
-        server: addr,
+        server: probed.addr,
         as_expected: probed.is_as_expected(expected),
-        interrupted_by: probed.interrupted.map(|signal| signal.name()),
+        interrupted_by: probed.interrupted.map(Signal::name),
         rows: rows.collect(),
     };
-    Ok(serde_json::to_string_pretty(&object)? + "\n")
+    serde_json::to_string_pretty(&object).expect("strings, numbers and truth values") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::behaviour::Row;
+
+    fn probed(rows: &[(&'static str, Verdict)]) -> Probed {
+        let advice = "Mind it.";
+        let row = |&(name, verdict)| Row { name, verdict, seen: "seen ".repeat(30).trim().to_owned(), advice };
+        Probed { addr: ([127, 0, 0, 1], 7).into(), rows: rows.iter().map(row).collect(), interrupted: None }
+    }
+
+    #[test]
+    fn no_line_is_wider_than_a_terminal_and_no_word_is_lost() {
+        let text = text(&probed(&[("half-close", Verdict::Cut), ("idle", Verdict::NotKnown)]), &[]);
+        assert!(text.lines().all(|line| line.len() <= USUAL_WIDTH && line == line.trim_end()), "{text}");
+        assert_eq!(text.matches("seen").count(), 60, "{text}");
+        assert!(text.contains("\n\nhalf-close: Mind it.\n\n2 of 2 are not as expected.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_expected_needs_no_advice() {
+        let expected = [Expected { name: "half-close", verdict: Verdict::Cut }];
+        let text = text(&probed(&[("half-close", Verdict::Cut), ("idle", Verdict::Carried)]), &expected);
+        assert!(text.ends_with("seen\n\nAll as expected.\n") && !text.contains("Mind"), "{text}");
+    }
 }

@@ -2,15 +2,19 @@
 //!
 //! Owns the conversations and their row.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use crate::probe::behaviour::{Behaviour, Row, Verdict, ending};
+use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, time};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 const AT_ONCE: usize = 200;
 const PASSING: u32 = 50;
 /// How long those that are held at once stand, and over what time the others come and go.
-const STANDING: Duration = Duration::from_secs(1);
+const STANDING: Duration = Duration::from_secs(2);
+/// One whose first byte took as long as this waited until another one ended. It is shorter than [`STANDING`] by far more
+/// than a busy machine needs for all connects, and longer than a segment that is sent again takes (RFC 6298, 2.4).
+const WAITED: Duration = Duration::from_millis(1_500);
 
 /// Whether two hundred connections stand at once, and fifty come and go beside them.
 #[derive(Debug, Default)]
@@ -18,9 +22,14 @@ pub struct Together {
     begun: bool,
     whole: usize,
     refused: usize,
-    reset: usize,
-    worst: Option<Seen>,
+    /// The longest waits for a first byte, of those that waited for a place.
+    waits: Vec<Duration>,
+    /// What became of the first that was not whole.
+    broken: Option<Seen>,
 }
+
+/// How many connections this behaviour holds at the most.
+pub const MOST_AT_ONCE: usize = AT_ONCE + PASSING as usize;
 
 impl Behaviour for Together {
     fn name(&self) -> &'static str {
@@ -44,26 +53,66 @@ impl Behaviour for Together {
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        self.whole += usize::from(seen.is_whole());
-        self.refused += usize::from(matches!(seen.ending, Ending::NotConnected(_)));
-        self.reset += usize::from(matches!(seen.ending, Ending::Reset(_)));
-        if !seen.is_whole() {
-            self.worst.get_or_insert(seen);
+        self.waits.extend(seen.first_echo.filter(|&after| after >= WAITED));
+        if seen.came_back() {
+            self.whole += 1;
+            return;
         }
+        self.refused += usize::from(matches!(seen.ending, Ending::NotConnected(_)) || seen.was_turned_away());
+        self.broken.get_or_insert(seen);
     }
 
     fn row(&self) -> Row {
-        let all = AT_ONCE + PASSING as usize;
-        let mut seen = format!("{} of {all} whole ({AT_ONCE} at once, {PASSING} that came and went)", self.whole);
-        if let Some(worst) = &self.worst {
-            seen += &format!("; {} not connected, {} reset; the first: {}", self.refused, self.reset, ending(worst));
+        let mut seen =
+            format!("{} of {MOST_AT_ONCE} whole ({AT_ONCE} at once, {PASSING} that came and went)", self.whole);
+        if let Some(&longest) = self.waits.iter().max() {
+            let _ = write!(seen, "; {} waited for a place, the longest {}", self.waits.len(), time(longest));
         }
+        if let Some(broken) = &self.broken {
+            let _ = write!(seen, "; {} refused; the first that failed: {}", self.refused, ending(broken));
+        }
+        let verdict = match &self.broken {
+            Some(broken) if broken.was_turned_away() => Verdict::Refused,
+            Some(broken) => Verdict::of(broken),
+            None if self.waits.is_empty() => Verdict::Carried,
+            None => Verdict::Changed,
+        };
         Row {
             name: self.name(),
-            verdict: self.worst.as_ref().map_or(Verdict::Carried, Verdict::of),
+            verdict,
             seen,
             advice: "Above some number connections wait or fail: a limit on connections (haproxy maxconn, nginx \
-                     worker_connections, a firewall's connlimit) or on descriptors (ulimit -n)",
+                     worker_connections, xinetd instances, a firewall's connlimit) or on descriptors (ulimit -n).",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(seen: Seen) -> Row {
+        let mut together = Together::default();
+        assert_eq!(together.next_round().len(), MOST_AT_ONCE);
+        together.hear(0, Seen::example(Ending::Done));
+        together.hear(1, seen);
+        together.row()
+    }
+
+    #[test]
+    fn connections_that_waited_for_a_place_are_named() {
+        let waited = Seen { first_echo: Some(STANDING), ..Seen::example(Ending::Done) };
+        let row = row(waited);
+        assert_eq!(row.verdict, Verdict::Changed);
+        assert!(row.seen.ends_with("1 waited for a place, the longest 2.0 s"), "{}", row.seen);
+    }
+
+    #[test]
+    fn a_connection_that_is_ended_without_an_answer_was_refused() {
+        let turned_away =
+            Seen { returned: 0, first_echo: None, step: Some(Step::AwaitEcho), ..Seen::example(Ending::EarlyEnd) };
+        assert_eq!(row(turned_away).verdict, Verdict::Refused);
+        let in_mid = Seen { returned: 64, step: Some(Step::Quiet(STANDING)), ..Seen::example(Ending::EarlyEnd) };
+        assert_eq!(row(in_mid).verdict, Verdict::Cut);
     }
 }
