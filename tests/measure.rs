@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::schema::check_against;
 use common::{CLIENT, Program, Server, client};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -654,48 +655,8 @@ fn the_histogram_log_is_written_or_refused_beforehand() {
     assert!(run.stdout.contains("verdict      intact"), "{run:?}");
 }
 
-/// Checks `value` against as much of JSON Schema as docs/report.schema.json uses.
-fn check(value: &Value, schema: &Value, root: &Value, at: &str) {
-    if let Some(name) = schema["$ref"].as_str() {
-        return check(value, root.pointer(&name[1..]).unwrap(), root, at);
-    }
-    if let Some(options) = schema["enum"].as_array() {
-        assert!(options.contains(value), "{at}: {value} is none of {options:?}");
-    }
-    let types = match &schema["type"] {
-        Value::Array(types) => types.iter().map(|name| name.as_str().unwrap()).collect(),
-        Value::String(name) => vec![name.as_str()],
-        _ => Vec::new(),
-    };
-    let fits = |name: &str| match name {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "null" => value.is_null(),
-        "integer" => value.is_u64(),
-        "number" => value.is_number(),
-        other => panic!("{other} is not known here"),
-    };
-    assert!(types.is_empty() || types.into_iter().any(fits), "{at}: {value} is not {}", schema["type"]);
-    if let (Some(object), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
-        for name in schema["required"].as_array().into_iter().flatten() {
-            assert!(object.contains_key(name.as_str().unwrap()), "{at}: {name} is missing");
-        }
-        for (name, value) in object {
-            let schema = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} is not in the schema"));
-            check(value, schema, root, &format!("{at}.{name}"));
-        }
-    }
-    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        check(item, &schema["items"], root, &format!("{at}[{index}]"));
-    }
-}
-
 #[test]
 fn the_json_report_has_the_documented_shape() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json");
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for (addr, args) in [
@@ -705,7 +666,7 @@ fn the_json_report_has_the_documented_shape() {
         (closed, &[][..]),
     ] {
         let (_, report) = json(addr, 3, args);
-        check(&report, &schema, &schema, "report");
+        check_against("report.schema.json", &report);
     }
 }
 

@@ -1,9 +1,11 @@
-//! Running the two programs from a test: start, watch what they print, signal, measure, end.
+//! Running the programs from a test: start, watch what they print, signal, measure, end.
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 pub mod dice;
 #[cfg(target_os = "linux")]
 pub mod pairs;
+#[cfg(feature = "cli")]
+pub mod schema;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const SERVER: &str = env!("CARGO_BIN_EXE_multiconn-server");
 pub const CLIENT: &str = env!("CARGO_BIN_EXE_multiconn-client");
+pub const PROBE: &str = env!("CARGO_BIN_EXE_multiconn-probe");
 
 /// An example, which `cargo test` builds beside the tests.
 pub fn example(name: &str) -> Command {

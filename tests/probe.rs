@@ -1,0 +1,523 @@
+//! `multiconn-probe` against our server, against paths that do one thing wrong, and against servers that are no echo.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::schema::check_against;
+use common::{PATIENCE, PROBE, Program, Run, Server, run_within};
+use multiconn::probe::behaviour::Verdict;
+use multiconn::probe::{BEHAVIOURS, Settings, probe};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const BYTES: usize = 64 * 1024;
+
+/// The probe with these options, which are separated by spaces.
+fn command(addr: SocketAddr, options: &str) -> Command {
+    let mut command = Command::new(PROBE);
+    command.args([addr.ip().to_string(), addr.port().to_string()]).args(options.split_whitespace());
+    command
+}
+
+#[track_caller]
+fn run(addr: SocketAddr, options: &str) -> Run {
+    run_within(2 * PATIENCE, &mut command(addr, options))
+}
+
+/// The rows of a run with `--json`, by name: the verdict, and what was seen.
+struct Rows(Vec<(String, String, String)>);
+
+impl Rows {
+    #[track_caller]
+    fn of(run: &Run) -> Rows {
+        let object: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+        check_against("probe.schema.json", &object);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let rows = object["rows"].as_array().unwrap();
+        Rows(rows.iter().map(|row| (text(&row["name"]), text(&row["verdict"]), text(&row["seen"]))).collect())
+    }
+
+    /// What was seen in the row `name`, whose verdict is this one.
+    #[track_caller]
+    fn seen(&self, name: &str, verdict: &str) -> &str {
+        let row = self.0.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("no {name} in {:?}", self.0));
+        assert_eq!(row.1, verdict, "{row:?}");
+        &row.2
+    }
+
+    /// Expects that all rows but those in `others` are carried.
+    #[track_caller]
+    fn carried_but(&self, others: &[&str]) {
+        for row in self.0.iter().filter(|row| !others.contains(&row.0.as_str())) {
+            assert_eq!(row.1, "carried", "{row:?}");
+        }
+    }
+}
+
+/// Accepts connections for as long as the test runs, and serves each on a thread of its own.
+fn path(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    addr
+}
+
+/// Echoes until the end of input, or until `time` has passed without a byte. Returns whether it was the time.
+fn echo(stream: &mut TcpStream, time: Duration) -> bool {
+    stream.set_read_timeout(Some(time)).unwrap();
+    let mut buffer = vec![0; BYTES];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) if stream.write_all(&buffer[..count]).is_ok() => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return true,
+            _ => return false,
+        }
+    }
+}
+
+/// Reads whatever comes, and says nothing.
+fn swallow(stream: &mut TcpStream) {
+    stream.set_read_timeout(None).unwrap();
+    let mut buffer = vec![0; BYTES];
+    while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+/// Tests that measure the machine's own speed, or spoil it, one at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn the_way_to_our_own_server_is_carried_in_time() {
+    let _alone = MACHINE.lock();
+    let server = Server::start(&[]);
+    let begun = Instant::now();
+    let run = run(server.addr, "--idle-max 4s");
+    assert!(begun.elapsed() < Duration::from_secs(4 + 3), "{:?}", begun.elapsed());
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    assert!(run.stdout.starts_with(&format!("The path to {}:\n\necho        carried    22 B", server.addr)), "{run:?}");
+    assert!(run.stdout.ends_with("\n\nAll carried.\n"), "{run:?}");
+    assert_eq!(run.stdout.matches(" carried ").count(), BEHAVIOURS.len(), "{run:?}");
+}
+
+#[test]
+fn a_busy_machine_is_not_taken_for_a_broken_path() {
+    let _alone = MACHINE.lock();
+    let server = Server::start(&[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let hogs: Vec<_> = (0..2 * cores)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let run = run(server.addr, "--idle-max 2s --json");
+    stop.store(true, Ordering::Relaxed);
+    hogs.into_iter().for_each(|hog| hog.join().unwrap());
+    Rows::of(&run).carried_but(&[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[test]
+fn only_skip_and_list_name_behaviours() {
+    let server = Server::start(&[]);
+    let names = |options: &str| -> Vec<String> {
+        let run = run(server.addr, &format!("{options} --json"));
+        Rows::of(&run).0.into_iter().map(|row| row.0).collect()
+    };
+    // The echo is always tried.
+    assert_eq!(names("--only half-close,sizes"), ["echo", "sizes", "half-close"]);
+    assert_eq!(names("--skip idle,long,slow-reader --skip together"), ["echo", "connect", "sizes", "half-close"]);
+    let list = common::run(Command::new(PROBE).arg("--list"));
+    assert_eq!((list.code, list.stdout.lines().count()), (Some(0), BEHAVIOURS.len()), "{list:?}");
+    for (line, (name, what)) in list.stdout.lines().zip(BEHAVIOURS) {
+        assert!(line.starts_with(name) && line.ends_with(what), "{line}");
+    }
+}
+
+#[test]
+fn wrong_names_are_answered_with_those_that_exist() {
+    let all = BEHAVIOURS.map(|(name, _)| name).join(", ");
+    let verdicts = "carried, changed, cut, silent, refused";
+    for (options, answer) in [
+        ("--only half-closed", all.as_str()),
+        ("--skip x", all.as_str()),
+        ("--expect x=cut", all.as_str()),
+        ("--expect idle=dead", verdicts),
+        ("--expect idle", "write it like half-close=cut"),
+        ("--only idle --skip long", "cannot be used with"),
+        ("--idle-max 0s", "--idle-max"),
+        ("--size-max 0", "--size-max"),
+        ("--timeout 0s", "--timeout"),
+    ] {
+        let run = run(([127, 0, 0, 1], 7).into(), options);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{options}: {run:?}");
+        assert!(run.stderr.starts_with("error: ") && run.stderr.contains(answer), "{options}: {run:?}");
+    }
+}
+
+#[test]
+fn what_is_expected_decides_the_exit_code() {
+    let addr = path(|mut stream| {
+        echo(&mut stream, Duration::from_millis(600));
+    });
+    for (expect, code, verdict) in [
+        ("", 1, "1 of 2 is not as expected."),
+        ("--expect idle=cut", 0, "All as expected."),
+        ("--expect idle=silent", 1, "1 of 2 is not as expected."),
+        ("--expect idle=silent --expect idle=cut", 0, "All as expected."),
+        ("--expect idle=cut --expect echo=cut", 1, "1 of 2 is not as expected."),
+    ] {
+        let run = run(addr, &format!("--only idle --idle-max 1s {expect}"));
+        assert_eq!(run.code, Some(code), "{expect}: {run:?}");
+        assert!(run.stdout.ends_with(&format!("\n\n{verdict}\n")), "{expect}: {run:?}");
+        assert_eq!(run.stdout.contains("\nidle: A pooled"), code == 1 && !expect.contains("echo"), "{expect}: {run:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_shows_what_is_known() {
+    let server = Server::start(&[]);
+    for json in [false, true] {
+        let options = format!("--idle-max 60s {}", if json { "--json" } else { "" });
+        let mut command = command(server.addr, &options);
+        let running = Program::start({
+            command.stdout(Stdio::piped());
+            command
+        });
+        // 4, 8, 16, 32 and 60 s of idleness, once more with keepalive, and a long life.
+        server.until_connections(7);
+        running.signal(Signal::INT);
+        let mut running = running;
+        let mut stdout = String::new();
+        running.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        running.ends_with(130);
+        let run = Run { code: Some(130), stdout, stderr: running.all_lines(130).join("\n") };
+        if json {
+            let rows = Rows::of(&run);
+            rows.carried_but(&["idle", "long", "together"]);
+            for name in ["idle", "long", "together"] {
+                assert_eq!(rows.seen(name, "not known"), "ended before it was known");
+            }
+        } else {
+            assert!(run.stdout.contains("\nslow-reader carried    16 MB of 16 MB back"), "{run:?}");
+            assert!(run.stdout.contains("\ntogether    not known  ended before it was known\n\nEnded by "), "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_before_anything_is_known_is_told_as_well() {
+    let addr = path(|mut stream| swallow(&mut stream));
+    let begun = Instant::now();
+    let mut command = command(addr, "--only half-close --timeout 60s");
+    command.stdout(Stdio::piped());
+    let mut running = Program::start(command);
+    std::thread::sleep(Duration::from_millis(500)); // It has started then, and waits for the echo.
+    running.signal(Signal::INT);
+    running.ends_with(130);
+    assert!(begun.elapsed() < PATIENCE);
+    let mut stdout = String::new();
+    running.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert!(stdout.contains("\necho        not known  ended before it was known\n"), "{stdout}");
+    assert!(stdout.contains("\nhalf-close  not known  "), "{stdout}");
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_error() {
+    let server = Server::start(&[]);
+    let mut child =
+        command(server.addr, "--only half-close").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+/// What a server that is no echo makes of a probe, which must not take longer than its patience of 1 s and a little.
+#[track_caller]
+fn no_echo(addr: SocketAddr, verdict: &str, seen: &str) {
+    let begun = Instant::now();
+    let run = run(addr, "--timeout 1s --json");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: {run:?}", begun.elapsed());
+    let rows = Rows::of(&run);
+    assert_eq!((run.code, rows.0.len()), (Some(1), 1), "nothing else is tried: {run:?}");
+    let row = rows.seen("echo", verdict);
+    assert!(row.contains(seen), "{seen:?} is not in {row:?}");
+}
+
+#[test]
+fn a_server_that_is_no_echo_is_described() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    no_echo(closed, "refused", "connect failed: Connection refused");
+    let http = path(|mut stream| {
+        let _ = stream.read(&mut [0; 100]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    });
+    no_echo(http, "cut", "a wrong byte at offset 0: b\"HTTP/1.1 400 Bad\", it looks like an HTTP/1.1 response");
+    let ssh = path(|mut stream| {
+        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n");
+        swallow(&mut stream);
+    });
+    no_echo(ssh, "cut", "it looks like an SSH banner");
+    // Too short to wait for more of it.
+    let short = path(|mut stream| {
+        let _ = stream.write_all(b"hello");
+        swallow(&mut stream);
+    });
+    no_echo(short, "cut", "a wrong byte at offset 0: b\"hello\"");
+    let endless = path(|mut stream| while stream.write_all(b"x").is_ok() {});
+    no_echo(endless, "cut", "a wrong byte at offset 0: b\"xxx");
+    no_echo(path(|mut stream| swallow(&mut stream)), "silent", "0 of 22 B back; silent, given up after 1.");
+    no_echo(
+        path(|mut stream| {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let _ = stream.read(&mut [0; 100]);
+        }),
+        "cut",
+        "0 of 22 B back; ended by a FIN after ",
+    );
+    no_echo(path(common::reset), "cut", "0 of 22 B back; reset after ");
+}
+
+#[test]
+fn the_table_of_a_server_that_is_no_echo_says_what_to_look_at() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let run = run(closed, "");
+    let expected = format!(
+        "The path to {closed}:\n\necho        refused    connect failed: Connection refused (os error 111)\n\n\
+         echo: Without an echo nothing else can be found out, and nothing else was tried.\n  Is the server running, is \
+         the port right, and is it an echo server\n  (multiconn-server, socat EXEC:cat, xinetd's echo)?\n\n\
+         1 of 1 is not as expected.\n"
+    );
+    assert_eq!((run.code, run.stdout), (Some(1), expected));
+}
+
+#[test]
+fn a_name_that_is_not_known_is_an_error() {
+    let run = common::run(Command::new(PROBE).args(["no.such.host.invalid", "7"]));
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.lines().count()), (Some(1), "", 1), "{run:?}");
+    assert!(run.stderr.starts_with("error: cannot find the address of \"no.such.host.invalid\""), "{run:?}");
+}
+
+#[test]
+fn the_first_address_that_answers_is_probed() {
+    let server = Server::start(&[]);
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let settings = Settings {
+        idle_max: Duration::from_secs(1),
+        size_max: 1_000,
+        timeout: Duration::from_secs(5),
+        chosen: vec!["echo", "sizes"],
+        run: 7,
+    };
+    let probed = probe(&[closed, server.addr, closed], &settings).unwrap();
+    assert_eq!((probed.addr, probed.is_as_expected(&[])), (server.addr, true), "{probed:?}");
+    let probed = probe(&[closed, closed], &settings).unwrap();
+    assert_eq!((probed.rows.len(), probed.rows[0].verdict), (1, Verdict::Refused), "{probed:?}");
+}
+
+const FORGETS: Duration = Duration::from_millis(1_500);
+
+#[test]
+fn a_path_that_forgets_idle_connections_is_silent_from_then_on() {
+    let addr = path(|mut stream| {
+        if echo(&mut stream, FORGETS) {
+            swallow(&mut stream);
+        }
+    });
+    let run = run(addr, "--idle-max 4s --timeout 2s --skip together --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["idle"]);
+    let seen = rows.seen("idle", "silent");
+    assert_eq!(seen, "silent, between 1.5 s and 2.0 s; TCP keepalive every second does not help", "{run:?}");
+}
+
+#[test]
+fn a_path_that_ends_idle_connections_is_timed() {
+    let addr = path(|mut stream| {
+        echo(&mut stream, FORGETS);
+    });
+    let run = run(addr, "--idle-max 4s --skip together --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["idle"]);
+    assert!(rows.seen("idle", "cut").starts_with("ended by a FIN at 1.5 s; "), "{run:?}");
+}
+
+#[test]
+fn a_path_that_resets_at_the_next_byte_is_narrowed() {
+    let addr = path(|mut stream| {
+        if echo(&mut stream, FORGETS) {
+            stream.set_read_timeout(None).unwrap();
+            let _ = stream.read(&mut [0; 1]);
+            common::reset(stream);
+        }
+    });
+    let run = run(addr, "--only idle --idle-max 4s --json");
+    assert!(Rows::of(&run).seen("idle", "cut").starts_with("reset at the next byte, between 1."), "{run:?}");
+}
+
+#[test]
+fn a_path_that_ends_both_directions_at_a_fin_cuts_half_closes() {
+    let addr = path(|mut stream| {
+        let mut buffer = vec![0; BYTES];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            // What comes right before a FIN is lost.
+            stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            if stream.peek(&mut [0]).is_ok_and(|count| count == 0) || stream.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+            stream.set_read_timeout(None).unwrap();
+        }
+    });
+    let run = run(addr, "--only connect,sizes,half-close --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["half-close"]);
+    assert!(rows.seen("half-close", "cut").starts_with("back: 0 B of 22 B, "), "{run:?}");
+}
+
+#[test]
+fn a_path_that_answers_no_fin_is_silent_in_one_row_alone() {
+    let addr = path(|mut stream| {
+        echo(&mut stream, PATIENCE);
+        std::thread::sleep(PATIENCE); // The FIN is never answered.
+    });
+    let begun = Instant::now();
+    let run = run(addr, "--idle-max 2s --timeout 1s --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["half-close"]);
+    let seen = rows.seen("half-close", "silent");
+    assert!(seen.contains("back: all of 22 B, all of 100 kB") && seen.contains("silent, given up after"), "{seen}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_path_that_ends_half_closes_by_a_reset_changes_them() {
+    let addr = path(|mut stream| {
+        if !echo(&mut stream, PATIENCE) {
+            common::reset(stream);
+        }
+    });
+    let run = run(addr, "--only half-close,sizes --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["half-close"]);
+    // A reset may overtake the last bytes of the large ones; those of 22 B are there long before it.
+    assert!(rows.seen("half-close", "changed").starts_with("back: all of 22 B"), "{run:?}");
+}
+
+#[test]
+fn a_path_that_swallows_long_messages_is_narrowed() {
+    let addr = path(|mut stream| {
+        let mut buffer = vec![0; BYTES];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            if count <= 3_000 && stream.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    let run = run(addr, "--only sizes --timeout 1s --json");
+    let seen = Rows::of(&run).seen("sizes", "silent").to_owned();
+    let numbers: Vec<u64> = seen.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers[0] <= 3_000 && 3_000 < numbers[1] && numbers[1] - numbers[0] <= 8, "{seen}");
+}
+
+#[test]
+fn a_path_that_flips_a_byte_is_caught_at_its_offset() {
+    let addr = path(|mut stream| {
+        let mut buffer = vec![0; BYTES];
+        let mut place = 0;
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            if (place..place + count).contains(&1_000) {
+                buffer[1_000 - place] ^= 1;
+            }
+            place += count;
+            if stream.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    let run = run(addr, "--only sizes,half-close,slow-reader --json");
+    let rows = Rows::of(&run);
+    let seen = rows.seen("sizes", "cut");
+    assert!(seen.contains("1000 B come back, 100") && seen.contains(": a wrong byte at offset 1000: b\""), "{seen}");
+    for name in ["half-close", "slow-reader"] {
+        assert!(rows.seen(name, "cut").contains("a wrong byte at offset 1000"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_path_that_limits_the_life_of_connections_is_timed() {
+    let addr = path(|mut stream| {
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut buffer = vec![0; BYTES];
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            stream.set_read_timeout(Some(left)).unwrap();
+            match stream.read(&mut buffer) {
+                Ok(count @ 1..) if stream.write_all(&buffer[..count]).is_ok() => {}
+                _ => return,
+            }
+        }
+    });
+    let run = run(addr, "--only connect,sizes,half-close,idle,long --idle-max 5s --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["idle", "long"]);
+    assert_eq!(rows.seen("long", "cut"), "a byte every 250 ms: ended by a FIN after 3.0 s", "{run:?}");
+    let seen = rows.seen("idle", "cut");
+    assert_eq!(seen, "ended by a FIN at 3.0 s; TCP keepalive every second does not help", "{run:?}");
+}
+
+/// Has room for 100 connections: those above it are ended at once or, if they may `wait`, accepted later.
+fn room_for_100(wait: bool) -> SocketAddr {
+    static OPEN: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let open = &OPEN[usize::from(wait)];
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            while wait && open.load(Ordering::SeqCst) >= 100 {
+                std::thread::sleep(Duration::from_millis(1)); // For an end, on another thread.
+            }
+            if open.load(Ordering::SeqCst) < 100 {
+                open.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    echo(&mut stream, PATIENCE);
+                    drop(stream);
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_path_with_room_for_100_connections_makes_the_others_wait() {
+    let run = run(room_for_100(true), "--only connect,together --timeout 10s --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["together"]);
+    let seen = rows.seen("together", "changed");
+    assert!(seen.starts_with("250 of 250 whole (200 at once, 50 that came and went); "), "{seen}");
+    assert!(seen.contains(" waited for a place, the longest "), "{seen}");
+}
+
+#[test]
+fn a_path_with_room_for_100_connections_refuses_the_others() {
+    let run = run(room_for_100(false), "--only connect,together --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["together"]);
+    let seen = rows.seen("together", "refused");
+    assert!(seen.starts_with("100 of 250 whole") && seen.contains("; 150 refused; "), "{seen}");
+}
