@@ -1,8 +1,8 @@
 //! An echo server and a checking client for many TCP connections, each on one thread, over a hand-written readiness
 //! loop on [mio](https://docs.rs/mio)'s `Poll`; and the loop itself, to build a single-threaded server of your own on.
 //!
-//! The programs are `multiconn-server HOST PORT` and `multiconn-client HOST PORT NUM_CONNS`; the README shows them at
-//! work. This page is about the library.
+//! The programs are `multiconn-server HOST PORT`, `multiconn-client HOST PORT NUM_CONNS` and `multiconn-probe HOST PORT`;
+//! the README shows them at work. This page is about the library.
 //!
 //! # A server of your own
 //!
@@ -78,9 +78,10 @@
 //!
 //! | folder | what is in it |
 //! | --- | --- |
-//! | `bin` | the two programs, thin |
+//! | `bin` | the programs, thin |
 //! | `cli` | arguments, the logger, standard error that never blocks, exit codes, the table of connections |
 //! | `report` | what a run found, for people and for programs; expectations |
+//! | `probe` | what a path does to TCP; names of `client` only `pattern`, `foreign_bytes` and `verdict` |
 //! | `client` | load, schedule, comparison of every byte, faults, measurements |
 //! | [`server`] | the server's role: what becomes of an accepted peer, a signal, an end; [`Echo`](server::echo::Echo) |
 //! | `engine` | one loop over mio; knows nothing of echoes, measurements or arguments |
@@ -113,6 +114,13 @@
 //! | `measure`, `findings` | counts and histograms; what a run found, for `report` |
 //! | `connect_window` | how many connects are under way |
 //! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |
+//!
+//! | file in `probe` | what it owns |
+//! | --- | --- |
+//! | `behaviour` | what a behaviour is; verdicts, rows and their words |
+//! | `conversation` | one connection: its steps, and what it saw |
+//! | `echo`, `connect`, `sizes`, `half_close`, `slow_reader`, `idle`, `long`, `together` | a behaviour each: what it asks for, and its row |
+//! | `table` | the table, and the JSON object |
 //!
 //! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `event_loop`
 //! accepts; a limit by address: the server's role, which hears of each. A fault: named in `fault`, found in `exchange` or

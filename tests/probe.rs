@@ -126,7 +126,9 @@ fn a_busy_machine_is_not_taken_for_a_broken_path() {
         .collect();
     let run = run(server.addr, "--idle-max 2s --json");
     stop.store(true, Ordering::Relaxed);
-    hogs.into_iter().for_each(|hog| hog.join().unwrap());
+    for hog in hogs {
+        hog.join().unwrap();
+    }
     Rows::of(&run).carried_but(&[]);
     assert_eq!(run.code, Some(0), "{run:?}");
 }

@@ -12,7 +12,8 @@ const CASES: [(u64, Duration, &str); 4] = [
     (22, Duration::ZERO, ""),
     (100_000, Duration::ZERO, ""),
     (4_000_000, Duration::ZERO, ""),
-    (4_000_000, Duration::from_millis(800), " to a reader that pauses"),
+    // More than one send buffer holds (net.ipv4.tcp_wmem: 4 MiB), so that bytes wait on the way when the FIN is there.
+    (6_000_000, Duration::from_millis(800), " to a reader that pauses"),
 ];
 
 /// Whether bytes behind which a FIN was sent come back (RFC 9293, 3.6: each direction ends by itself).
@@ -53,9 +54,8 @@ impl Behaviour for HalfClose {
             name: self.name(),
             verdict: broken.map_or(Verdict::Carried, Verdict::of),
             seen: format!("back: {}{how}", returned.join(", ")),
-            advice: "A program that shuts down behind its request loses the answer, or waits for its end (netcat, rsync, \
-                     HTTP/1.0 clients). nginx stream: proxy_half_close on; socat: a longer -t; haproxy: no option \
-                     abortonclose.",
+            advice: "A program that shuts down behind its request (netcat, many scripts) loses the answer or its end. \
+                     nginx stream: proxy_half_close on; socat: a longer -t; rinetd has no setting for it.",
         }
     }
 }
@@ -73,12 +73,12 @@ mod tests {
     fn each_case_is_named_and_those_that_are_not_known_are_left_out() {
         let mut half_close = HalfClose::default();
         assert_eq!(half_close.row().verdict, Verdict::Carried);
-        half_close.hear(3, Seen { returned: 4_000_000, planned: 4_000_000, ..Seen::example(Ending::Done) });
-        assert_eq!(half_close.row().seen, "back: all of 4 MB to a reader that pauses");
+        half_close.hear(3, Seen { returned: 6_000_000, planned: 6_000_000, ..Seen::example(Ending::Done) });
+        assert_eq!(half_close.row().seen, "back: all of 6 MB to a reader that pauses");
         half_close.hear(0, Seen { returned: 0, planned: 22, ..Seen::example(Ending::Done) });
         assert_eq!(
             (half_close.row().verdict, half_close.row().seen.as_str()),
-            (Verdict::Cut, "back: 0 B of 22 B, all of 4 MB to a reader that pauses; ended in order after 5.0 s")
+            (Verdict::Cut, "back: 0 B of 22 B, all of 6 MB to a reader that pauses; ended in order after 5.0 s")
         );
     }
 }

@@ -12,6 +12,10 @@ const AT_ONCE: usize = 200;
 const PASSING: u32 = 50;
 /// How long those that are held at once stand, and over what time the others come and go.
 const STANDING: Duration = Duration::from_secs(2);
+/// How often each of them says something meanwhile: more often than a box that ends idle connections would notice.
+const EVERY: Duration = Duration::from_millis(250);
+/// How many words make up [`STANDING`].
+const WORDS: usize = 8;
 /// One whose first byte took as long as this waited until another one ended. It is shorter than [`STANDING`] by far more
 /// than a busy machine needs for all connects, and longer than a segment that is sent again takes (RFC 6298, 2.4).
 const WAITED: Duration = Duration::from_millis(1_500);
@@ -41,8 +45,10 @@ impl Behaviour for Together {
             return Vec::new();
         }
         let say = [Step::Send(64), Step::AwaitEcho];
-        let standing = [&say[..], &[Step::Quiet(STANDING)], &say, &[Step::ShutDown, Step::AwaitEnd]].concat();
-        let passing = [&say[..], &[Step::ShutDown, Step::AwaitEnd]].concat();
+        let end = [Step::ShutDown, Step::AwaitEnd];
+        let word = [&say[..], &[Step::Quiet(EVERY)]].concat();
+        let standing = [&word.repeat(WORDS), &end[..]].concat();
+        let passing = [&say[..], &end].concat();
         let stand = std::iter::repeat_n(Plan { steps: standing, ..Plan::default() }, AT_ONCE);
         let pass = (0..PASSING).map(|number| Plan {
             delay: STANDING * number / PASSING,
@@ -100,6 +106,15 @@ mod tests {
     }
 
     #[test]
+    fn those_that_stand_are_never_idle_for_long() {
+        let plans = Together::default().next_round();
+        let quiet = |step: &Step| if let Step::Quiet(time) = step { *time } else { Duration::ZERO };
+        let standing = &plans[0].steps;
+        assert_eq!(standing.iter().map(quiet).sum::<Duration>(), STANDING);
+        assert_eq!(standing.iter().map(quiet).max(), Some(EVERY));
+    }
+
+    #[test]
     fn connections_that_waited_for_a_place_are_named() {
         let waited = Seen { first_echo: Some(STANDING), ..Seen::example(Ending::Done) };
         let row = row(waited);
@@ -112,7 +127,7 @@ mod tests {
         let turned_away =
             Seen { returned: 0, first_echo: None, step: Some(Step::AwaitEcho), ..Seen::example(Ending::EarlyEnd) };
         assert_eq!(row(turned_away).verdict, Verdict::Refused);
-        let in_mid = Seen { returned: 64, step: Some(Step::Quiet(STANDING)), ..Seen::example(Ending::EarlyEnd) };
+        let in_mid = Seen { returned: 64, step: Some(Step::Quiet(EVERY)), ..Seen::example(Ending::EarlyEnd) };
         assert_eq!(row(in_mid).verdict, Verdict::Cut);
     }
 }

@@ -145,10 +145,10 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
         start("examples/proxy", port, CARRIED, vec![proxy])
     };
     let direct = move || Running { name: "none", addr: server, expected: CARRIED, _programs: Vec::new() };
-    let ended = [("idle", Some("cut")), ("slow-reader", Some("cut"))];
+    let ended = [("idle", Some("cut"))];
     let full = [("together", Some("silent"))];
     let nothing_back = [("half-close", Some("cut"))];
-    let forks = [("together", None)];
+    // Behind a FIN it waits 0.5 s for the other direction, and with -t0 not at all; the reader pauses for 0.8 s.
     let impatient = [("half-close", Some("cut")), ("together", None)];
     vec![
         Box::new(direct),
@@ -158,7 +158,7 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
         Box::new(move || haproxy("haproxy, maxconn 50", but(full), "60s", "maxconn 50")),
         Box::new(move || nginx("nginx stream", but(nothing_back), "")),
         Box::new(move || nginx("nginx stream, proxy_half_close on", CARRIED, "proxy_half_close on;")),
-        Box::new(move || socat("socat", but(forks), &[])),
+        Box::new(move || socat("socat", but(impatient), &[])),
         Box::new(move || socat("socat -t0", but(impatient), &["-t0"])),
         Box::new(rinetd),
         Box::new(stunnel),
@@ -178,11 +178,11 @@ fn rows(command: &mut Command) -> Vec<(String, String, String)> {
 
 /// Where the script sees something else than the probe.
 fn disagreements(rows: &[(String, String, String)], script: &Value) -> Vec<String> {
-    let all = |values: &mut dyn Iterator<Item = &Value>| values.all(|value| value.as_bool().unwrap());
+    let is_true = |value: &Value| value.as_bool().unwrap();
     let says = [
-        ("half-close", all(&mut script["half-close"].as_array().unwrap().iter().map(|case| &case["whole"]))),
-        ("idle", all(&mut script["idle"].as_object().unwrap().values())),
-        ("sizes", all(&mut script["sizes"].as_object().unwrap().values())),
+        ("half-close", script["half-close"].as_array().unwrap().iter().all(|case| is_true(&case["whole"]))),
+        ("idle", script["idle"].as_object().unwrap().values().all(is_true)),
+        ("sizes", script["sizes"].as_object().unwrap().values().all(is_true)),
     ];
     let verdict = |name| rows.iter().find(|row| row.0 == name).map(|row| row.1 == "carried");
     let differs = says.iter().filter(|&&(name, whole)| verdict(name) != Some(whole));
@@ -328,7 +328,7 @@ fn a_router_that_forgets_a_connection_is_narrowed_to_half_a_second() {
     assert!(idle.2.ends_with("; with TCP keepalive every second it lives"), "{idle:?}");
     let limits = numbers(&idle.2);
     // An entry of netfilter's lives up to a second longer than its time: it is looked for now and then.
-    assert!(limits[1] - limits[0] <= 0.55 && limits[0] < 4.0 && limits[1] > 3.0, "{idle:?}");
+    assert!(limits[1] - limits[0] <= 0.55 && limits[0] < 4.0 && limits[1] >= 3.0, "{idle:?}");
     figure("a router that forgets after 3 s", &idle.2);
 }
 
