@@ -494,12 +494,14 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Sends our FIN behind what waits. What still arrives is read and thrown away.
-    pub fn stop_answering(&mut self) {
+    /// Sends our FIN behind what waits. What still arrives is read and thrown away, for as long as the linger timeout
+    /// says, from `now` on.
+    pub fn stop_answering(&mut self, now: Moment) {
         match self.reading {
             Reading::Open | Reading::Held | Reading::Paused => {
                 self.shut_down_behind_queue();
                 self.reading = Reading::Discarding;
+                self.progress.waiting_since = now;
             }
             Reading::Ended => self.shut_down_behind_queue(),
             Reading::EndUnheard | Reading::Discarding => {}
@@ -555,7 +557,7 @@ impl<T, P> Connection<T, P> {
     /// Goes on alone: the partner has come to its `end`. What waits is sent after an end in order, and what still
     /// arrives has nowhere to go. After any other end this connection is reset: the peer must not take for whole what
     /// came from the partner.
-    pub(crate) fn lose_partner(&mut self, end: &End) {
+    pub(crate) fn lose_partner(&mut self, end: &End, now: Moment) {
         if !end.is_orderly() {
             return self.end_as(Ending::PartnerFailed);
         }
@@ -563,7 +565,7 @@ impl<T, P> Connection<T, P> {
             self.reading = Reading::Ended;
         }
         self.inbound = Vec::new();
-        self.stop_answering();
+        self.stop_answering(now);
     }
 
     /// Notes that the partner has sent what it had, and shows the protocol what waits for that.
@@ -726,8 +728,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 Reading::EndUnheard | Reading::Discarding => false,
             };
         if timeout == Timeout::Idle && gentle {
-            self.stop_answering();
-            self.progress.waiting_since = now;
+            self.stop_answering(now);
             if self.ending == Ending::ByItself {
                 self.ending = Ending::Idle;
             }
@@ -969,7 +970,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Input::Nothing => {
                 if self.ending == Ending::Draining {
-                    self.stop_answering();
+                    self.stop_answering(context.now);
                 }
                 Ok(0)
             }
@@ -1117,7 +1118,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.send_answer(answer, context)?;
         }
         if wishes.has(Wishes::FINISH) {
-            self.stop_answering();
+            self.stop_answering(context.now);
         }
         Ok(result)
     }

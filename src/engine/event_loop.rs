@@ -717,7 +717,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             && let Some(other) = self.connections.get_mut(partner.0)
         {
             let before = other.memory();
-            other.lose_partner(&end);
+            other.lose_partner(&end, self.now);
             self.memory.changed(before, other.memory());
             self.run_queue.push(partner);
         }
@@ -760,7 +760,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         while let Some(due) = self.deadlines.pop(self.now, known_until) {
             match due {
                 Due::Accept => self.resume_accepting(),
-                Due::StopAnswering => self.change_all(|connection, _, _| connection.stop_answering()),
+                Due::StopAnswering => self.change_all(|connection, _, now| connection.stop_answering(now)),
                 Due::CutOff => {
                     self.stop_listening();
                     self.change_all(|connection, timeouts, now| {

@@ -420,7 +420,7 @@ fn stop_answering_shuts_down_even_if_the_peer_never_pauses() {
     bench.connection.drain();
     assert!(matches!(bench.service(), Outcome::Runnable));
     let answered = bench.connection.wire.transport.sent.len();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     while matches!(bench.service(), Outcome::Runnable) {}
     assert_eq!(bench.connection.wire.transport.sent.len(), answered);
     assert!(bench.connection.wire.transport.fin_sent);
@@ -434,7 +434,7 @@ fn stop_answering_during_a_connect_shuts_down_once_the_connect_succeeds() {
     bench.connection = Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
     bench.writable();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.writable();
     let script = bench.waits();
     assert!(script.fin_sent);
@@ -890,7 +890,9 @@ fn a_half_open_connection_goes_on_sending_when_the_socket_has_room_again() {
 
 #[test]
 fn a_half_open_connection_ends_when_the_role_shuts_it_down_and_when_the_loop_drains() {
-    for end in [Connection::shut_down, Connection::drain, Connection::stop_answering] {
+    let ends: [fn(&mut Connection<Script, Later>); 3] =
+        [Connection::shut_down, Connection::drain, |connection| connection.stop_answering(Moment::START)];
+    for end in ends {
         let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
         bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
         bench.waits();
@@ -964,7 +966,7 @@ fn a_held_connection_can_be_drained() {
     bench.waits();
     bench.connection.drain();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
 }
 
@@ -1037,7 +1039,7 @@ fn the_state_names_what_the_connection_is_doing() {
 fn a_protocol_whose_input_is_thrown_away_is_not_called_at_the_end_of_input() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
     bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
     assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
 }
@@ -1261,4 +1263,24 @@ fn each_end_has_its_words() {
     assert_eq!(timed_out(Timeout::Stall), "the peer reads nothing");
     assert_eq!(SendError::Finishing.to_string(), "the connection is finishing");
     assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
+}
+
+/// Answers with what it hears, and finishes.
+struct Finisher;
+
+impl Protocol for Finisher {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        out.finish();
+        input.len()
+    }
+}
+
+#[test]
+fn the_linger_timeout_of_a_connection_that_finishes_counts_from_then() {
+    let mut bench = Bench::new(Finisher, []);
+    bench.now = at(50);
+    bench.readable([Bytes(b"bye")]);
+    assert!(bench.waits().fin_sent);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)));
 }
