@@ -51,7 +51,8 @@ pub trait Protocol {
     /// Puts bytes to send that answer no input into `space`, from its beginning on.
     ///
     /// Called whenever the socket takes bytes and none are queued, and again until it produces nothing. So the next
-    /// message follows as soon as the last one is out. What is produced is written at once.
+    /// message follows as soon as the last one is out. What is produced is written at once. It is not called while the
+    /// peer's FIN has arrived and the input before it is not read yet.
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         let _ = (space, clock);
         Produced::Nothing
@@ -80,7 +81,8 @@ pub trait Protocol {
     ///
     /// A time limit for a request, or for a line to be whole, is the moment at which it began and the limit; a ticker's
     /// is its next tick. A process that was stopped (SIGSTOP) reads what arrived meanwhile before it calls a deadline
-    /// passed.
+    /// passed. Backpressure, a pause and a hold do not stop the clock: input that the connection does not read then is
+    /// not seen before the deadline.
     fn deadline(&self) -> Option<Moment> {
         None
     }
@@ -227,6 +229,12 @@ impl<'a> Outbox<'a> {
     ///         let (consumed, answer) = out.inside(out.room(), |out| self.0.receive(&plain, out));
     ///         out.copy(&inverted(&answer));
     ///         consumed
+    ///     }
+    ///
+    ///     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    ///         let plain = inverted(rest);
+    ///         let ((), answer) = out.inside(out.room(), |out| self.0.end_of_input(&plain, out));
+    ///         out.copy(&inverted(&answer));
     ///     }
     /// }
     /// ```

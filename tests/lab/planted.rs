@@ -121,8 +121,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "accepting is not resumed when a connection ends",
         file: "src/engine/event_loop.rs",
-        right: "end, received, sent });\n        self.resume_accepting();",
-        wrong: "end, received, sent });",
+        right: "sent, partner });\n        self.resume_accepting();",
+        wrong: "sent, partner });",
         tests: SIMULATION,
     },
     Bug {
@@ -233,8 +233,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "our FIN follows the peer's in any case",
         file: "src/engine/connection.rs",
-        right: "if self.ending == Ending::Draining {\n                    self.shut_down_behind_queue();",
-        wrong: "if self.reading == Reading::Ended {\n                    self.shut_down_behind_queue();",
+        right: "if self.ending == Ending::Draining {\n                    self.shut_down();",
+        wrong: "if self.reading == Reading::Ended {\n                    self.shut_down();",
         tests: SIMULATION,
     },
     Bug {
@@ -247,8 +247,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "held input is read on",
         file: "src/engine/connection.rs",
-        right: "Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
-        wrong: "Reading::Held => context.room_now,\n            Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
+        right: "Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::EndHeld | Reading::Ended => 0,",
+        wrong: "Reading::Held => context.room_now,\n            Reading::Paused | Reading::EndUnheard | Reading::EndHeld | Reading::Ended => 0,",
         tests: SIMULATION,
     },
     Bug {

@@ -420,7 +420,7 @@ fn stop_answering_shuts_down_even_if_the_peer_never_pauses() {
     bench.connection.drain();
     assert!(matches!(bench.service(), Outcome::Runnable));
     let answered = bench.connection.wire.transport.sent.len();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     while matches!(bench.service(), Outcome::Runnable) {}
     assert_eq!(bench.connection.wire.transport.sent.len(), answered);
     assert!(bench.connection.wire.transport.fin_sent);
@@ -434,7 +434,7 @@ fn stop_answering_during_a_connect_shuts_down_once_the_connect_succeeds() {
     bench.connection = Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
     bench.writable();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.writable();
     let script = bench.waits();
     assert!(script.fin_sent);
@@ -890,7 +890,9 @@ fn a_half_open_connection_goes_on_sending_when_the_socket_has_room_again() {
 
 #[test]
 fn a_half_open_connection_ends_when_the_role_shuts_it_down_and_when_the_loop_drains() {
-    for end in [Connection::shut_down, Connection::drain, Connection::stop_answering] {
+    let ends: [fn(&mut Connection<Script, Later>); 3] =
+        [Connection::shut_down, Connection::drain, |connection| connection.stop_answering(Moment::START)];
+    for end in ends {
         let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
         bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
         bench.waits();
@@ -964,7 +966,7 @@ fn a_held_connection_can_be_drained() {
     bench.waits();
     bench.connection.drain();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
 }
 
@@ -998,10 +1000,10 @@ fn unconsumed_input_takes_no_more_memory_than_the_limit() {
 }
 
 #[test]
-fn unconsumed_input_counts_towards_the_limit_of_send() {
+fn unconsumed_input_takes_no_room_from_send() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
     bench.waits();
-    assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Ok(LIMIT - 4));
+    assert_eq!(bench.connection.send(&[0; LIMIT + 1], LIMIT, at(0)), Ok(LIMIT), "each direction has its own");
 }
 
 #[test]
@@ -1037,7 +1039,7 @@ fn the_state_names_what_the_connection_is_doing() {
 fn a_protocol_whose_input_is_thrown_away_is_not_called_at_the_end_of_input() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
     bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
     assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
 }
@@ -1304,4 +1306,175 @@ fn a_connection_that_the_loop_leaves_behind_is_reset_if_bytes_wait() {
     bench.waits();
     bench.connection.abandon();
     assert!(bench.connection.wire.transport.reset);
+}
+
+/// Answers with what it hears, and finishes.
+struct Finisher;
+
+impl Protocol for Finisher {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        out.finish();
+        input.len()
+    }
+}
+
+#[test]
+fn the_linger_timeout_of_a_connection_that_finishes_counts_from_then() {
+    let mut bench = Bench::new(Finisher, []);
+    bench.now = at(50);
+    bench.readable([Bytes(b"bye")]);
+    assert!(bench.waits().fin_sent);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)));
+}
+
+/// Answers a `b` with more than the buffer holds, and leaves what has a `k` in it.
+struct Moody;
+
+impl Protocol for Moody {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if input.contains(&b'b') {
+            out.copy(&[0; 2 * LIMIT]);
+        }
+        if input.contains(&b'k') { 0 } else { input.len() }
+    }
+}
+
+#[test]
+fn a_connection_whose_partner_ended_in_order_waits_the_whole_linger_timeout() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    bench.now = at(100);
+    bench.connection.lose_partner(true, bench.now);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
+}
+
+#[test]
+fn a_partner_that_overflows_is_reset() {
+    let mut bench = Bench::new(Moody, [Bytes(b"b")]);
+    let mut partner = Bench::new(Moody, []).output([Takes(5), BLOCKED]);
+    bench.connection.join();
+    partner.connection.join();
+    let (outcome, end) = bench.service_with(Some(&mut partner.connection));
+    assert!(matches!(end, Some(End::Overflow)), "{end:?}");
+    assert!(matches!(outcome, Outcome::Ended(End::PartnerFailed)));
+    assert!(partner.connection.wire.transport.reset && bench.connection.wire.transport.reset);
+}
+
+#[test]
+fn a_pair_is_not_idle_while_one_of_the_two_waits_for_us_or_its_kernel_still_delivers() {
+    let mut bench = Bench::new(Moody, []);
+    let mut partner = Bench::new(Moody, []);
+    bench.connection.shares_activity(&partner.connection, at(100));
+    assert_eq!(bench.connection.last_active(), at(0));
+    partner.connection.pause();
+    bench.connection.shares_activity(&partner.connection, at(100));
+    assert_eq!(bench.connection.last_active(), at(100), "the silence is ours");
+    partner.connection.resume();
+    let found = Unacknowledged { bytes: 1, last_acknowledgement: Duration::ZERO };
+    partner.connection.wire.transport.unacknowledged = Some(found);
+    bench.connection.shares_activity(&partner.connection, at(200));
+    assert_eq!(bench.connection.last_active(), at(200), "the peer may be slow");
+}
+
+#[test]
+fn an_idle_pair_is_reset_and_not_shut_down() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+    let script = &bench.connection.wire.transport;
+    assert!(script.reset && !script.fin_sent, "nobody knows whether the partner's bytes were complete");
+}
+
+#[test]
+fn there_is_room_again_only_where_send_takes_bytes() {
+    static KEPT: [u8; 4000] = [b'k'; 4000];
+    let mut bench = Bench::new(Moody, [Bytes(&KEPT)]);
+    bench.waits();
+    bench.room_now = 4000; // Memory is scarce: no more than what is held already.
+    for _ in 0..5 {
+        let sent = bench.connection.send(b"hello", bench.room_now, bench.now).unwrap();
+        bench.waits();
+        assert!(sent > 0 || !bench.has_room, "the role would be called in every turn, and send nothing");
+    }
+}
+
+/// Holds whatever it hears until it is told otherwise, and keeps what it is given at the end.
+#[derive(Default)]
+struct Miser {
+    takes: bool,
+    heard: Vec<u8>,
+    rest: Option<Vec<u8>>,
+}
+
+impl Protocol for Miser {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !self.takes {
+            out.hold();
+            return 0;
+        }
+        self.heard.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.rest = Some(rest.to_vec());
+        out.shut_down();
+    }
+}
+
+#[test]
+fn input_that_is_held_when_the_end_has_come_already_is_shown_again_before_the_end() {
+    let mut bench = Bench::new(Miser::default(), [Bytes(b"question"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().rest, None, "it still holds");
+    bench.connection.protocol_mut().takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    let Miser { heard, rest, .. } = bench.connection.protocol();
+    assert_eq!((&heard[..], rest.as_deref()), (&b"question"[..], Some(&b""[..])));
+}
+
+/// Answers the first byte, and holds the rest until it is told otherwise.
+#[derive(Default)]
+struct Answerer {
+    answered: bool,
+    miser: Miser,
+}
+
+impl Protocol for Answerer {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if self.answered {
+            return self.miser.receive(input, out);
+        }
+        self.answered = true;
+        out.copy(b"answer");
+        1
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.miser.end_of_input(rest, out);
+    }
+}
+
+#[test]
+fn a_protocol_may_hold_what_came_before_an_end_that_was_read_already() {
+    let mut bench = Bench::new(Answerer::default(), [Bytes(b"1more"), Fin]).output([BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits(); // The answer waits, and so does what came behind its question. The end is read.
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Held);
+    assert_eq!(bench.connection.protocol().miser.rest, None, "it holds four bytes that came before the end");
+    bench.connection.protocol_mut().miser.takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    assert_eq!(bench.connection.protocol().miser.heard, b"more");
 }
