@@ -7,8 +7,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{Server, connect, expect, expect_end};
+use socket2::{Domain, Socket, Type};
 
 /// `cargo test` builds the examples beside the tests.
 fn example(name: &str) -> Command {
@@ -124,4 +126,136 @@ fn chat_members_hear_each_other() {
         assert_eq!(line(&mut ann), format!("{eve_addr}: \n"));
     }
     drop(talking.join().unwrap());
+}
+
+/// Starts an example that takes a host, a port and perhaps more.
+fn start(name: &str, args: &[&str]) -> Server {
+    let mut command = example(name);
+    command.args(["127.0.0.1", "0"]).args(args);
+    Server::start_command(command)
+}
+
+fn read_line(reader: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn ticker_sends_each_line_to_everybody() {
+    let server = start("ticker", &["20ms"]);
+    let begun = Instant::now();
+    let mut ann = BufReader::new(connect(server.addr));
+    for number in 1..=5 {
+        assert_eq!(read_line(&mut ann), format!("line {number}, to 1\n"));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(100), "a line each 20 ms");
+
+    let mut bob = BufReader::new(connect(server.addr));
+    let first = read_line(&mut bob);
+    assert!(first.ends_with(", to 2\n"), "{first:?}");
+    while read_line(&mut ann) != first {} // The read timeout ends the test if this line never comes.
+    drop(bob);
+    while !read_line(&mut ann).ends_with(", to 1\n") {}
+}
+
+#[test]
+fn ticker_lets_a_slow_reader_miss_whole_lines_and_no_part_of_one() {
+    let server = start("ticker", &["10us"]);
+    // Small buffers and segments in the kernel, which are soon full.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_tcp_mss(536).unwrap();
+    socket.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    socket.connect(&server.addr.into()).unwrap();
+    let mut slow = BufReader::new(TcpStream::from(socket));
+    let number = |line: &str| -> u64 {
+        let number = line.strip_prefix("line ").and_then(|rest| rest.strip_suffix(", to 1\n"));
+        number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not a whole line: {line:?}"))
+    };
+    server.until_table_has("1 stalled");
+    let mut last = number(&read_line(&mut slow));
+    assert_eq!(last, 1);
+    loop {
+        let next = number(&read_line(&mut slow));
+        if next > last + 1 {
+            break; // Lines are missing here.
+        }
+        last = next;
+    }
+    for _ in 0..100 {
+        number(&read_line(&mut slow)); // And whole ones follow.
+    }
+}
+
+/// The page that the status port of `two_listeners` sends, up to its end.
+fn status_of(server: &Server) -> String {
+    let line = server.program.line("(status)");
+    let mut stream = connect(line.split(' ').nth(2).unwrap().parse().unwrap());
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+#[test]
+fn two_listeners_report_on_the_echo_while_it_is_full() {
+    let server = start("two_listeners", &["0", "--echo-connections", "2"]);
+    assert_eq!(status_of(&server), "echo    0 open, 0 in all\nbytes   0\nuptime  0 s\n");
+    let mut peers = [server.connect(), server.connect()];
+    for peer in &mut peers {
+        common::ping(peer, b"hello");
+    }
+    let mut waiting = server.connect();
+    waiting.write_all(b"late").unwrap();
+    assert!(status_of(&server).starts_with("echo    2 open, 2 in all\nbytes   10\n"), "the port is full");
+    assert_eq!(server.program.count("on echo"), 2);
+    assert_eq!(server.program.count("on status"), 2);
+
+    let [first, _second] = peers;
+    drop(first);
+    expect(&mut waiting, b"late");
+    assert!(status_of(&server).starts_with("echo    2 open, 3 in all\nbytes   14\n"));
+}
+
+#[test]
+fn a_worker_answers_each_connection_while_others_are_served() {
+    let server = start("worker", &[]);
+    let mut ann = BufReader::new(connect(server.addr));
+    let mut bob = BufReader::new(connect(server.addr));
+    ann.get_mut().write_all(b"300000\n10\n").unwrap();
+    ann.get_mut().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_line(&mut ann), "questions before yours: 0\n");
+
+    // Bob is served while the worker counts for Ann.
+    bob.get_mut().write_all(b"100\n").unwrap();
+    assert_eq!(read_line(&mut bob), "questions before yours: 1\n");
+    ann.get_ref().set_nonblocking(true).unwrap();
+    assert!(ann.get_ref().peek(&mut [0]).is_err(), "the worker still counts");
+    ann.get_ref().set_nonblocking(false).unwrap();
+
+    assert_eq!(read_line(&mut ann), "25997 primes below 300000\n");
+    assert_eq!(read_line(&mut bob), "25 primes below 100\n");
+    assert!(read_line(&mut ann).starts_with("questions before yours: "));
+    assert_eq!(read_line(&mut ann), "4 primes below 10\n");
+    expect_end(ann.get_mut());
+
+    bob.get_mut().write_all(b"as many as there are\n").unwrap();
+    assert_eq!(read_line(&mut bob), "each line is a number up to 10000000\n");
+    expect_end(bob.get_mut());
+}
+
+#[test]
+fn an_answer_never_goes_to_a_connection_that_did_not_ask() {
+    let server = start("worker", &[]);
+    let mut gone = BufReader::new(connect(server.addr));
+    gone.get_mut().write_all(b"300000\n").unwrap();
+    assert_eq!(read_line(&mut gone), "questions before yours: 0\n");
+    common::reset(gone.into_inner());
+    server.program.line("Closing connection");
+
+    // The next connection gets the token of the one that is gone.
+    let mut next = BufReader::new(connect(server.addr));
+    next.get_mut().write_all(b"10\n").unwrap();
+    assert_eq!(read_line(&mut next), "questions before yours: 1\n");
+    assert_eq!(read_line(&mut next), "4 primes below 10\n");
 }
