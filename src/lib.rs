@@ -35,6 +35,45 @@
 //! doing ([`Server::listen_also`]), `examples/worker.rs` leaves slow computations to a thread ([`Handle`]), and
 //! `examples/proxy.rs` joins each client to a connection of its own ([`EventLoop::join`]).
 //!
+//! # A proxy of your own
+//!
+//! A TCP connection is two streams, and each may end, stall or fail while the other lives. Join two connections, and what
+//! the protocol of one sends goes out on the other:
+//!
+//! ```no_run
+//! use multiconn::server::{Config, Server};
+//! use multiconn::{Event, Outbox, Protocol};
+//!
+//! struct Forward;
+//!
+//! impl Protocol for Forward {
+//!     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+//!         out.send(input);
+//!         input.len()
+//!     }
+//! }
+//!
+//! let backend = ([127, 0, 0, 1], 8080).into();
+//! let mut server = Server::bind("127.0.0.1", 65432, &Config::default(), |_peer| Forward)?;
+//! server.run_with(move |event, event_loop| {
+//!     if let Event::Accepted { token, .. } = event {
+//!         let there = event_loop.connect(backend, Forward);
+//!         if !event_loop.join(token, there) {
+//!             event_loop.reset(token);
+//!         }
+//!     }
+//! })?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! [`EventLoop::join`] says what is carried across and how. What was read goes to the other socket straight from the
+//! buffer that it was read into; a protocol may as well look at it or change it on its way.
+//!
+//! What a role can do to a connection: [`send`](EventLoop::send) (as much as fits; [`Event::Room`] says when there is
+//! room for more), [`pause`](EventLoop::pause) and [`resume`](EventLoop::resume) reading,
+//! [`shut_down`](EventLoop::shut_down) its own direction, [`close`](EventLoop::close) or [`reset`](EventLoop::reset) it.
+//! Other threads reach the loop by a [`Handle`]. A protocol alone is tried out with a [`Rehearsal`].
+//!
 //! # The house
 //!
 //! A folder of `src` names only folders below it in this list, and a file of `engine` only files above it there. So each
@@ -58,12 +97,15 @@
 //! | `wire` | a socket with sticky readiness, its counts, and the policy for every errno of reading and writing |
 //! | `progress` | whether the peer takes what waits for it |
 //! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
+//! | `rehearsal` | a protocol tried out without a network |
 //! | `descriptors`, `handle`, `signals`, `sockets`, `timer` | the limit of open files; other threads' requests; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |
-//! | `accepting` | when to accept: the listener, its budget, its rest when descriptors run out (`event_loop` accepts, and learns the address there; one loop has one listener) |
+//! | `accepting`, `listeners` | when to accept: a listener, its budget, its rest when descriptors run out (`event_loop` accepts, and learns the address there); all listeners of a loop, and whose each connection is |
 //! | `deadlines`, `silence` | what is due when; the proof of silence that a deadline needs |
 //! | `memory` | how many bytes all buffers hold, and may hold; [`Limits`] |
+//! | `pairs` | which connections are joined |
 //! | `run_queue` | who can do something now, each once |
+//! | `slots` | the connections, each under the number that is its token |
 //! | `event`, `event_loop` | what the loop tells its role; the turn |
 //!
 //! | file in `client` | what it owns |
@@ -92,8 +134,8 @@
 //! 2. **Note**: each event sets flags on its connection and puts it on the run queue, once. No socket is touched and no
 //!    slot is freed, so no event can reach the wrong connection.
 //! 3. **Act**: each queued connection is served once, within a budget of bytes, so that no peer starves the others. What
-//!    is not done stays queued: nothing relies on another edge from the poller. The listener comes first and accepts, up to
-//!    a budget: no slot was freed yet, so no new connection gets a token whose end the role has not heard of.
+//!    is not done stays queued: nothing relies on another edge from the poller. Listeners accept first, up to a budget.
+//!    What they accept is served in the next turn, when the role has heard of it.
 //! 4. **Expire**: deadlines that passed mark their connections, which end in the next turn's act.
 //!
 //! The poller is edge-triggered: it says once that a socket became ready. The flags remember it until the socket says
@@ -129,7 +171,7 @@
 //! # Features and platforms
 //!
 //! `cli`, on by default, holds what only the programs need, the client among it; without it the library depends on log,
-//! mio, rustix, signal-hook, slab, socket2 and its own `tcp-state` alone (and on Linux nix, for one socket option). It
+//! mio, rustix, signal-hook, socket2 and its own `tcp-state` alone (and on Linux nix, for one socket option). It
 //! never raises the limit of open files by itself: see [`descriptors`]. Linux is supported and tested; other Unixes
 //! compile by `cfg`. Windows is not supported.
 
@@ -157,6 +199,7 @@ pub use crate::engine::listeners::{ListenerConfig, ListenerId, MOST_LISTENERS};
 pub use crate::engine::log_budget::{Line, LogBudget};
 pub use crate::engine::peer_addr::PeerAddr;
 pub use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+pub use crate::engine::rehearsal::Rehearsal;
 pub use crate::engine::signals::Signal;
 pub use crate::engine::sockets;
 pub use crate::engine::system::{Mio, System};

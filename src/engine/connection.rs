@@ -826,7 +826,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.end_marked(context)?;
         }
         self.shut_down_if_done(context.now)?;
-        self.notice_an_error(context)?;
+        if !runnable {
+            self.notice_an_error(context)?;
+        }
         Ok(runnable)
     }
 

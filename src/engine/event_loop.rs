@@ -66,7 +66,7 @@ pub trait Role<P: Protocol, S: System = Mio> {
 /// One poller and everything that is registered with it.
 ///
 /// A turn is: wait, note, act, expire. Events only set flags and fill the run queue. Connections are served from the
-/// queue, each within a budget, and only there is a slot freed. So no event can reach the wrong connection.
+/// queue, each within a budget, and end only there. So no event can reach the wrong connection.
 pub struct EventLoop<P, S: System = Mio> {
     system: S,
     connections: Slots<Connection<S::Stream, P>>,
@@ -486,7 +486,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         }))
     }
 
-    /// Turns events into flags. No socket is touched and no slot freed, so every token here names the right connection.
+    /// Turns events into flags. No socket is touched and no connection ends, so every token here names the right one.
     fn note(&mut self) -> io::Result<()> {
         let (mut signalled, mut timed, mut asked) = (false, false, false);
         for (token, readiness) in self.system.events() {

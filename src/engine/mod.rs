@@ -19,6 +19,8 @@ mod progress;
 
 pub mod connection;
 
+pub mod rehearsal;
+
 pub mod descriptors;
 pub mod handle;
 pub mod signals;

@@ -1,7 +1,7 @@
 //! What a connection does with the bytes that it carries.
 //!
 //! Owns the trait that a server of your own implements, and the [`Outbox`] for its answers. Knows no socket and no
-//! loop, so a protocol is tested by calling it.
+//! loop, so a protocol is tested without them ([`Rehearsal`](crate::Rehearsal)).
 
 use log::info;
 
@@ -203,6 +203,51 @@ impl<'a> Outbox<'a> {
         self.queue.push(bytes, self.limit);
     }
 
+    /// Calls a protocol inside of this one, which sees other bytes than those that travel: TLS, a compression, a framing.
+    /// The inner protocol gets an outbox of its own with room for `room` bytes. Returns what the call returned, and the
+    /// bytes that were sent in it. What the inner protocol asks for beside sending (to shut down, to notify, ...) is asked
+    /// for here; so bytes of the wrapper's own, sent after this call, still go out before a FIN that was asked for inside.
+    ///
+    /// A wrapper that only looks at the bytes, a counter say, needs no second outbox: it hands its own one on. A protocol
+    /// that produces ([`Protocol::produce`]) or has a deadline is asked by its wrapper.
+    ///
+    /// ```
+    /// use multiconn::{Outbox, Protocol};
+    ///
+    /// /// Turns every bit around, for a protocol that knows nothing of it.
+    /// struct Inverted<P>(P);
+    ///
+    /// fn inverted(bytes: &[u8]) -> Vec<u8> {
+    ///     bytes.iter().map(|byte| !byte).collect()
+    /// }
+    ///
+    /// impl<P: Protocol> Protocol for Inverted<P> {
+    ///     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+    ///         let plain = inverted(input);
+    ///         let (consumed, answer) = out.inside(out.room(), |out| self.0.receive(&plain, out));
+    ///         out.copy(&inverted(&answer));
+    ///         consumed
+    ///     }
+    /// }
+    /// ```
+    pub fn inside<'b, R>(&mut self, room: usize, call: impl FnOnce(&mut Outbox<'b>) -> R) -> (R, Vec<u8>)
+    where
+        'a: 'b,
+    {
+        let mut inner: Outbox<'b> = Outbox::new(SendBuffer::new(), room, self.clock);
+        let result = call(&mut inner);
+        self.wishes.add(inner.wishes);
+        let mut sent = Vec::with_capacity(inner.queue.len() + inner.tail.len());
+        while !inner.queue.is_empty() {
+            let front = inner.queue.front();
+            sent.extend(front);
+            let taken = front.len();
+            inner.queue.consume(taken);
+        }
+        sent.extend(inner.tail);
+        (result, sent)
+    }
+
     /// How many more bytes may be sent before the connection is over its limit.
     ///
     /// Input is never longer than this, so a protocol whose answers are no longer than their input need not ask. A
@@ -259,6 +304,19 @@ mod tests {
         assert_eq!(out.queue.front(), b"one two three ");
         assert_eq!(out.tail, b"four");
         assert_eq!(out.room(), 100 - 18);
+    }
+
+    #[test]
+    fn what_an_inner_protocol_sends_comes_back_and_what_it_asks_for_is_asked_for() {
+        let mut out = Outbox::new(SendBuffer::new(), 100, &Moment::START);
+        let (result, sent) = out.inside(10, |out| {
+            out.copy(b"one ");
+            out.send(b"two");
+            out.shut_down();
+            out.room()
+        });
+        assert_eq!((result, sent.as_slice()), (3, &b"one two"[..]));
+        assert_eq!((out.room(), out.wishes), (100, Wishes::SHUT_DOWN));
     }
 
     #[test]

@@ -374,7 +374,7 @@ pub fn churn(
     let mut number = 0;
     let mut visit = |place: usize, begun: Duration| -> io::Result<Visit> {
         number += 1;
-        let socket = sys::begin_connect(source(number), port)?;
+        let socket = sys::begin_connect(Some(source(number)), port)?;
         epoll.add(socket.as_raw_fd(), place as u64)?;
         Ok(Visit { socket, begun, received: 0, sent: false })
     };

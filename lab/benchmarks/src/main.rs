@@ -7,12 +7,14 @@ mod generator;
 mod machine;
 mod measure;
 mod peers;
+mod proxies;
 mod report;
 mod run;
 mod scenarios;
 mod server;
 mod stats;
 mod strace;
+mod subject;
 mod targets;
 
 use std::env;
@@ -25,11 +27,16 @@ use machine::Machine;
 use peers::{Peer, Places};
 use run::{Run, Settings};
 use scenarios::Scenario;
+use subject::Subject;
 
-/// Measure the echo server beside its peers: CPU a message, messages a second, times, memory and system calls
+/// Measure the echo server, or the proxy, beside its peers: CPU a message, messages a second, times, memory and system
+/// calls
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
 struct Args {
+    /// Measure TCP proxies in place of echo servers: what a message costs on its way through
+    #[arg(long)]
+    proxies: bool,
     /// How often everything is measured
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
@@ -39,8 +46,8 @@ struct Args {
     /// Only these scenarios; "scale" means all that begin with "scale-"
     #[arg(long, value_name = "SCENARIO,..", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these servers, beside the floor
-    #[arg(long, value_name = "SERVER,..", value_delimiter = ',')]
+    /// Only these servers or proxies, beside the floor
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     peers: Vec<String>,
     /// One round of 0.2 s: does it all work?
     #[arg(long)]
@@ -51,28 +58,34 @@ struct Args {
 }
 
 const EXAMPLES: &str = "\
-Builds the programs, measures each server in a process of its own on core 0 with the load on core 1, prints the report
-and writes docs/benchmarks.md (between its markers) and two charts, and every figure to
-target/release/bench/benchmarks.json. A part of the whole (--only,
---peers, --quick) is printed and not written.
+Builds the programs, measures each server in a process of its own on core 0 with the load on core 1, prints the report \
+and writes docs/benchmarks.md (between its markers) and two charts, and every figure to \
+target/release/bench/benchmarks.json. A part of the whole (--only, --peers, --quick) is printed and not written.
+
+With --proxies each program relays to an echo server that runs on core 1 beside the load and is not measured. The report \
+has its own markers on the page, and its figures go to target/release/bench/proxies.json. haproxy, nginx with its \
+stream module, and socat take part where they are installed.
 
 Examples:
   cargo run --release -p benchmarks
   cargo run --release -p benchmarks -- --rounds 9 --only echo,many --peers multiconn,tokio
-  cargo run --release -p benchmarks -- --quick";
+  cargo run --release -p benchmarks -- --quick
+  cargo run --release -p benchmarks -- --proxies
+  cargo run --release -p benchmarks -- --proxies --only bulk --peers multiconn,haproxy";
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     ensure!(args.rounds > 0 && args.seconds >= 0.05, "at least one round of at least 0.05 s");
     let cores = thread::available_parallelism()?.get();
     ensure!(cores > server::LOAD_CORE, "two cores are needed: one for the server, one for the load");
-    let scenarios = chosen_scenarios(&args.only)?;
+    let subject = if args.proxies { Subject::Proxies } else { Subject::Servers };
+    let scenarios = chosen_scenarios(subject, &args.only)?;
     let descriptors = sys::raise_descriptor_limit()?;
     let machine = Machine::here(descriptors);
 
     let places = Places::find()?;
     peers::build(&places)?;
-    let peers = chosen_peers(peers::all(&places), &args.peers)?;
+    let peers = chosen_peers(subject, &places, &args.peers)?;
     for (peer, reason) in peers.iter().filter_map(|peer| Some((peer.name, peer.command.as_ref().err()?))) {
         eprintln!("absent: {peer}: {reason}");
     }
@@ -82,12 +95,12 @@ fn main() -> anyhow::Result<()> {
     if machine.load_average > 0.5 {
         eprintln!("the machine is busy (load average {}): the figures will be troubled", machine.load_average);
     }
-    let versions = peers::versions(&places);
+    let versions = subject.versions(&places);
     let (rounds, seconds) = if args.quick { (1, 0.2) } else { (args.rounds, args.seconds) };
     let settings = Settings { rounds, seconds, command: command_line() };
 
     sys::pin(server::LOAD_CORE)?;
-    let run = Run::new(settings, machine, versions, &peers, &scenarios, &places);
+    let run = Run::new(subject, settings, machine, versions, &peers, &scenarios, &places);
     let targets = targets::all(&run);
     let text = report::text(&run, &targets);
     println!("{text}");
@@ -95,15 +108,17 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let docs = places.root.join("docs");
-    report::write_json(&run, &targets, &places.scratch.join("benchmarks.json"))?;
+    report::write_json(&run, &targets, &places.scratch.join(subject.file()))?;
     let mut drawn = Vec::new();
-    if charts::by_scenario(&run, &docs.join(charts::CPU))? {
-        drawn.push(charts::CPU);
+    if subject == Subject::Servers {
+        if charts::by_scenario(&run, &docs.join(charts::CPU))? {
+            drawn.push(charts::CPU);
+        }
+        if charts::by_connections(&run, &docs.join(charts::SCALE))? {
+            drawn.push(charts::SCALE);
+        }
     }
-    if charts::by_connections(&run, &docs.join(charts::SCALE))? {
-        drawn.push(charts::SCALE);
-    }
-    report::write_page(&text, &drawn, &docs.join("benchmarks.md"))
+    report::write_page(subject, &text, &drawn, &docs.join("benchmarks.md"))
 }
 
 /// The command as a reader would repeat it.
@@ -113,19 +128,21 @@ fn command_line() -> String {
     if arguments.is_empty() { command.to_owned() } else { format!("{command} -- {}", arguments.join(" ")) }
 }
 
-fn chosen_scenarios(only: &[String]) -> anyhow::Result<Vec<Scenario>> {
-    if let Some(unknown) = only.iter().find(|name| !scenarios::ALL.iter().any(|scenario| scenario.is_called(name))) {
-        let known: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).collect();
+fn chosen_scenarios(subject: Subject, only: &[String]) -> anyhow::Result<Vec<Scenario>> {
+    let all = subject.scenarios();
+    if let Some(unknown) = only.iter().find(|name| !all.iter().any(|scenario| scenario.is_called(name))) {
+        let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
         bail!("there is no scenario {unknown:?}; there are {}", known.join(", "));
     }
     let wanted = |scenario: &Scenario| only.is_empty() || only.iter().any(|name| scenario.is_called(name));
-    Ok(scenarios::ALL.into_iter().filter(wanted).collect())
+    Ok(all.iter().copied().filter(wanted).collect())
 }
 
-fn chosen_peers(all: Vec<Peer>, only: &[String]) -> anyhow::Result<Vec<Peer>> {
+fn chosen_peers(subject: Subject, places: &Places, only: &[String]) -> anyhow::Result<Vec<Peer>> {
+    let all = subject.peers(places);
     if let Some(unknown) = only.iter().find(|name| !all.iter().any(|peer| peer.name == **name)) {
         let known: Vec<&str> = all.iter().map(|peer| peer.name).collect();
-        bail!("there is no server {unknown:?}; there are {}", known.join(", "));
+        bail!("there is no {} {unknown:?}; there are {}", subject.noun(), known.join(", "));
     }
     // Without the floor there would be nothing to compare with.
     let wanted =

@@ -23,12 +23,14 @@ pub const OURS_SPINNING: &str = "multiconn-spin";
 pub struct Peer {
     pub name: &'static str,
     pub what: &'static str,
-    /// The command line, in which `PORT` stands for the port; or the reason why there is none.
+    /// The command line, in which `{port}` stands for the port; or the reason why there is none.
     pub command: Result<Vec<OsString>, String>,
     /// Polls without sleeping: only interesting where sleeping is what takes the time.
     pub spins: bool,
     /// Is measured at scale and against spinning as well.
     pub near_the_floor: bool,
+    /// What only a proxy has.
+    pub proxy: Option<Proxy>,
 }
 
 /// Where things are.
@@ -54,40 +56,53 @@ impl Places {
         Ok(Places { root, programs, scratch })
     }
 
-    fn source(&self, name: &str) -> PathBuf {
+    pub fn source(&self, name: &str) -> PathBuf {
         self.root.join("lab/benchmarks/peers").join(name)
     }
 }
 
-/// Builds the product's programs as a user would, and the peers in Rust.
+/// Builds the product's programs and examples as a user would, and the peers in Rust.
 pub fn build(places: &Places) -> anyhow::Result<()> {
-    for arguments in [&["build", "--release", "--bins"][..], &["build", "--release", "-p", "benchmarks", "--bins"]] {
+    let (ours, peers) =
+        (["build", "--release", "--bins", "--examples"], ["build", "--release", "-p", "benchmarks", "--bins"]);
+    for arguments in [&ours[..], &peers] {
         let built = Command::new("cargo").args(arguments).current_dir(&places.root).status().context("cargo")?;
         ensure!(built.success(), "cargo {} failed", arguments.join(" "));
     }
     Ok(())
 }
 
-/// All of them, the floor first.
+/// What only a proxy has.
+#[derive(Debug)]
+pub struct Proxy {
+    /// The echo server behind it, whose port is `{backend}` in the proxy's command line.
+    pub backend: Box<Peer>,
+    /// A file in which `{port}` and `{backend}` stand as well. The path of what becomes of it is `{config}`.
+    pub config: Option<PathBuf>,
+    /// Forks a process for each connection: is only measured with few that stay.
+    pub forks: bool,
+}
+
+/// All echo servers, the floor first.
 pub fn all(places: &Places) -> Vec<Peer> {
-    let peer = |name, what, command| Peer { name, what, command, spins: false, near_the_floor: false };
+    let peer = |name, what, command| Peer { name, what, command, spins: false, near_the_floor: false, proxy: None };
     let spinning = |name, what, command| Peer { spins: true, ..peer(name, what, command) };
     let near = |name, what, command| Peer { near_the_floor: true, ..peer(name, what, command) };
     let python = python();
     let script = |name: &str, rest: &[&str], python: &Result<PathBuf, String>| {
         let python = python.clone()?;
-        Ok(line(python, [places.source(name).into(), "PORT".into()].into_iter().chain(rest.iter().map(Into::into))))
+        Ok(line(python, [places.source(name).into(), "{port}".into()].into_iter().chain(rest.iter().map(Into::into))))
     };
     vec![
-        near(FLOOR, "raw epoll, edge-triggered, one shared buffer", Ok(program(places, "peer-floor", &["PORT"]))),
+        near(FLOOR, "raw epoll, edge-triggered, one shared buffer", Ok(program(places, "peer-floor", &["{port}"]))),
         near(
             OURS,
             "multiconn-server -q, all else as it comes",
-            Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "PORT"])),
+            Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "{port}"])),
         ),
-        near("tokio", "tokio, current_thread, a task a connection", Ok(program(places, "peer-tokio", &["PORT"]))),
-        near("mio", "mio as its own example uses it", Ok(program(places, "peer-mio", &["PORT"]))),
-        peer("monoio", "monoio on io_uring, a task a connection", Ok(program(places, "peer-monoio", &["PORT"]))),
+        near("tokio", "tokio, current_thread, a task a connection", Ok(program(places, "peer-tokio", &["{port}"]))),
+        near("mio", "mio as its own example uses it", Ok(program(places, "peer-mio", &["{port}"]))),
+        peer("monoio", "monoio on io_uring, a task a connection", Ok(program(places, "peer-monoio", &["{port}"]))),
         peer("libuv", "libuv in C, try_write first", libuv(places)),
         peer("node", "node, socket.pipe(socket)", node(places)),
         peer(
@@ -100,24 +115,24 @@ pub fn all(places: &Places) -> Vec<Peer> {
         spinning(
             FLOOR_SPINNING,
             "the floor, polling without sleep",
-            Ok(program(places, "peer-floor", &["PORT", "spin"])),
+            Ok(program(places, "peer-floor", &["{port}", "spin"])),
         ),
         spinning(OURS_SPINNING, "multiconn-server -q --busy-poll 50us", busy_polling(places)),
     ]
 }
 
-fn line(program: impl Into<OsString>, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn line(program: impl Into<OsString>, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     std::iter::once(program.into()).chain(arguments).collect()
 }
 
-fn program(places: &Places, name: &str, arguments: &[&str]) -> Vec<OsString> {
+pub fn program(places: &Places, name: &str, arguments: &[&str]) -> Vec<OsString> {
     line(places.programs.join(name), arguments.iter().map(OsString::from))
 }
 
 fn busy_polling(places: &Places) -> Result<Vec<OsString>, String> {
     let help = said_by(Command::new(places.programs.join("multiconn-server")).arg("--help"))?;
     if help.contains("--busy-poll") {
-        Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "PORT", "--busy-poll", "50us"]))
+        Ok(program(places, "multiconn-server", &["-q", "127.0.0.1", "{port}", "--busy-poll", "50us"]))
     } else {
         Err("this multiconn-server has no --busy-poll".to_owned())
     }
@@ -143,47 +158,52 @@ fn libuv(places: &Places) -> Result<Vec<OsString>, String> {
     let made = places.scratch.join("peer-libuv");
     said_by(Command::new("cc").args(["-O2", "-o"]).arg(&made).arg(places.source("libuv_server.c")).arg("-luv"))
         .map_err(|error| format!("not compiled (Debian: libuv1-dev): {error}"))?;
-    Ok(line(made, ["PORT".into()]))
+    Ok(line(made, ["{port}".into()]))
 }
 
 fn node(places: &Places) -> Result<Vec<OsString>, String> {
     said_by(Command::new("node").arg("--version"))?;
-    Ok(line("node", [places.source("node_server.js").into(), "PORT".into()]))
+    Ok(line("node", [places.source("node_server.js").into(), "{port}".into()]))
 }
 
-/// The standard output of a command, or why there is none: its first line of complaint.
+/// What a command says: its standard output, or its error output if that is empty, as nginx's is. If it fails, the first
+/// line of complaint.
 pub fn said_by(command: &mut Command) -> Result<String, String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+        return Ok(String::from_utf8_lossy(&said).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
     Err(format!("{name}: {}", complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or("failed")))
 }
 
-/// The versions of what the peers are made of.
-pub fn versions(places: &Places) -> Vec<(String, String)> {
-    let mut versions = Vec::new();
-    let mut add = |name: &str, version: Result<String, String>| {
-        versions.push((name.to_owned(), version.map_or_else(|reason| reason, |version| version.trim().to_owned())));
-    };
-    add(OURS, said_by(Command::new(places.programs.join("multiconn-server")).arg("--version")));
-    add("rustc", said_by(Command::new("rustc").arg("--version")));
-    for name in ["mio", "tokio", "monoio", "io-uring", "libc"] {
-        add(name, locked(places, name));
-    }
-    add("libuv", said_by(Command::new("pkg-config").args(["--modversion", "libuv"])));
-    add("node", said_by(Command::new("node").arg("--version")));
-    add("Python", said_by(Command::new("python3").arg("--version")));
+/// The name of something that takes part, and its version or why it is not known.
+pub type Version = (&'static str, Result<String, String>);
+
+/// The versions of what the echo servers are made of.
+pub fn versions(places: &Places) -> Vec<Version> {
     let uvloop = places.scratch.join("venv/bin/python3");
-    add("uvloop", said_by(Command::new(uvloop).args(["-c", "import uvloop; print(uvloop.__version__)"])));
-    add("strace", said_by(Command::new("strace").arg("--version")).map(|text| first_line(&text)));
+    let mut versions = common_versions(places, &["mio", "tokio", "monoio", "io-uring", "libc"]);
+    versions.extend([
+        ("libuv", said_by(Command::new("pkg-config").args(["--modversion", "libuv"]))),
+        ("node", said_by(Command::new("node").arg("--version"))),
+        ("Python", said_by(Command::new("python3").arg("--version"))),
+        ("uvloop", said_by(Command::new(uvloop).args(["-c", "import uvloop; print(uvloop.__version__)"]))),
+    ]);
     versions
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// The versions of the product, of the tools and of some crates.
+pub fn common_versions(places: &Places, crates: &[&'static str]) -> Vec<Version> {
+    let mut versions = vec![
+        (OURS, said_by(Command::new(places.programs.join("multiconn-server")).arg("--version"))),
+        ("rustc", said_by(Command::new("rustc").arg("--version"))),
+        ("strace", said_by(Command::new("strace").arg("--version"))),
+    ];
+    versions.extend(crates.iter().map(|name| (*name, locked(places, name))));
+    versions
 }
 
 /// A crate's version in the lock file.

@@ -10,13 +10,13 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::measure::Sample;
-use crate::peers::{FLOOR, FLOOR_SPINNING};
+use crate::peers::{FLOOR, FLOOR_SPINNING, OURS};
 use crate::run::{self, Run};
-use crate::scenarios::{self, Load};
+use crate::scenarios::{Load, Scenario};
 use crate::stats::Spread;
+use crate::subject::Subject;
 use crate::targets::{self, Target, calls_per_message};
 
-const BEGIN: &str = "<!-- generated from here on: cargo run --release -p benchmarks -->";
 const END: &str = "<!-- generated up to here -->";
 
 /// What the page is before anything was written by hand.
@@ -81,23 +81,28 @@ fn median(spread: Option<Spread>) -> String {
 pub fn text(run: &Run, targets: &[Target]) -> String {
     let mut text = String::new();
     about(&mut text, run);
-    text.push_str("\n## Targets\n\n");
+    text.push_str(&run.subject.chapter("Targets"));
     text.push_str(&targets_table(targets));
+    text.push_str(&run.subject.chapter("Figures"));
     text.push_str(METHOD);
-    for scenario in scenarios::ALL {
+    if run.subject == Subject::Proxies {
+        text.push_str(METHOD_OF_PROXIES);
+    }
+    for scenario in run.subject.scenarios() {
         match scenario.load {
             Load::Idle { .. } => idle(&mut text, run, scenario.name, scenario.what),
             Load::Crowd { .. } => {
-                figures(&mut text, run, "crowd-alone", "the same 50, in the same servers, before the others came");
-                figures(&mut text, run, scenario.name, scenario.what);
+                let what = "the same 50, in the same servers, before the others came";
+                figures(&mut text, run, &Scenario { name: "crowd-alone", what, ..*scenario });
+                figures(&mut text, run, scenario);
             }
-            _ => figures(&mut text, run, scenario.name, scenario.what),
+            _ => figures(&mut text, run, scenario),
         }
     }
     with_client(&mut text, run);
     calls(&mut text, run);
     if !run.failures.is_empty() {
-        text.push_str("\n## What failed\n\n");
+        text.push_str(&run.subject.chapter("What failed"));
         for failure in &run.failures {
             let _ = writeln!(text, "- {failure}");
         }
@@ -105,12 +110,17 @@ pub fn text(run: &Run, targets: &[Target]) -> String {
     text
 }
 
-const METHOD: &str = "
-## Figures
-
+const METHOD: &str = "\
 Each figure is the median over the rounds, with the least and the most. Ratios are taken within each round, between
 measurements that followed each other, and the median is over those. CPU is user and system time of the server's process
 by its CPU clock, read where the measured time begins and ends. Tables are in the order of CPU a message.
+";
+
+const METHOD_OF_PROXIES: &str = "
+A message goes through the proxy to the echo server and back through the proxy. The CPU and the memory are those of all
+the processes of the proxy; the echo server is not counted. It shares the load's core, which is the one that is full: so
+messages/s and MB/s say how fast the three are together, and only CPU a message what the proxy costs. Each byte of a
+message counts once in MB/s. *To multiconn* is the CPU a message as a multiple of multiconn's.
 ";
 
 fn about(text: &mut String, run: &Run) {
@@ -119,7 +129,7 @@ fn about(text: &mut String, run: &Run) {
         text,
         "Machine: {}{}, {} cores, {} GiB, Linux {}, {} descriptors, load average before \
          the run {:.2}. `{}`: {} rounds of {} s a measurement, {:.0} s in all. \
-         Servers on core {}, the load on core {}.\n",
+         {}\n",
         machine.cpu,
         if machine.is_virtual { " (virtual)" } else { "" },
         machine.cores,
@@ -131,8 +141,7 @@ fn about(text: &mut String, run: &Run) {
         run.settings.rounds,
         run.settings.seconds,
         run.took_seconds,
-        crate::server::CORE,
-        crate::server::LOAD_CORE,
+        run.subject.cores(),
     );
     let versions: Vec<String> = run.versions.iter().map(|(name, version)| format!("{name}: {version}")).collect();
     let _ = writeln!(text, "Versions: {}.\n", versions.join("; "));
@@ -144,7 +153,7 @@ fn about(text: &mut String, run: &Run) {
             vec![(*name).to_owned(), format!("{what}{absent}")]
         })
         .collect();
-    text.push_str(&table(&["server", "what it is"], &rows));
+    text.push_str(&table(&[run.subject.noun(), "what it is"], &rows));
 }
 
 fn targets_table(targets: &[Target]) -> String {
@@ -163,43 +172,44 @@ fn cpu(sample: &Sample) -> f64 {
 }
 
 /// The table of one scenario.
-fn figures(text: &mut String, run: &Run, scenario: &str, what: &str) {
+fn figures(text: &mut String, run: &Run, scenario: &Scenario) {
+    let (scenario, what, size) = (scenario.name, scenario.what, scenario.size());
     let Some(peers) = run.samples.get(scenario) else { return };
     let mut names: Vec<&str> = peers.keys().copied().collect();
     names.sort_by(|one, other| {
         let median = |name| run.spread(scenario, name, cpu).map_or(f64::INFINITY, |spread| spread.median);
         median(one).total_cmp(&median(other))
     });
-    let rows: Vec<Vec<String>> = names
-        .iter()
-        .map(|name| {
-            let of = |figure: fn(&Sample) -> f64| run.spread(scenario, name, figure);
-            let traced = run.traced.get(scenario).and_then(|peers| peers.get(name));
-            vec![
-                (*name).to_owned(),
-                spread(of(cpu)),
-                run.ratio((scenario, name), (scenario, FLOOR), cpu).map_or_else(String::new, targets::show),
-                spread(of(|sample| sample.messages_per_second)),
-                median(of(|sample| sample.p50_us)),
-                median(of(|sample| sample.p99_us)),
-                median(of(|sample| sample.p999_us)),
-                median(of(|sample| sample.resident_bytes as f64 / 1024.0 / 1024.0)),
-                traced.map_or_else(String::new, |traced| format!("{:.2}", calls_per_message(traced, None))),
-            ]
-        })
-        .collect();
-    let headers = [
-        "server",
-        "CPU µs a message",
-        "to the floor",
-        "messages/s",
-        "p50 µs",
-        "p99 µs",
-        "p99.9 µs",
-        "RSS MiB",
-        "calls",
-    ];
-    let _ = write!(text, "\n### {scenario}: {what}\n\n{}", table(&headers, &rows));
+    let proxies = run.subject == Subject::Proxies;
+    let rate = |sample: &Sample| sample.messages_per_second;
+    let rows = names.iter().map(|name| {
+        let of = |figure: fn(&Sample) -> f64| run.spread(scenario, name, figure);
+        let to = |other| run.ratio((scenario, name), (scenario, other), cpu).map_or_else(String::new, targets::show);
+        let traced = run.traced.get(scenario).and_then(|peers| peers.get(name));
+        let mut row = vec![(*name).to_owned(), spread(of(cpu)), to(FLOOR)];
+        if proxies {
+            row.push(to(OURS));
+        }
+        row.push(spread(of(rate)));
+        if proxies && let Some(size) = size {
+            row.push(spread(run.spread(scenario, name, |sample| rate(sample) * size as f64 / 1e6)));
+        }
+        row.extend([
+            median(of(|sample| sample.p50_us)),
+            median(of(|sample| sample.p99_us)),
+            median(of(|sample| sample.p999_us)),
+            median(of(|sample| sample.resident_bytes as f64 / 1024.0 / 1024.0)),
+            traced.map_or_else(String::new, |traced| format!("{:.2}", calls_per_message(traced, None))),
+        ]);
+        row
+    });
+    let mut headers = vec![run.subject.noun(), "CPU µs a message", "to the floor"];
+    headers.extend(proxies.then_some("to multiconn"));
+    headers.push("messages/s");
+    headers.extend((proxies && size.is_some()).then_some("MB/s"));
+    headers.extend(["p50 µs", "p99 µs", "p99.9 µs", "RSS MiB", "calls"]);
+    text.push_str(&run.subject.heading(scenario, what));
+    text.push_str(&table(&headers, &rows.collect::<Vec<_>>()));
 }
 
 fn idle(text: &mut String, run: &Run, scenario: &str, what: &str) {
@@ -235,7 +245,7 @@ fn with_client(text: &mut String, run: &Run) {
     );
     text.push_str("verifies, and of the plain generator against the floor in the same rounds.\n\n");
     let mut rows = Vec::new();
-    let wanted = scenarios::ALL.iter().filter(|scenario| run.with_client.contains_key(scenario.name));
+    let wanted = run.subject.scenarios().iter().filter(|scenario| run.with_client.contains_key(scenario.name));
     for scenario in wanted {
         let mut row = |load: &str, server: &str, samples: &[Option<Sample>], of: Option<&[Option<Sample>]>| {
             let figure = |figure: fn(&Sample) -> f64| Spread::of(samples.iter().flatten().map(figure));
@@ -277,7 +287,7 @@ fn calls(text: &mut String, run: &Run) {
     if run.traced.is_empty() && run.accepting.is_empty() {
         return;
     }
-    text.push_str("\n## System calls a message\n\n");
+    text.push_str(&run.subject.chapter("System calls a message"));
     text.push_str(
         "Counted in runs of their own under `strace -c -f`, from the first message to the last; those below 0.001\n",
     );
@@ -286,7 +296,8 @@ fn calls(text: &mut String, run: &Run) {
     );
     text.push_str("nothing), a message is a connection.\n\n");
     let mut rows = Vec::new();
-    let traced = scenarios::ALL.iter().filter_map(|scenario| Some((scenario.name, run.traced.get(scenario.name)?)));
+    let scenarios = run.subject.scenarios();
+    let traced = scenarios.iter().filter_map(|scenario| Some((scenario.name, run.traced.get(scenario.name)?)));
     for (scenario, peers) in traced.chain([("accepting", &run.accepting)]) {
         for (name, _, _) in run.peers.iter().filter(|(name, ..)| peers.contains_key(name) && *name != FLOOR_SPINNING) {
             let traced = &peers[name];
@@ -302,7 +313,7 @@ fn calls(text: &mut String, run: &Run) {
             rows.push(vec![scenario.to_owned(), (*name).to_owned(), all, calls.join(", ")]);
         }
     }
-    text.push_str(&table(&["scenario", "server", "calls", "which"], &rows));
+    text.push_str(&table(&["scenario", run.subject.noun(), "calls", "which"], &rows));
 }
 
 #[derive(Serialize)]
@@ -320,18 +331,20 @@ pub fn write_json(run: &Run, targets: &[Target], path: &Path) -> anyhow::Result<
 }
 
 /// Puts the report into the page, in place of the one before.
-pub fn write_page(report: &str, charts: &[&str], path: &Path) -> anyhow::Result<()> {
+pub fn write_page(subject: Subject, report: &str, charts: &[&str], path: &Path) -> anyhow::Result<()> {
     let page = fs::read_to_string(path).unwrap_or_else(|_| NEW_PAGE.to_owned());
     let charts = charts.iter().fold(String::new(), |text, chart| format!("{text}![{chart}]({chart})\n\n"));
-    fs::write(path, replace_generated(&page, &format!("{charts}{report}"))).with_context(|| path.display().to_string())
+    let page = replace_generated(&page, subject.marker(), &format!("{charts}{report}"));
+    fs::write(path, page).with_context(|| path.display().to_string())
 }
 
 /// The page with its generated part replaced, or with one at its end if it had none.
-fn replace_generated(page: &str, generated: &str) -> String {
-    let part = format!("{BEGIN}\n\n{generated}\n{END}");
-    match (page.find(BEGIN), page.find(END)) {
-        (Some(begin), Some(end)) if begin < end => format!("{}{part}{}", &page[..begin], &page[end + END.len()..]),
-        _ => format!("{}\n\n{part}\n", page.trim_end()),
+fn replace_generated(page: &str, marker: &str, generated: &str) -> String {
+    let part = format!("{marker}\n\n{generated}\n{END}");
+    let old = page.split_once(marker).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    match old {
+        Some((before, behind)) => format!("{before}{part}{behind}"),
+        None => format!("{}\n\n{part}\n", page.trim_end()),
     }
 }
 
@@ -341,12 +354,23 @@ mod tests {
 
     #[test]
     fn what_was_written_by_hand_survives() {
-        let first = replace_generated("# Title\n\nby hand\n", "one");
-        let second = replace_generated(&format!("{first}\nanalysis\n"), "two");
+        let marker = Subject::Servers.marker();
+        let first = replace_generated("# Title\n\nby hand\n", marker, "one");
+        let second = replace_generated(&format!("{first}\nanalysis\n"), marker, "two");
         assert!(second.starts_with("# Title\n\nby hand\n\n"), "{second}");
         assert!(second.ends_with("\nanalysis\n"), "{second}");
         assert!(second.contains("two") && !second.contains("one"), "{second}");
-        assert_eq!(replace_generated(&second, "two"), second);
+        assert_eq!(replace_generated(&second, marker, "two"), second);
+    }
+
+    #[test]
+    fn each_subject_replaces_its_own_part_of_the_page() {
+        let page = replace_generated("# Title\n", Subject::Servers.marker(), "servers 1");
+        let page = replace_generated(&page, Subject::Proxies.marker(), "proxies 1");
+        let page = replace_generated(&page, Subject::Servers.marker(), "servers 2");
+        let page = replace_generated(&page, Subject::Proxies.marker(), "proxies 2");
+        assert!(!page.contains('1'), "{page}");
+        assert!(page.find("servers 2").unwrap() < page.find("proxies 2").unwrap(), "{page}");
     }
 
     #[test]

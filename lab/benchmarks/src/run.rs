@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 use crate::measure::{self, Sample, Traced};
-use crate::peers::{FLOOR, OURS, Peer, Places};
+use crate::peers::{FLOOR, OURS, Peer, Places, Version};
 use crate::scenarios::{Load, Scenario};
 use crate::stats::Spread;
 use crate::strace;
+use crate::subject::Subject;
 
 /// How often and how long.
 #[derive(Clone, Debug, Serialize)]
@@ -36,9 +37,10 @@ pub type Table = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Option<Sample
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Run {
+    pub subject: Subject,
     pub settings: Settings,
     pub machine: Machine,
-    pub versions: Vec<(String, String)>,
+    pub versions: Vec<(&'static str, String)>,
     /// Name, what it is, and why it is absent if it is.
     pub peers: Vec<(&'static str, &'static str, Option<String>)>,
     pub samples: Table,
@@ -54,23 +56,33 @@ pub struct Run {
     pub took_seconds: f64,
 }
 
+/// As many connections a peer can have that forks a process for each. They must not end while they are measured: the CPU
+/// time of a process that has ended is not known.
+const MOST_PROCESSES: usize = 50;
+
 /// The peers that our client is pointed at as well, besides the floor.
 const WITH_CLIENT: [&str; 4] = [FLOOR, OURS, "tokio", "mio"];
 
 impl Run {
     /// Measures all `scenarios` with all `peers` that are there.
     pub fn new(
+        subject: Subject,
         settings: Settings,
         machine: Machine,
-        versions: Vec<(String, String)>,
+        versions: Vec<Version>,
         peers: &[Peer],
         scenarios: &[Scenario],
         places: &Places,
     ) -> Run {
+        let versions = versions.into_iter().map(|(name, version)| {
+            let version = version.map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+            (name, version.unwrap_or_else(|reason| reason))
+        });
         let mut run = Run {
+            subject,
             settings,
             machine,
-            versions,
+            versions: versions.collect(),
             peers: peers.iter().map(|peer| (peer.name, peer.what, peer.command.as_ref().err().cloned())).collect(),
             samples: Table::new(),
             with_client: Table::new(),
@@ -113,7 +125,7 @@ impl Run {
 
     fn measure_with_client(&mut self, scenario: &Scenario, peers: &[&Peer], places: &Places) {
         let Load::Messages(load) = scenario.load else { return };
-        if load.spin || scenario.scale().is_some() {
+        if load.spin || scenario.scale().is_some() || self.subject == Subject::Proxies {
             return;
         }
         let peers: Vec<&Peer> = peers.iter().copied().filter(|peer| WITH_CLIENT.contains(&peer.name)).collect();
@@ -193,6 +205,9 @@ fn fits(peer: &Peer, scenario: &Scenario) -> bool {
     if peer.command.is_err() {
         return false;
     }
+    if peer.proxy.as_ref().is_some_and(|proxy| proxy.forks) {
+        return matches!(scenario.load, Load::Messages(load) if load.connections <= MOST_PROCESSES);
+    }
     if peer.spins {
         return scenario.name.starts_with("ping"); // Sleeping is what takes the time there, and nowhere else.
     }
@@ -229,6 +244,7 @@ mod tests {
             command: Err(String::new()),
             spins: false,
             near_the_floor: false,
+            proxy: None,
         });
         let peers: Vec<&Peer> = peers.iter().collect();
         let order = |round| in_turn(&peers, round).map(|peer| peer.name).collect::<String>();

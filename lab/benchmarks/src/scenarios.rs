@@ -51,7 +51,7 @@ const fn scale(name: &'static str, what: &'static str, connections: usize) -> Sc
 const SPINNING: Load = Load::Messages(Messages { connections: 1, size: 64, in_flight: 1, spin: true });
 const AT_WORK: Messages = Messages { connections: 50, size: 64, in_flight: 1, spin: false };
 
-/// All of them, in the order of the report.
+/// Those of the echo servers, in the order of the report.
 pub const ALL: [Scenario; 14] = [
     scenario("ping", "1 x 64 B x 1", messages(1, 64, 1)),
     Scenario { few_peers: true, ..scenario("ping-spin", "1 x 64 B x 1, the generator spinning", SPINNING) },
@@ -69,10 +69,27 @@ pub const ALL: [Scenario; 14] = [
     scenario("idle", "15,000 that do nothing", Load::Idle { connections: 15_000 }),
 ];
 
+/// Those of the proxies. Each connection is two there, and the echo server behind shares the load's core.
+pub const PROXIES: [Scenario; 5] = [
+    scenario("ping", "1 x 64 B x 1", messages(1, 64, 1)),
+    scenario("echo", "50 x 512 B x 1", messages(50, 512, 1)),
+    scenario("many", "200 x 64 B x 1", messages(200, 64, 1)),
+    scenario("bulk", "4 x 64 KiB x 4", messages(4, 64 * 1024, 4)),
+    scenario("churn", "50 at a time: connect, 64 B there and back, close", Load::Churn { at_a_time: 50, size: 64 }),
+];
+
 impl Scenario {
     /// Whether `name` asks for it: its own name, or the part before a hyphen for all of a family.
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// The bytes of a message.
+    pub fn size(&self) -> Option<usize> {
+        match self.load {
+            Load::Messages(load) => Some(load.size),
+            _ => None,
+        }
     }
 
     /// The sizes of the curve.

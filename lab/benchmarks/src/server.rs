@@ -1,6 +1,6 @@
-//! One server process: started on its core, watched, ended.
+//! One server: started on its core, a proxy with the echo server behind it, watched, ended.
 //!
-//! Owns the process and what /proc says about it.
+//! Owns the processes and what /proc says about them.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::generator;
 use crate::peers::{Peer, Places};
 
 /// The core of the servers. Everything else is on the other one.
@@ -34,35 +35,52 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
 pub struct Server {
     process: Child,
     pub port: u16,
+    /// What a proxy relays to, for as long as the proxy runs. On the load's core, and in none of the figures.
+    _backend: Option<Box<Server>>,
 }
 
 impl Server {
-    /// Starts a peer and waits until it accepts.
+    /// Starts a peer and waits until it answers.
     pub fn start(peer: &Peer, places: &Places) -> anyhow::Result<Server> {
+        Server::start_on(CORE, peer, places)
+    }
+
+    fn start_on(core: usize, peer: &Peer, places: &Places) -> anyhow::Result<Server> {
         let command = match &peer.command {
             Ok(command) => command,
             Err(reason) => bail!("{reason}"),
         };
         let port = free_port()?;
+        let mut words = vec![("{port}", port.to_string())];
+        let mut backend = None;
+        if let Some(proxy) = &peer.proxy {
+            let server = Server::start_on(LOAD_CORE, &proxy.backend, places)?;
+            words.push(("{backend}", server.port.to_string()));
+            backend = Some(Box::new(server));
+            if let Some(template) = &proxy.config {
+                let config = places.scratch.join(format!("{}.config", peer.name));
+                words.push(("{config}", config.to_string_lossy().into_owned()));
+                fs::write(&config, filled(&fs::read_to_string(template)?, &words))?;
+            }
+        }
         let complaints = places.scratch.join(format!("{}.stderr", peer.name));
         let mut starting = Command::new(&command[0]);
         starting
-            .args(
-                command[1..]
-                    .iter()
-                    .map(|part| if part == "PORT" { OsString::from(port.to_string()) } else { part.clone() }),
-            )
+            .args(command[1..].iter().map(|part| match part.to_str() {
+                Some(text) => OsString::from(filled(text, &words)),
+                None => part.clone(),
+            }))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&complaints)?);
-        on_core(&mut starting, CORE);
+        on_core(&mut starting, core);
         let process = starting.spawn().with_context(|| format!("starting {}", peer.name))?;
-        let mut server = Server { process, port };
-        server.wait_until_it_accepts(&complaints)?;
+        let mut server = Server { process, port, _backend: backend };
+        server.wait_until_it_answers(&complaints)?;
         Ok(server)
     }
 
-    fn wait_until_it_accepts(&mut self, complaints: &PathBuf) -> anyhow::Result<()> {
+    fn wait_until_it_answers(&mut self, complaints: &PathBuf) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         while sys::connect(Ipv4Addr::LOCALHOST, self.port).is_err() {
             if let Some(status) = self.process.try_wait()? {
@@ -74,29 +92,43 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(2));
         }
-        thread::sleep(Duration::from_millis(20)); // It sees the end of that first connection.
+        // The kernel accepts as soon as one process listens; a worker that it forks may not be there yet.
+        drop(generator::hold(self.port, 1)?);
+        thread::sleep(Duration::from_millis(20)); // It sees the end of that connection.
         Ok(())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.process.id()
+    /// Its process, and those that this has forked and that still run.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let mut pids = vec![self.process.id()];
+        let mut looked_at = 0;
+        while let Some(pid) = pids.get(looked_at) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            looked_at += 1;
+        }
+        Ok(pids)
     }
 
     /// What it has used of its core so far.
     pub fn cpu_time(&self) -> io::Result<Duration> {
-        sys::cpu_time(self.pid())
+        self.pids()?.into_iter().map(sys::cpu_time).sum()
     }
 
     /// Its memory, exactly: `VmRSS` in `status` is counted in batches on each core.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
-        Ok(field(&text, "Rss:").context("no Rss in smaps_rollup")? * 1024)
+        let mut sum = 0;
+        for pid in self.pids()? {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            sum += field(&text, "Rss:").context("no Rss in smaps_rollup")? * 1024;
+        }
+        Ok(sum)
     }
 
     /// How often any of its threads has slept and woken up.
     pub fn wake_ups(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
             let text = fs::read_to_string(task?.path().join("status"))?;
             sum += field(&text, "voluntary_ctxt_switches:").context("no voluntary_ctxt_switches")?;
         }
@@ -106,6 +138,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // What a process has forked outlives it.
+        for pid in self.pids().unwrap_or_default() {
+            let _ = sys::signal(pid, libc::SIGKILL);
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -131,6 +167,11 @@ fn free_port() -> anyhow::Result<u16> {
     bail!("no port is free")
 }
 
+/// A text with each of the words in it replaced.
+fn filled(text: &str, words: &[(&str, String)]) -> String {
+    words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
+}
+
 /// The number behind a name, in the style of /proc.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -140,6 +181,30 @@ fn field(text: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_of_a_configuration_is_filled_in() {
+        let words = [("{port}", "7".to_owned()), ("{backend}", "8".to_owned())];
+        assert_eq!(filled("TCP-LISTEN:{port},fork {port} {backend} {other}", &words), "TCP-LISTEN:7,fork 7 8 {other}");
+    }
+
+    #[test]
+    fn what_a_server_forks_belongs_to_it_and_ends_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo; wait"]).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        io::Read::read_exact(&mut process.stdout.take().unwrap(), &mut [0]).unwrap(); // It has forked.
+        let server = Server { process, port: 0, _backend: None };
+        let pids = server.pids().unwrap();
+        assert_eq!(pids.len(), 2, "{pids:?}");
+        drop(server);
+        let runs = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        let deadline = Instant::now() + START;
+        while pids.iter().any(runs) {
+            assert!(Instant::now() < deadline, "{pids:?}");
+            thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_field_is_the_one_that_begins_so() {

@@ -33,18 +33,21 @@ pub fn absent() -> Option<String> {
 }
 
 impl Tracer {
-    /// Looks at all threads of a server from now on.
+    /// Looks at all processes and threads of a server from now on.
     pub fn attach(server: &Server, output: PathBuf) -> anyhow::Result<Tracer> {
-        let pid = server.pid().to_string();
+        let pids = server.pids()?;
         let mut command = Command::new("strace");
-        command.args(["-f", "-c", "-p", &pid, "-o"]).arg(&output).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.args(["-f", "-c", "-o"]).arg(&output).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.args(pids.iter().map(|pid| format!("-p{pid}")));
         server::on_core(&mut command, server::CORE);
         let mut process = command.spawn().context("strace")?;
-        // It says so once it is attached.
-        let mut line = String::new();
-        let complaints = process.stderr.take().context("strace has an error output")?;
-        BufReader::new(complaints).read_line(&mut line)?;
-        ensure!(line.contains("attached"), "strace: {}", line.trim());
+        // It says so of each process that it is attached to.
+        let mut complaints = BufReader::new(process.stderr.take().context("strace has an error output")?);
+        for _ in pids {
+            let mut line = String::new();
+            complaints.read_line(&mut line)?;
+            ensure!(line.contains("attached"), "strace: {}", line.trim());
+        }
         Ok(Tracer { process, output })
     }
 

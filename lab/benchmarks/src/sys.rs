@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// How many connections may wait to be accepted, at every peer.
@@ -139,6 +139,26 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     check_size(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
 
+/// Sends until the socket takes no more. Returns how much it took.
+pub fn send_what_fits(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match send(socket.as_fd(), &bytes[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// Sends FIN: the end of what is sent.
+pub fn shut_down(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) })?;
+    Ok(())
+}
+
 /// A listener on 127.0.0.1, non-blocking. What it accepts inherits `TCP_NODELAY`.
 pub fn listen(port: u16) -> io::Result<OwnedFd> {
     let socket = new_socket(libc::SOCK_NONBLOCK)?;
@@ -163,16 +183,16 @@ pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
 
 /// Connects from `source` to 127.0.0.1, waiting until it stands; the socket is non-blocking after that.
 pub fn connect(source: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let socket = bound_socket(source, 0)?;
+    let socket = outgoing_socket(Some(source), 0)?;
     connect_to(&socket, port)?;
     // SAFETY: no pointer is passed; the flags of a fresh socket are the access mode alone.
     check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) })?;
     Ok(socket)
 }
 
-/// Begins to connect from `source` to 127.0.0.1, without waiting.
-pub fn begin_connect(source: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let socket = bound_socket(source, libc::SOCK_NONBLOCK)?;
+/// Begins to connect to 127.0.0.1, from `source` or from any address, without waiting.
+pub fn begin_connect(source: Option<Ipv4Addr>, port: u16) -> io::Result<OwnedFd> {
+    let socket = outgoing_socket(source, libc::SOCK_NONBLOCK)?;
     match connect_to(&socket, port) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),
@@ -191,13 +211,15 @@ fn new_socket(flags: c_int) -> io::Result<OwnedFd> {
     unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?)) }
 }
 
-/// A socket whose local address is chosen and whose port is not before the connect: so the ports of one address are
+/// A socket whose local address may be chosen and whose port is not before the connect: so the ports of one address are
 /// enough for each destination and not for all together.
-fn bound_socket(source: Ipv4Addr, flags: c_int) -> io::Result<OwnedFd> {
+fn outgoing_socket(source: Option<Ipv4Addr>, flags: c_int) -> io::Result<OwnedFd> {
     let socket = new_socket(flags)?;
     set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    bind(&socket, SocketAddrV4::new(source, 0))?;
+    if let Some(source) = source {
+        set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        bind(&socket, SocketAddrV4::new(source, 0))?;
+    }
     Ok(socket)
 }
 

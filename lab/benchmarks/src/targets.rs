@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::measure::{Sample, Traced};
 use crate::peers::{FLOOR, FLOOR_SPINNING, OURS, OURS_SPINNING};
 use crate::run::{self, Run};
-use crate::scenarios::{self, Load};
+use crate::scenarios::Load;
 use crate::stats::Spread;
+use crate::subject::Subject;
 
 /// One thing to reach.
 #[derive(Clone, Debug, Serialize)]
@@ -26,9 +27,11 @@ const WAITS: [&str; 3] = ["epoll_wait", "epoll_pwait", "epoll_pwait2"];
 /// All that this run says something about.
 pub fn all(run: &Run) -> Vec<Target> {
     let mut targets = Vec::new();
-    for scenario in scenarios::ALL {
+    for scenario in run.subject.scenarios() {
         against_the_floor(run, scenario.name, &mut targets);
-        calls_a_message(run, scenario.name, &mut targets);
+        if run.subject == Subject::Servers {
+            calls_a_message(run, scenario.name, &mut targets);
+        }
         if let Load::Crowd { .. } = scenario.load {
             let ratio = run.ratio((scenario.name, OURS), ("crowd-alone", OURS), cpu);
             targets.extend(ratio.map(|ratio| at_most(scenario.name, "CPU a message, to the 50 alone", ratio, 1.03)));
@@ -37,7 +40,9 @@ pub fn all(run: &Run) -> Vec<Target> {
             idle(run, scenario.name, &mut targets);
         }
     }
-    accepting(run, &mut targets);
+    if run.subject == Subject::Servers {
+        accepting(run, &mut targets);
+    }
     spinning(run, &mut targets);
     client(run, &mut targets);
     targets

@@ -26,7 +26,7 @@ impl Connection {
     /// Echoes what is there. Whether the connection lives on.
     fn serve(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         if !self.unsent.is_empty() {
-            let sent = send(&self.socket, &self.unsent)?;
+            let sent = sys::send_what_fits(&self.socket, &self.unsent)?;
             self.unsent.drain(..sent);
         }
         while self.readable && self.unsent.is_empty() {
@@ -42,26 +42,13 @@ impl Connection {
             if count < buffer.len() && !self.ending {
                 self.readable = false;
             }
-            let sent = send(&self.socket, &buffer[..count])?;
+            let sent = sys::send_what_fits(&self.socket, &buffer[..count])?;
             if sent < count {
                 self.unsent = buffer[sent..count].to_vec();
             }
         }
         Ok(true)
     }
-}
-
-/// Sends until the socket takes no more. Returns how much it took.
-fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match sys::send(socket.as_fd(), &bytes[sent..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
 }
 
 /// Accepts all who wait.
