@@ -33,7 +33,7 @@
 //! other, and `examples/loopback.rs` runs a server and a client on one loop. `examples/ticker.rs` sends everybody a line
 //! a second ([`EventLoop::set_timer`]), `examples/two_listeners.rs` reports on one port how the service on another one is
 //! doing ([`Server::listen_also`]), `examples/worker.rs` leaves slow computations to a thread ([`Handle`]), and
-//! `examples/proxy.rs` joins each client to a connection of its own ([`EventLoop::join`]).
+//! `examples/tls_echo.rs` puts a protocol inside of TLS ([`Outbox::inside`]).
 //!
 //! # A proxy of your own
 //!
