@@ -258,8 +258,8 @@ pub enum End {
 }
 
 impl End {
-    /// Whether it is an end in order: with what was sent before delivered, as far as the peer took it.
-    fn is_orderly(&self) -> bool {
+    /// Whether it is an end in order.
+    pub(crate) fn is_orderly(&self) -> bool {
         matches!(self, End::Finished | End::TimedOut(Timeout::Idle | Timeout::Linger))
     }
 }
@@ -534,7 +534,7 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Ends the connection at its next service.
+    /// Ends the connection at its next service; with a reset if bytes wait, as they are lost.
     pub fn close(&mut self) {
         self.end_as(Ending::Closed);
     }
@@ -552,11 +552,11 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Goes on alone: the partner has come to its `end`. What waits is sent after an end in order, and what still
-    /// arrives has nowhere to go. After any other end this connection is reset: the peer must not take for whole what
-    /// came from the partner.
-    pub(crate) fn lose_partner(&mut self, end: &End) {
-        if !end.is_orderly() {
+    /// Goes on alone, as the partner has ended. After an end in order, what waits is sent, and what still arrives has
+    /// nowhere to go. After any other end this connection is reset: its peer must not take for whole what came from the
+    /// partner, nor for delivered what went there.
+    pub(crate) fn lose_partner(&mut self, in_order: bool) {
+        if !in_order {
             return self.end_as(Ending::PartnerFailed);
         }
         if self.reading == Reading::EndUnheard {
@@ -782,8 +782,26 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         match self.advance(context) {
             Ok(true) => Outcome::Runnable,
             Ok(false) => Outcome::Waiting,
-            Err(end) => Outcome::Ended(end),
+            Err(end) => {
+                self.reset_if_cut_short(&end);
+                Outcome::Ended(end)
+            }
         }
+    }
+
+    /// A FIN says that everything was sent. Where that is not so, closing sends a reset: no peer must take for whole what
+    /// was cut short. What comes from a partner may be cut short although nothing waits here.
+    #[cold]
+    fn reset_if_cut_short(&mut self, end: &End) {
+        let from_partner = self.marks.has(Marks::JOINED) && !end.is_orderly();
+        if from_partner || matches!(end, End::Reset) || !matches!(end, End::Finished) && !self.outbound.is_empty() {
+            self.wire.transport.reset_on_close();
+        }
+    }
+
+    /// The loop stops: the connection will be closed as it stands.
+    pub(crate) fn abandon(&mut self) {
+        self.reset_if_cut_short(&End::Closed);
     }
 
     /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers
@@ -794,9 +812,6 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.ending != Ending::ByItself
             && let Some(end) = self.ending.due()
         {
-            if matches!(end, End::Reset | End::PartnerFailed) {
-                self.wire.transport.reset_on_close();
-            }
             return Err(end);
         }
         if self.is_connecting() && !self.connected(context.now)? {
@@ -807,7 +822,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.begin_marked(context)?;
         }
         let mut moved = 0;
-        let runnable = loop {
+        let mut runnable = loop {
             self.flush(context)?;
             let read = self.read(context)?;
             self.deliver_end_of_input(context)?;
@@ -823,7 +838,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         };
         if marked {
-            self.end_marked(context)?;
+            runnable |= self.end_marked(context)?;
         }
         self.shut_down_if_done(context.now)?;
         if !runnable {
@@ -842,16 +857,19 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Tells the protocol that its deadline passed: behind the read, as what it was missing may have come by then. And
-    /// finds out whether there is room again for what the role wants to send.
+    /// finds out whether there is room again for what the role wants to send. Returns whether there is more to do at
+    /// once: the protocol may have something to produce now.
     #[cold]
-    fn end_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
+    fn end_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<bool, End> {
+        let mut called = false;
         if self.marks.take(Marks::DUE) && self.protocol_deadline().is_some_and(|when| when <= context.now) {
             self.call_protocol(context, |protocol, out| protocol.deadline_passed(out))?;
+            called = true;
         }
         if self.outbound.len() <= context.room_now / 2 && self.marks.take(Marks::WANTS_ROOM) {
             context.has_room = true;
         }
-        Ok(())
+        Ok(called)
     }
 
     /// Finds out whether the connect succeeded.
@@ -1100,19 +1118,24 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let nothing_waited = queue.is_empty();
         let mut out = Outbox::new(queue, room_now, context.clock);
         let result = call(&mut self.protocol, &mut out);
-        let Outbox { queue, tail, wishes, .. } = out;
+        let Outbox { mut queue, tail, wishes, .. } = out;
         if !wishes.is_empty() {
             context.notified |= wishes.has(Wishes::NOTIFY);
             if wishes.has(Wishes::HOLD) && self.reading == Reading::Open {
                 self.reading = Reading::Held;
             }
             if wishes.has(Wishes::ABORT) {
+                queue.push(tail, room_now);
+                match &mut context.partner {
+                    None => self.outbound = queue,
+                    Some(partner) => partner.connection.outbound = queue,
+                }
                 return Err(End::Aborted);
             }
         }
         let answer = Answer { queue, tail, wishes, nothing_waited, room_now };
         if context.partner.is_some() {
-            self.let_partner_send(answer, context)?;
+            Self::let_partner_send(answer, context)?;
         } else {
             self.send_answer(answer, context)?;
         }
@@ -1124,16 +1147,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Has the partner send a protocol's answer. Where that fails, it is the partner's end, and with it ours.
     #[inline(never)] // The way of a connection that has no partner stays short.
-    fn let_partner_send(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
+    fn let_partner_send(answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let Some(partner) = context.partner.take() else { return Ok(()) };
         *partner.end = partner.connection.send_answer(answer, context).err();
         let sent = partner.end.is_none();
         context.partner = Some(partner);
-        if sent {
-            return Ok(());
-        }
-        self.wire.transport.reset_on_close();
-        Err(End::PartnerFailed)
+        if sent { Ok(()) } else { Err(End::PartnerFailed) }
     }
 
     /// Sends a protocol's answer. What it borrows from the input is written at once, from where it was read. Only what
@@ -1169,8 +1188,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Where nothing is read, no read finds a reset. A write would, but there may be nothing to write for a long time.
     fn notice_an_error(&mut self, context: &Context<'_, T, P>) -> Result<(), End> {
-        // An error is reported as readable, whatever else it is. So is more input, which a held connection leaves be.
-        if !self.wire.ready.readable {
+        // An error is reported as the end of what can be read, whatever else it is. So is the peer's FIN, which a held
+        // connection leaves be.
+        if !self.wire.end_is_near() {
             return Ok(());
         }
         match self.reading {

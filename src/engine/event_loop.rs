@@ -271,7 +271,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(count)
     }
 
-    /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost.
+    /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost; the peer sees a reset
+    /// then, as a FIN would say that it was everything.
     pub fn close(&mut self, token: Token) {
         self.change(token, Connection::close);
     }
@@ -423,6 +424,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 break;
             }
             self.turn()?;
+        }
+        for (_, connection) in self.connections.iter_mut() {
+            connection.abandon();
         }
         self.log.print_left_out();
         Ok(())
@@ -628,7 +632,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if goes_on || connection.has_to_act() {
             self.run_queue.push(partner);
         }
-        self.arm(partner);
+        if connection.outbound_len() > 0 {
+            self.arm(partner); // Its time to stall runs. No other time can have come nearer.
+        }
     }
 
     /// Accepts the connections that wait at a listener, up to a budget.
@@ -717,7 +723,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             && let Some(other) = self.connections.get_mut(partner.0)
         {
             let before = other.memory();
-            other.lose_partner(&end);
+            other.lose_partner(end.is_orderly() && connection.outbound_len() == 0);
             self.memory.changed(before, other.memory());
             self.run_queue.push(partner);
         }

@@ -270,8 +270,9 @@ impl<'a> Outbox<'a> {
         self.wishes.add(Wishes::FINISH);
     }
 
-    /// Ends the connection at once. What was sent in this call, and what waits from earlier ones, is lost. For an end
-    /// that lets it out first see [`finish`](Outbox::finish).
+    /// Ends the connection at once. What was sent in this call, and what waits from earlier ones, is lost; if there is
+    /// any, the peer sees a reset, as a FIN would say that it was everything. For an end that lets it out first see
+    /// [`finish`](Outbox::finish).
     pub fn abort(&mut self) {
         self.wishes.add(Wishes::ABORT);
     }

@@ -279,7 +279,8 @@ impl Transport for Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::protocol::Outbox;
+    use crate::engine::protocol::{Outbox, Produced};
+    use crate::engine::time::Clock;
     use crate::server::echo::Echo;
 
     #[test]
@@ -302,6 +303,7 @@ mod tests {
     /// Ticks every two seconds and holds its input until it is told otherwise.
     struct Ticker {
         next: Moment,
+        tocks: bool,
         moves: bool,
         holds: bool,
     }
@@ -316,12 +318,21 @@ mod tests {
             input.len()
         }
 
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            if !mem::take(&mut self.tocks) {
+                return Produced::Nothing;
+            }
+            space[..5].copy_from_slice(b"tock ");
+            Produced::Bytes(5)
+        }
+
         fn deadline(&self) -> Option<Moment> {
             Some(self.next)
         }
 
         fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
             out.copy(b"tick ");
+            self.tocks = true;
             if self.moves {
                 self.next = self.next.plus(Duration::from_secs(2));
             }
@@ -330,7 +341,7 @@ mod tests {
 
     fn ticker(moves: bool) -> Rehearsal<Ticker> {
         let next = Moment::START.plus(Duration::from_secs(2));
-        Rehearsal::new(Ticker { next, moves, holds: true })
+        Rehearsal::new(Ticker { next, tocks: false, moves, holds: true })
     }
 
     #[test]
@@ -339,7 +350,7 @@ mod tests {
         rehearsal.pass(Duration::from_secs(1));
         assert_eq!(rehearsal.sent(), b"");
         rehearsal.pass(Duration::from_secs(4));
-        assert_eq!(rehearsal.sent(), b"tick tick ");
+        assert_eq!(rehearsal.sent(), b"tick tock tick tock ", "it is asked what it produces behind each");
     }
 
     #[test]

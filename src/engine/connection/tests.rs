@@ -1262,3 +1262,46 @@ fn each_end_has_its_words() {
     assert_eq!(SendError::Finishing.to_string(), "the connection is finishing");
     assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
 }
+
+/// Sends part of its input, twice, and aborts.
+struct Quitter;
+
+impl Protocol for Quitter {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.copy(input);
+        out.send(input);
+        out.abort();
+        input.len()
+    }
+}
+
+#[test]
+fn an_end_that_loses_bytes_is_a_reset() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED]);
+    bench.waits();
+    bench.connection.close();
+    bench.ends();
+    assert!(bench.connection.wire.transport.reset, "three bytes were waiting");
+
+    let mut bench = Bench::new(Quitter, [Bytes(b"abc")]);
+    assert!(matches!(bench.ends(), End::Aborted));
+    assert!(bench.connection.wire.transport.reset, "what was sent in the call is lost");
+
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]);
+    bench.waits();
+    bench.connection.close();
+    bench.ends();
+    assert!(!bench.connection.wire.transport.reset, "everything was sent");
+}
+
+#[test]
+fn a_connection_that_the_loop_leaves_behind_is_reset_if_bytes_wait() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]);
+    bench.waits();
+    bench.connection.abandon();
+    assert!(!bench.connection.wire.transport.reset);
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED]);
+    bench.waits();
+    bench.connection.abandon();
+    assert!(bench.connection.wire.transport.reset);
+}
