@@ -207,6 +207,9 @@ fn two_listeners_report_on_the_echo_while_it_is_full() {
     let (first, _) = server.program.line_from(0, " on status");
     server.program.line_from(first + 1, " on status");
     assert_eq!(server.program.count(" on echo"), 2, "the third one is not accepted");
+    let table = server.table();
+    let on_echo = Server::rows(&table).iter().filter(|row| row.split_whitespace().nth(7) == Some("echo")).count();
+    assert_eq!(on_echo, 2, "{table:#?}");
 
     let [first, _second] = peers;
     drop(first);
