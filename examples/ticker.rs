@@ -11,7 +11,6 @@
 //! a minute while a line waits, it is closed (`Config::stall_timeout`).
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,9 +36,9 @@ struct Args {
 }
 
 /// A connection that only reads. What it sends is thrown away.
-struct Listener;
+struct Reader;
 
-impl Protocol for Listener {
+impl Protocol for Reader {
     fn receive<'a>(&mut self, input: &'a [u8], _: &mut Outbox<'a>) -> usize {
         input.len()
     }
@@ -53,7 +52,7 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn handle(&mut self, event: &Event<Listener>, event_loop: &mut EventLoop<Listener>) -> io::Result<()> {
+    fn handle(&mut self, event: &Event<Reader>, event_loop: &mut EventLoop<Reader>) -> io::Result<()> {
         let next = match (event, self.due) {
             (Event::Accepted { .. }, None) => event_loop.now().plus(self.period),
             (Event::Timer, Some(due)) => {
@@ -68,7 +67,7 @@ impl Ticker {
         event_loop.set_timer(self.due)
     }
 
-    fn send_line(&mut self, event_loop: &mut EventLoop<Listener>) {
+    fn send_line(&mut self, event_loop: &mut EventLoop<Reader>) {
         self.lines += 1;
         let line = format!("line {}, to {}\n", self.lines, event_loop.open_connections());
         let everybody = event_loop.connections();
@@ -93,7 +92,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> anyhow::Result<()> {
-    let mut server = Server::bind(&args.host, args.port, &Config::default(), |_: SocketAddr| Listener)
+    let mut server = Server::bind(&args.host, args.port, &Config::default(), |_| Reader)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
     let mut ticker = Ticker { period: args.period, due: None, lines: 0 };
