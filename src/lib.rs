@@ -30,7 +30,10 @@
 //! ```
 //!
 //! `examples/line_server.rs` keeps a line that is not whole yet, `examples/chat.rs` lets connections talk to each
-//! other, and `examples/loopback.rs` runs a server and a client on one loop.
+//! other, and `examples/loopback.rs` runs a server and a client on one loop. `examples/ticker.rs` sends everybody a line
+//! a second ([`EventLoop::set_timer`]), `examples/two_listeners.rs` reports on one port how the service on another one is
+//! doing ([`Server::listen_also`]), `examples/worker.rs` leaves slow computations to a thread ([`Handle`]), and
+//! `examples/tls_echo.rs` puts a protocol inside of TLS ([`Outbox::inside`]).
 //!
 //! # A proxy of your own
 //!
