@@ -8,8 +8,8 @@
 //! decrypts what arrives, shows it to the protocol inside (`Outbox::inside`), and encrypts what that one sends.
 //!
 //! Anybody on the way can cut a TCP stream off. So TLS has an alert that says that a direction is at its end,
-//! `close_notify`. Ours goes out before our FIN. A peer's FIN without it is told apart in the log. Where the server ends
-//! a connection by itself, when it drains or the peer is idle, its FIN comes without one.
+//! `close_notify`. Ours goes out before our FIN, be it the protocol inside that ends, a drain or an idle timeout. A
+//! peer's FIN without it is told apart in the log.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -56,8 +56,7 @@ const OVERHEAD: usize = 64;
 /// A protocol inside of TLS. It is shown input and told of the end of input, and answers both at once, with no more bytes
 /// than it was shown.
 ///
-/// What else it asks for reaches the connection but is not seen here. So it must not hold input, nor end the connection
-/// by itself: there would be no `close_notify`.
+/// It must not hold input.
 struct Tls<P> {
     session: ServerConnection,
     inner: P,
@@ -132,6 +131,9 @@ impl<P: Protocol> Tls<P> {
     ) -> io::Result<R> {
         let (result, answer) = out.inside(room_inside(out), |out| call(&mut self.inner, out));
         self.session.writer().write_all(&answer)?;
+        if out.is_ending() {
+            self.session.send_close_notify();
+        }
         self.send_records(out)?;
         Ok(result)
     }
@@ -186,6 +188,13 @@ impl<P: Protocol> Protocol for Tls<P> {
             if let Err(error) = self.close(out) {
                 self.fail(error, out);
             }
+        }
+    }
+
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        let closed = self.call(out, |inner, out| inner.last_words(out)).and_then(|()| self.close(out));
+        if let Err(error) = closed {
+            self.end = SessionEnd::Failed(error);
         }
     }
 

@@ -369,3 +369,14 @@ fn tls_echo_tells_a_cut_off_stream_from_one_that_ended() {
         server.program.line_from(before, "warning: TLS input without a close_notify at its end");
     }
 }
+
+#[test]
+fn tls_echo_ends_with_a_close_notify_when_it_drains() {
+    let (server, session) = start_tls();
+    let (mut session, mut stream) = (session(), server.connect());
+    let mut tls = rustls::Stream::new(&mut session, &mut stream);
+    tls.write_all(b"hello").unwrap();
+    tls.read_exact(&mut [0; 5]).unwrap();
+    server.program.signal(Signal::TERM);
+    assert_eq!(tls.read_to_end(&mut Vec::new()).expect("rustls wants a close_notify, and not only a FIN"), 0);
+}

@@ -131,6 +131,8 @@ impl Marks {
     const JOINED: u8 = 8;
     /// The role opened the connection; it was not accepted.
     const OPENED_BY_US: u8 = 16;
+    /// Our direction is to be shut down, and the protocol has not heard of it.
+    const LAST_WORDS: u8 = 32;
 
     fn has(self, mark: u8) -> bool {
         self.0 & mark != 0
@@ -603,8 +605,16 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Shuts our direction down behind what waits to be sent. Input still arrives.
+    /// Shuts our direction down behind what waits to be sent, and behind the protocol's last words. Input still arrives.
     pub fn shut_down(&mut self) {
+        if matches!(self.writing, Writing::Open | Writing::Connecting) && !self.marks.has(Marks::JOINED) {
+            self.marks.set(Marks::LAST_WORDS);
+        }
+        self.shut_down_as_asked();
+    }
+
+    /// The same, as the protocol asked for it.
+    fn shut_down_as_asked(&mut self) {
         self.marks.take(Marks::WANTS_ROOM); // Nothing can be sent behind the FIN.
         self.writing = match self.writing {
             Writing::Open => Writing::ShuttingDown,
@@ -842,7 +852,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if marked {
             runnable |= self.end_marked(context)?;
         }
-        self.shut_down_if_done(context.now)?;
+        self.shut_down_if_done(context)?;
         if !runnable {
             self.notice_an_error(context)?;
         }
@@ -951,7 +961,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Produced::Nothing => Ok(0),
             Produced::Finished => {
-                self.shut_down();
+                self.shut_down_as_asked();
                 Ok(0)
             }
         }
@@ -1189,7 +1199,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Err(End::Overflow);
         }
         if !wishes.is_empty() && (wishes.has(Wishes::SHUT_DOWN) || wishes.has(Wishes::FINISH)) {
-            self.shut_down();
+            self.shut_down_as_asked();
         }
         Ok(())
     }
@@ -1213,13 +1223,19 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Sends our FIN once everything is sent. Ends the connection once the peer's FIN was read as well.
-    fn shut_down_if_done(&mut self, now: Moment) -> Result<(), End> {
+    fn shut_down_if_done(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
         if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {
+            if self.marks.take(Marks::LAST_WORDS) {
+                self.call_protocol(context, |protocol, out| protocol.last_words(out))?;
+                if !self.outbound.is_empty() {
+                    return Ok(());
+                }
+            }
             self.writing = Writing::ShutDown;
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
             if self.reading != Reading::Ended {
                 self.wire.transport.shutdown_write().map_err(End::Failed)?;
-                self.last_active = now;
+                self.last_active = context.now;
             }
         }
         if self.writing == Writing::ShutDown && self.reading == Reading::Ended {

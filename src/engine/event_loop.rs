@@ -291,6 +291,13 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         self.change(token, Connection::shut_down);
     }
 
+    /// Ends a connection in order, unless it is gone already: what waits to be sent goes out, then our FIN. What still
+    /// arrives is thrown away, up to the peer's FIN or until the linger timeout is over.
+    pub fn finish(&mut self, token: Token) {
+        let now = self.now;
+        self.change(token, |connection| connection.stop_answering(now));
+    }
+
     /// Reads nothing more from a connection, and shows its protocol nothing, until [`resume`](EventLoop::resume). The
     /// peer's window closes, and it stops sending: backpressure. What the protocol produces is sent all the same. A peer
     /// whose FIN was read is not paused.

@@ -74,6 +74,13 @@ pub trait Protocol {
         out.shut_down();
     }
 
+    /// Our direction is about to be shut down, and not because the protocol asked for it: the loop drains, the connection
+    /// was idle for too long, or the role shuts it down. What is sent here is the last that goes out before our FIN: TLS
+    /// sends its `close_notify`, a chat says good-bye. Not called on a joined connection, whose bytes are its partner's.
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        let _ = out;
+    }
+
     /// When this protocol wants to be called although nothing arrives; `None`: never. A function of its state: the loop
     /// asks again whenever it has served the connection. So there is no timer to set, to move or to forget. A role that
     /// changes the state ([`EventLoop::protocol_mut`](crate::EventLoop::protocol_mut)) has to wake the
@@ -256,6 +263,20 @@ impl<'a> Outbox<'a> {
         (result, sent)
     }
 
+    /// Whether it was asked, in this call, for an end of our direction ([`shut_down`](Outbox::shut_down),
+    /// [`finish`](Outbox::finish) or [`abort`](Outbox::abort)). A protocol that wraps another one looks at this behind
+    /// [`inside`](Outbox::inside), and sends what has to come before the FIN.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        [Wishes::SHUT_DOWN, Wishes::FINISH, Wishes::ABORT].into_iter().any(|wish| self.wishes.has(wish))
+    }
+
+    /// Whether it was asked, in this call, to hold the input ([`hold`](Outbox::hold)).
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.wishes.has(Wishes::HOLD)
+    }
+
     /// How many more bytes may be sent before the connection is over its limit.
     ///
     /// Input is never longer than this, so a protocol whose answers are no longer than their input need not ask. A
@@ -326,6 +347,7 @@ mod tests {
         });
         assert_eq!((result, sent.as_slice()), (3, &b"one two"[..]));
         assert_eq!((out.room(), out.wishes), (100, Wishes::SHUT_DOWN));
+        assert!(out.is_ending() && !out.is_held());
     }
 
     #[test]

@@ -1478,3 +1478,44 @@ fn a_protocol_may_hold_what_came_before_an_end_that_was_read_already() {
     bench.finishes();
     assert_eq!(bench.connection.protocol().miser.heard, b"more");
 }
+
+/// Echoes, and says good-bye when somebody else decides that it is over.
+struct Polite;
+
+impl Protocol for Polite {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        input.len()
+    }
+
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        out.copy(b"bye");
+    }
+}
+
+#[test]
+fn the_last_words_of_a_protocol_come_before_a_fin_that_it_did_not_ask_for() {
+    type End = fn(&mut Bench<Polite>);
+    let ends: [End; 4] = [
+        |bench| bench.connection.shut_down(),
+        |bench| bench.connection.drain(),
+        |bench| bench.connection.stop_answering(bench.now),
+        |bench| assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now)),
+    ];
+    for end in ends {
+        let mut bench = Bench::new(Polite, [Bytes(b"abc")]).output([BLOCKED]);
+        bench.waits();
+        end(&mut bench);
+        assert!(!bench.waits().fin_sent, "three bytes wait");
+        bench.connection.wire.transport.output = [Takes(3), Takes(1), BLOCKED].into();
+        bench.writable();
+        assert!(!bench.waits().fin_sent, "two bytes wait");
+        bench.writable();
+        let script = bench.waits();
+        assert_eq!((&script.sent[..], script.fin_sent), (&b"abcbye"[..], true));
+    }
+    let mut bench = Bench::new(Polite, [Bytes(b"abc"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"abc", "the protocol itself shut down");
+}
