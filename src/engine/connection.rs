@@ -783,7 +783,18 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         match self.advance(context) {
             Ok(true) => Outcome::Runnable,
             Ok(false) => Outcome::Waiting,
-            Err(end) => Outcome::Ended(end),
+            Err(end) => {
+                self.reset_unless_in_order(&end);
+                Outcome::Ended(end)
+            }
+        }
+    }
+
+    /// Lets closing send a reset where the peer must not take the end for one in order. A peer of a joined connection has
+    /// a part of what the far end sent, and a FIN would make it look whole.
+    fn reset_unless_in_order(&mut self, end: &End) {
+        if matches!(end, End::Reset) || self.is_joined() && !end.is_orderly() {
+            self.wire.transport.reset_on_close();
         }
     }
 
@@ -795,9 +806,6 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.ending != Ending::ByItself
             && let Some(end) = self.ending.due()
         {
-            if matches!(end, End::Reset | End::PartnerFailed) {
-                self.wire.transport.reset_on_close();
-            }
             return Err(end);
         }
         if self.is_connecting() && !self.connected(context.now)? {
@@ -996,12 +1004,13 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         room.min(context.scratch.len())
     }
 
-    /// How many bytes wait where the protocol's answers go, and how many may.
+    /// How many bytes wait where the protocol's answers go, and how many may. A partner's room is not ours to fill with
+    /// input that the protocol leaves.
     #[inline]
     fn queued_answers(&self, context: &Context<'_, T, P>) -> (usize, usize) {
         match &context.partner {
             None => (self.outbound.len(), context.room_now),
-            Some(partner) => (partner.connection.outbound.len(), partner.room_now),
+            Some(partner) => (partner.connection.outbound.len(), partner.room_now.min(context.room_now)),
         }
     }
 
@@ -1128,13 +1137,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn let_partner_send(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let Some(partner) = context.partner.take() else { return Ok(()) };
         *partner.end = partner.connection.send_answer(answer, context).err();
+        if let Some(end) = partner.end {
+            partner.connection.reset_unless_in_order(end);
+        }
         let sent = partner.end.is_none();
         context.partner = Some(partner);
-        if sent {
-            return Ok(());
-        }
-        self.wire.transport.reset_on_close();
-        Err(End::PartnerFailed)
+        if sent { Ok(()) } else { Err(End::PartnerFailed) }
     }
 
     /// Sends a protocol's answer. What it borrows from the input is written at once, from where it was read. Only what

@@ -232,8 +232,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     ///   (backpressure).
     /// - Where a protocol shuts down at its end of input, as it does by default, the other connection sends its FIN
     ///   behind what waits there. The opposite direction goes on for as long as it likes: no linger timeout runs.
-    /// - If one of the two fails, by a reset or a timeout or because the role closes it, the other one is reset
-    ///   ([`End::PartnerFailed`]). After an end in order, the other one finishes what it has to send.
+    /// - If one of the two fails, by a reset or a timeout or because the role closes it, both are reset, the other one as
+    ///   [`End::PartnerFailed`]: no far end takes a part of a transfer for all of it. After an end in order, the other one
+    ///   finishes what it has to send.
     /// - One of the two may still be connecting. What is sent to it waits.
     /// - A pair is idle only as a whole. A drain lets a pair finish by itself for half of the time that the drain has.
     ///
