@@ -591,13 +591,6 @@ impl<T, P> Connection<T, P> {
         self.marks.set(Marks::DUE);
     }
 
-    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active; with bytes
-    /// waiting there, the partner's stall timeout judges.
-    pub(crate) fn shares_activity(&mut self, partner: &Connection<T, P>, now: Moment) {
-        let active = if partner.outbound.is_empty() { partner.last_active } else { now };
-        self.last_active = self.last_active.max(active);
-    }
-
     fn end_as(&mut self, ending: Ending) {
         if self.ending.due().is_none() {
             self.ending = ending;
@@ -775,6 +768,16 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Timeout::Stall | Timeout::Idle => self.progress.look_again(),
             _ => false,
         }
+    }
+
+    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active; with bytes
+    /// waiting there, in our queue or in the kernel's, the partner's stall timeout judges.
+    pub(crate) fn shares_activity(&mut self, partner: &mut Connection<T, P>, timeouts: &Timeouts, now: Moment) {
+        let bytes_wait = |partner: &Connection<T, P>| partner.progress.kernel_holds || !partner.outbound.is_empty();
+        if !bytes_wait(partner) && !partner.is_connecting() {
+            partner.may_go_on(Timeout::Idle, timeouts, now); // Looks at the kernel's queue.
+        }
+        self.last_active = self.last_active.max(if bytes_wait(partner) { now } else { partner.last_active });
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one

@@ -1541,13 +1541,49 @@ fn a_pair_is_idle_only_as_a_whole() {
     other.now = at(40);
     other.readable([Bytes(b"!")]);
     pair_waits(&mut other, &mut one);
-    one.connection.shares_activity(&other.connection, at(60));
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(60));
     assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(140), Timeout::Idle)));
     one.now = at(70);
     one.readable([Bytes(b"ab")]);
     pair_waits(&mut one, &mut other);
-    one.connection.shares_activity(&other.connection, at(160));
-    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(260), Timeout::Idle)), "what waits there is in good hands");
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(160));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(260), Timeout::Idle)), "what waits there is judged there");
+}
+
+#[test]
+fn a_pair_is_not_idle_while_the_kernel_holds_bytes_that_the_far_end_takes() {
+    let [mut one, mut other] = pair([Bytes(b"a long upload")], []);
+    pair_waits(&mut one, &mut other);
+    other.connection.wire.transport.unacknowledged = Some(held(9, 1));
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(100));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(200), Timeout::Idle)), "the sender waits for its answer");
+    assert_eq!(other.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Stall, "the reader is judged");
+    other.connection.wire.transport.unacknowledged = Some(held(0, 1));
+    assert!(!other.connection.expire(Timeout::Stall, &TIMEOUTS, at(150)));
+    one.connection.last_active = at(0);
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(160));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(249), Timeout::Idle)), "it has taken the last of them");
+}
+
+#[test]
+fn two_joined_connections_that_take_nothing_do_not_keep_each_other() {
+    let [mut one, mut other] = pair([Bytes(b"to the other")], [BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    one.connection.wire.transport.output.push_back(BLOCKED);
+    other.readable([Bytes(b"to the one")]);
+    pair_waits(&mut other, &mut one);
+    for bench in [&mut one, &mut other] {
+        bench.connection.wire.transport.unacknowledged = Some(held(9, 1));
+    }
+    // Each look finds the same bytes in the kernel, and the deadline of neither moves away.
+    for now in 1..=9 {
+        one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(now));
+        other.connection.shares_activity(&mut one.connection, &TIMEOUTS, at(now));
+        for bench in [&mut one, &mut other] {
+            bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now));
+        }
+    }
+    assert!(matches!(one.ends(), End::TimedOut(Timeout::Stall)));
 }
 
 #[test]
