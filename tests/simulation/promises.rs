@@ -36,7 +36,7 @@ fn loop_for<P: Protocol + 'static>(
     };
     let network = Rc::new(RefCell::new(Network::new(Dice::new(0), weather, false)));
     let system = Simulated::new(&network);
-    let listener = system.listener();
+    let listener = system.listener(SERVER.into());
     let mut event_loop = EventLoop::on(system, Limits { connections, ..Limits::default() }, timeouts);
     event_loop.listen(listener, move |_| protocol()).unwrap();
     (network, event_loop)
