@@ -742,14 +742,6 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         true
     }
 
-    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active. While bytes wait
-    /// there, or the wait is ours, it is active now: its stall timeout judges it.
-    pub(crate) fn shares_activity(&mut self, partner: &Connection<T, P>, now: Moment) {
-        let delivers = || partner.wire.transport.unacknowledged().is_some_and(|found| found.bytes > 0);
-        let is_active = !partner.outbound.is_empty() || partner.takes_nothing() || delivers();
-        self.last_active = self.last_active.max(if is_active { now } else { partner.last_active });
-    }
-
     /// Looks at the kernel's queue, if that can tell anything. Returns whether the connection goes on in spite of the
     /// time that ran out.
     fn may_go_on(&mut self, timeout: Timeout, timeouts: &Timeouts, now: Moment) -> bool {
@@ -786,6 +778,17 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Timeout::Stall | Timeout::Idle => self.progress.look_again(),
             _ => false,
         }
+    }
+
+    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active. While it waits for
+    /// us, it is active now; and while bytes wait there, in our queue or in the kernel's, its stall timeout judges.
+    pub(crate) fn shares_activity(&mut self, partner: &mut Connection<T, P>, timeouts: &Timeouts, now: Moment) {
+        let bytes_wait = |partner: &Connection<T, P>| partner.progress.kernel_holds || !partner.outbound.is_empty();
+        if !bytes_wait(partner) && !partner.is_connecting() {
+            partner.may_go_on(Timeout::Idle, timeouts, now); // Looks at the kernel's queue.
+        }
+        let is_active = partner.takes_nothing() || bytes_wait(partner);
+        self.last_active = self.last_active.max(if is_active { now } else { partner.last_active });
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
@@ -1024,12 +1027,13 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         room.min(context.scratch.len())
     }
 
-    /// How many bytes wait where the protocol's answers go, and how many may.
+    /// How many bytes wait where the protocol's answers go, and how many may. A partner's room is not ours to fill with
+    /// input that the protocol leaves.
     #[inline]
     fn queued_answers(&self, context: &Context<'_, T, P>) -> (usize, usize) {
         match &context.partner {
             None => (self.outbound.len(), context.room_now),
-            Some(partner) => (partner.connection.outbound.len(), partner.room_now),
+            Some(partner) => (partner.connection.outbound.len(), partner.room_now.min(context.room_now)),
         }
     }
 

@@ -794,15 +794,16 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     fn expire_connection(&mut self, token: Token, known_until: Option<Moment>) {
-        let partner = self.pairs.partner(token).map(|partner| partner.0);
-        let Some((connection, partner)) = self.connections.get_mut_with(token.0, partner) else { return };
+        let partner = self.pairs.partner(token);
+        let found = self.connections.get_mut_with(token.0, partner.map(|partner| partner.0));
+        let Some((connection, partner_connection)) = found else { return };
         if connection.protocol_deadline().is_some_and(|when| known_until.is_some_and(|until| when <= until)) {
             // Its next service shows it first what has come meanwhile, and arms the next deadline.
             connection.protocol_is_due();
             return self.run_queue.push(token);
         }
-        if let Some(partner) = partner {
-            connection.shares_activity(partner, self.now);
+        if let Some(partner) = partner_connection {
+            connection.shares_activity(partner, &self.timeouts, self.now);
         }
         match connection.deadline(&self.timeouts) {
             // A connection in the run queue may have in its socket what it was missing: bytes, room, the answer to a
@@ -816,6 +817,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 }
             }
             _ => self.arm(token),
+        }
+        // It may have been found that the partner's peer has bytes to take. The next service arms its deadline as well.
+        if let Some(partner) = partner
+            && !self.run_queue.contains(partner)
+        {
+            self.arm(partner);
         }
     }
 
