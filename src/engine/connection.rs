@@ -1125,7 +1125,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         let answer = Answer { queue, tail, wishes, nothing_waited, room_now };
         if context.partner.is_some() {
-            self.let_partner_send(answer, context)?;
+            Self::let_partner_send(answer, context)?;
         } else {
             self.send_answer(answer, context)?;
         }
@@ -1137,7 +1137,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
 
     /// Has the partner send a protocol's answer. Where that fails, it is the partner's end, and with it ours.
     #[inline(never)] // The way of a connection that has no partner stays short.
-    fn let_partner_send(&mut self, answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
+    fn let_partner_send(answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let Some(partner) = context.partner.take() else { return Ok(()) };
         *partner.end = partner.connection.send_answer(answer, context).err();
         if let Some(end) = partner.end {
