@@ -346,8 +346,9 @@ fn the_token_of_a_connection_that_ended_goes_to_no_connect_before_the_role_heard
                 Event::Connected { .. } => {
                     self.connected += 1;
                     if self.connected == 2 {
-                        let both = [self.opened[0], self.opened[1]];
-                        both.into_iter().for_each(|token| event_loop.close(token));
+                        for &token in &self.opened {
+                            event_loop.close(token);
+                        }
                     } else if self.connected == 3 {
                         event_loop.stop();
                     }

@@ -232,11 +232,11 @@ impl Tester {
     /// Joins two connections that wait for it, now that the second is open.
     fn join_late(&mut self, carrier: Token, event_loop: &mut EventLoop<Speaker, Simulated>) {
         let waits = |carried: &&mut Carried| carried.carrier == carrier && carried.has(carrier) && !carried.joined;
-        let Some(carried) = self.carried.iter_mut().find(waits) else { return };
-        carried.joined = event_loop.join(carried.client, carrier);
-        if carried.joined {
-            assert!(!event_loop.join(carrier, carried.client), "they are joined already");
-            event_loop.resume(carried.client);
+        let Some(pair) = self.carried.iter_mut().find(waits) else { return };
+        pair.joined = event_loop.join(pair.client, carrier);
+        if pair.joined {
+            assert!(!event_loop.join(carrier, pair.client), "they are joined already");
+            event_loop.resume(pair.client);
             event_loop.resume(carrier);
         } else {
             // The other one is gone, and the role may not have heard of that yet.
@@ -460,26 +460,7 @@ impl Tally {
 /// If a promise was not kept.
 pub fn run(seed: u64, talkative: bool) -> World {
     let mut dice = Dice::new(seed);
-    // In many worlds only one thing goes wrong: where everything does, one fault hides another.
-    let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
-    let weather = Weather {
-        interrupted: now_and_then(200),
-        short_write: now_and_then(500),
-        spurious: now_and_then(500),
-        accept_fails: now_and_then(300),
-        register_fails: now_and_then(30),
-        refused: now_and_then(50),
-        syn_lost: now_and_then(50),
-        delay: 0,
-        room: 0,
-        events: 1024,
-    };
-    let weather = Weather {
-        delay: dice.scaled(2_000, 5 * MILLISECOND),
-        room: dice.scaled(1, 64 * 1024),
-        events: if dice.chance(500) { 1024 } else { dice.count(1, 8) },
-        ..weather
-    };
+    let weather = weather(&mut dice);
     let server = match dice.between(0, 3) {
         0 => Server::ForwardsToItself,
         1 => Server::ForwardsToPeers,
@@ -531,26 +512,11 @@ pub fn run(seed: u64, talkative: bool) -> World {
         stop_again_and_again(&mut network.borrow_mut());
     }
     let system = Simulated::new(&network);
-    let (listener, behind) = (system.listener(SERVER.into()), BEHIND.into());
-    let behind_listener = (server == Server::ForwardsToItself).then(|| system.listener(behind));
     let hosts = if hasty { kinds } else { &Kind::OF_TWO };
-    network.borrow_mut().hosts = of_two.then_some((behind, hosts));
+    network.borrow_mut().hosts = of_two.then_some((BEHIND.into(), hosts));
     let mut event_loop = EventLoop::on(system, limits, timeouts);
     let answers = move |_| if thinks { Speaker::Thinker(Thinker::new(memory)) } else { Speaker::Echo(Echo) };
-    let forwards = {
-        let network = Rc::clone(&network);
-        move |_| forwarder(&mut network.borrow_mut().dice)
-    };
-    let front = match server {
-        Server::Answers => event_loop.listen(listener, answers).unwrap(),
-        _ => {
-            let config = ListenerConfig { name: "front", connections: most_in_front };
-            event_loop.listen_with(config, listener, forwards).unwrap()
-        }
-    };
-    if let Some(listener) = behind_listener {
-        event_loop.listen(listener, answers).unwrap();
-    }
+    let front = listen(&mut event_loop, server, most_in_front, answers);
     let mut tester = Tester {
         network: Rc::clone(&network),
         run: Rc::new(Run::new(load, exchanges, Box::new(NoMeter))),
@@ -573,6 +539,56 @@ pub fn run(seed: u64, talkative: bool) -> World {
     };
     event_loop.run(&mut tester).unwrap();
 
+    judge(tester, &event_loop, total)
+}
+
+fn weather(dice: &mut Dice) -> Weather {
+    // In many worlds only one thing goes wrong: where everything does, one fault hides another.
+    let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
+    let weather = Weather {
+        interrupted: now_and_then(200),
+        short_write: now_and_then(500),
+        spurious: now_and_then(500),
+        accept_fails: now_and_then(300),
+        register_fails: now_and_then(30),
+        refused: now_and_then(50),
+        syn_lost: now_and_then(50),
+        delay: 0,
+        room: 0,
+        events: 1024,
+    };
+    Weather {
+        delay: dice.scaled(2_000, 5 * MILLISECOND),
+        room: dice.scaled(1, 64 * 1024),
+        events: if dice.chance(500) { 1024 } else { dice.count(1, 8) },
+        ..weather
+    }
+}
+
+/// Lets the loop listen as its server does. Returns the listener at which peers and exchanges arrive.
+fn listen(
+    event_loop: &mut EventLoop<Speaker, Simulated>,
+    server: Server,
+    most_in_front: usize,
+    answers: impl Fn(SocketAddr) -> Speaker + Copy + 'static,
+) -> ListenerId {
+    let listener = event_loop.system().listener(SERVER.into());
+    if server == Server::Answers {
+        return event_loop.listen(listener, answers).unwrap();
+    }
+    let network = Rc::clone(&event_loop.system().network);
+    let config = ListenerConfig { name: "front", connections: most_in_front };
+    let front = event_loop.listen_with(config, listener, move |_| forwarder(&mut network.borrow_mut().dice)).unwrap();
+    if server == Server::ForwardsToItself {
+        let listener = event_loop.system().listener(BEHIND.into());
+        event_loop.listen(listener, answers).unwrap();
+    }
+    front
+}
+
+/// Checks what must be true at the end of a world. Each exchange should have got back `total` bytes.
+fn judge(mut tester: Tester, event_loop: &EventLoop<Speaker, Simulated>, total: u64) -> World {
+    let network = Rc::clone(&tester.network);
     assert_eq!(event_loop.memory(), 0, "memory leaked");
     assert_eq!(network.borrow().open(), 0, "a socket leaked");
     let mut world = World::default();
@@ -590,7 +606,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     for ended in &tester.ended {
         judge_exchange(ended, total, &tester, &mut world);
     }
-    assert_eq!(tester.ended.len(), exchanges as usize, "the end of an exchange was never reported");
+    assert_eq!(tester.ended.len(), tester.run.connections as usize, "the end of an exchange was never reported");
     for peer in network.borrow().peers.iter().flatten() {
         match peer.hears {
             Hears::Itself => judge_peer(peer, &tester, &mut world),
@@ -754,10 +770,9 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
             world.stuck_peers += 1;
             return;
         }
-        // The peer was silent, and its own buffers took everything that came back.
-        Some(End::TimedOut(Timeout::Idle)) if peer.was_stuck => return,
-        // What lay behind was found out first, because it was not read from.
-        Some(End::TimedOut(Timeout::Linger) | End::PartnerFailed) if peer.was_stuck => return,
+        // The peer was silent, and its own buffers took everything that came back. Or what lay behind the server was found
+        // out first, because it was not read from.
+        Some(End::TimedOut(Timeout::Idle | Timeout::Linger) | End::PartnerFailed) if peer.was_stuck => return,
         _ => {}
     }
     match &tester.drained {
