@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 fn serve(args: &Args) -> anyhow::Result<Ending> {
     let backend = sockets::resolve(&args.backend_host, args.backend_port)?[0];
     // Each client takes two descriptors. One that finds none waits in the backlog.
-    let clients = ListenerConfig { connections: cli::connection_cap(None)? / 2, ..ListenerConfig::default() };
+    let clients = ListenerConfig { connections: (cli::connection_cap(None)? / 2).max(1), ..ListenerConfig::default() };
     let config = Config { listener: clients, ..Config::default() };
     let mut server = Server::bind(&args.host, args.port, &config, |_| Forward)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;

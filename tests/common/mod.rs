@@ -189,7 +189,7 @@ impl Server {
         command.stdout(Stdio::null()).env_remove("RUST_LOG");
         let program = Program::start(command);
         let line = program.line("Listening on ");
-        let addr = line.strip_prefix("Listening on ").unwrap().parse().unwrap();
+        let addr = line.split(' ').nth(2).unwrap().parse().unwrap(); // The listener's name may follow.
         Server { program, addr }
     }
 

@@ -21,16 +21,19 @@ use multiconn::internals::system::{SIGNALS, System, TIMER};
 use multiconn::internals::time::{Clock, Moment};
 
 use crate::dice::Dice;
-use crate::peer::Peer;
+use crate::peer::{Kind, Peer};
 
 pub const MICROSECOND: u64 = 1_000;
 pub const MILLISECOND: u64 = 1_000_000;
+
+/// The port of the socket 0.
+const FIRST_PORT: u16 = 1000;
 
 /// How many calls one turn may make. A connection that holds the loop would make them without end.
 const CALLS_A_TURN: u32 = 50_000;
 /// How many turns in a row may find nothing and do nothing.
 const IDLE_TURNS: u32 = 200;
-const TURNS: u32 = 200_000;
+const TURNS: u32 = 500_000;
 /// The most bytes that one connection may read in one turn: its budget, and one last read into the loop's whole buffer.
 const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
@@ -129,6 +132,15 @@ struct Socket {
     read_in_turn: usize,
 }
 
+/// A listener of the loop's.
+#[derive(Debug)]
+struct Door {
+    token: Token,
+    listening: bool,
+    awaits_connection: bool,
+    backlog: VecDeque<Id>,
+}
+
 #[derive(Debug)]
 enum Act {
     Carry(Id),
@@ -153,9 +165,16 @@ pub struct Network {
     entries: u64,
     sockets: Vec<Socket>,
     pub peers: Vec<Option<Peer>>,
-    listening: bool,
-    awaits_connection: bool,
-    backlog: VecDeque<Id>,
+    /// The addresses at which the loop listens, or has listened.
+    doors: BTreeMap<SocketAddr, Door>,
+    /// The address at which peers wait for the loop to connect to them, and what they may be.
+    pub hosts: Option<(SocketAddr, &'static [Kind])>,
+    /// The peer's socket from which the loop's next connect carries on what comes.
+    pub forwards: Option<Id>,
+    /// The same for all connects so far.
+    forwarded: BTreeMap<Id, Id>,
+    /// From then on, connections are ended that have not ended by themselves.
+    pub dismisses_from: u64,
     /// The socket of the loop's last connect.
     pub last_connect: Id,
     ready: Vec<Id>,
@@ -191,9 +210,11 @@ impl Network {
             entries: 0,
             sockets: Vec::new(),
             peers: Vec::new(),
-            listening: false,
-            awaits_connection: true,
-            backlog: VecDeque::new(),
+            doors: BTreeMap::new(),
+            hosts: None,
+            forwards: None,
+            forwarded: BTreeMap::new(),
+            dismisses_from: u64::MAX,
             last_connect: 0,
             ready: Vec::new(),
             ready_tokens: Vec::new(),
@@ -355,13 +376,16 @@ impl Network {
             self.harm(id, Harm::SynLost);
         }
         self.last_connect = id;
+        if let Some(client) = self.forwards.take() {
+            self.forwarded.insert(id, client);
+        }
         id
     }
 
     /// Begins a connect: makes a socket at each end. The SYN arrives.
     pub fn connect(&mut self, server: SocketAddr) -> Id {
         let id = self.sockets.len();
-        self.socket(SocketAddr::from(([192, 0, 2, 1], u16::try_from(1000 + id).unwrap())), id + 1);
+        self.socket(SocketAddr::from(([192, 0, 2, 1], FIRST_PORT + u16::try_from(id).unwrap())), id + 1);
         self.socket(server, id);
         let after = self.some_delay();
         self.schedule(after, Act::Syn(id));
@@ -372,19 +396,28 @@ impl Network {
         if self.sockets[id].closed || self.sockets[id].harm == Harm::SynLost {
             return; // The connect was given up meanwhile, or the SYN was lost.
         }
-        if !self.listening || self.dice.chance(self.weather.refused) {
+        let server = self.sockets[id].peer;
+        let addr = self.sockets[server].addr;
+        let hosts = self.hosts.filter(|&(hosts_addr, _)| hosts_addr == addr);
+        let listening = hosts.is_some() || self.doors.get(&addr).is_some_and(|door| door.listening);
+        if !listening || self.dice.chance(self.weather.refused) {
             self.harm(id, Harm::Refused);
             self.sockets[id].error = Some(ErrorKind::ConnectionRefused);
             self.report(id, Readiness::ALL);
             return;
         }
-        let server = self.sockets[id].peer;
         self.sockets[id].connected = true;
         self.sockets[server].connected = true;
         self.report(id, Readiness { writable: true, ..Readiness::default() });
-        self.backlog.push_back(server);
-        if mem::take(&mut self.awaits_connection) {
-            self.report_token(LISTENER);
+        if let Some((_, kinds)) = hosts {
+            let client = self.forwarded[&id];
+            return Peer::host(server, kinds, client, self);
+        }
+        let door = self.doors.get_mut(&addr).unwrap();
+        door.backlog.push_back(server);
+        if mem::take(&mut door.awaits_connection) {
+            let token = door.token;
+            self.report_token(token);
         }
     }
 
@@ -660,6 +693,21 @@ impl Network {
         server.awaits_room && !server.closed
     }
 
+    /// Whether `id` has shut its direction down, and how many bytes it sent before that.
+    pub fn has_sent(&self, id: Id) -> (bool, u64) {
+        (self.sockets[id].finish != Finish::No, self.sockets[id].written)
+    }
+
+    /// The loop's connection that carries on what comes from the socket `client`.
+    pub fn carrier(&self, client: Id) -> Option<Id> {
+        self.forwarded.iter().find(|&(_, &of)| of == client).map(|(&id, _)| id)
+    }
+
+    /// The socket with this address, which is one that connected.
+    pub fn id_at(addr: SocketAddr) -> Id {
+        Id::from(addr.port() - FIRST_PORT)
+    }
+
     /// How many bytes fit into the buffer that `id` reads from.
     pub fn receive_room(&self, id: Id) -> usize {
         self.sockets[self.sockets[id].peer].receive_room
@@ -682,6 +730,7 @@ impl Network {
         self.sockets[id].addr
     }
 
+    /// What was done to either end of a connection.
     pub fn harm_to(&self, id: Id) -> Harm {
         match (self.sockets[id].harm, self.sockets[self.sockets[id].peer].harm) {
             (Harm::None, harm) | (harm, _) => harm,
@@ -830,7 +879,7 @@ impl Network {
         Ok(())
     }
 
-    fn accept(&mut self) -> io::Result<Id> {
+    fn accept(&mut self, at: SocketAddr) -> io::Result<Id> {
         use rustix::io::Errno;
         self.call();
         let error = |errno: Errno| Err(io::Error::from_raw_os_error(errno.raw_os_error()));
@@ -840,21 +889,23 @@ impl Network {
         if self.dice.chance(self.weather.accept_fails) {
             return error(self.dice.pick(&[Errno::INTR, Errno::CONNABORTED, Errno::PROTO, Errno::HOSTUNREACH]));
         }
-        match self.backlog.pop_front() {
+        let door = self.doors.get_mut(&at).unwrap();
+        match door.backlog.pop_front() {
             Some(id) => {
                 self.happened += 1;
                 Ok(id)
             }
             None => {
-                self.awaits_connection = true;
+                door.awaits_connection = true;
                 error(Errno::AGAIN)
             }
         }
     }
 
-    fn stop_listening(&mut self) {
-        self.listening = false;
-        for id in mem::take(&mut self.backlog) {
+    fn stop_listening(&mut self, at: SocketAddr) {
+        let door = self.doors.get_mut(&at).unwrap();
+        door.listening = false;
+        for id in mem::take(&mut door.backlog) {
             self.harm(self.sockets[id].peer, Harm::Unaccepted);
             self.abort(id);
         }
@@ -904,10 +955,11 @@ impl Simulated {
         Simulated { network: Rc::clone(network), events: Vec::new() }
     }
 
-    /// The one listener.
-    pub fn listener(&self) -> Listener {
-        self.network.borrow_mut().listening = true;
-        Listener(Rc::clone(&self.network))
+    /// A listener at an address that has none.
+    pub fn listener(&self, at: SocketAddr) -> Listener {
+        let door = Door { token: LISTENER, listening: true, awaits_connection: true, backlog: VecDeque::new() };
+        assert!(self.network.borrow_mut().doors.insert(at, door).is_none(), "{at} is in use");
+        Listener { network: Rc::clone(&self.network), at }
     }
 }
 
@@ -1003,11 +1055,14 @@ impl Drop for Stream {
 }
 
 #[derive(Debug)]
-pub struct Listener(Rc<RefCell<Network>>);
+pub struct Listener {
+    network: Rc<RefCell<Network>>,
+    at: SocketAddr,
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.borrow_mut().stop_listening();
+        self.network.borrow_mut().stop_listening(self.at);
     }
 }
 
@@ -1026,7 +1081,8 @@ impl System for Simulated {
         self.network.borrow_mut().register(stream.id, token)
     }
 
-    fn register_listener(&mut self, _: &mut Listener, _: Token) -> io::Result<()> {
+    fn register_listener(&mut self, listener: &mut Listener, token: Token) -> io::Result<()> {
+        self.network.borrow_mut().doors.get_mut(&listener.at).unwrap().token = token;
         Ok(())
     }
 
@@ -1035,9 +1091,9 @@ impl System for Simulated {
         Ok(Stream { id, network: Rc::clone(&self.network), resets: false })
     }
 
-    fn accept(&mut self, _: &Listener) -> io::Result<(Stream, SocketAddr)> {
+    fn accept(&mut self, listener: &Listener) -> io::Result<(Stream, SocketAddr)> {
         let mut network = self.network.borrow_mut();
-        let id = network.accept()?;
+        let id = network.accept(listener.at)?;
         let addr = network.addr(network.sockets[id].peer);
         Ok((Stream { id, network: Rc::clone(&self.network), resets: false }, addr))
     }

@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use crate::network::{Id, MILLISECOND, Network, byte};
+use crate::network::{Harm, Id, MILLISECOND, Network, byte};
 
 /// How long a peer waits for a byte to move: longer than anything in a world takes.
 const PATIENCE: u64 = 60_000 * MILLISECOND;
@@ -45,14 +45,30 @@ impl Kind {
     /// What a peer may be from the beginning on.
     pub const ALL: [Kind; 7] =
         [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves, Kind::Trickles, Kind::Stuck];
+
+    /// What a peer may be whose bytes come back through two connections. A peer that trickles lets what is queued for it
+    /// shrink to half before more is read behind it, and the server there may rightly call that stalled.
+    pub const THROUGH: [Kind; 6] = [Kind::Talks, Kind::Sleeps, Kind::Gushes, Kind::Resets, Kind::Leaves, Kind::Stuck];
+
+    /// What a peer may be that talks to another peer. What gushes is compared with what it gushed itself.
+    pub const OF_TWO: [Kind; 6] = [Kind::Talks, Kind::Sleeps, Kind::Resets, Kind::Leaves, Kind::Trickles, Kind::Stuck];
+}
+
+/// Whose bytes a peer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hears {
+    /// Its own.
+    Itself,
+    /// Those of a peer at the other side of the loop; `None` if the loop is not connected to it yet.
+    Another(Option<Id>),
 }
 
 /// How the connection ended for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The peer shut down, and then the server did.
+    /// The peer shut down, and so did the other end: first, if the two talk to each other.
     Finished,
-    /// The server shut down first.
+    /// The server shut down first, or without being asked to.
     Dismissed,
     /// The connection broke.
     Broken,
@@ -68,13 +84,19 @@ pub struct Peer {
     server: SocketAddr,
     plan: u64,
     urgent: u64,
+    pub hears: Hears,
     pub socket: Option<Id>,
     pub sent: u64,
     pub got: u64,
     last_moved: u64,
     sleeps_until: Option<u64>,
     finished: bool,
+    /// It has read the end of what another peer sent.
+    heard_end: bool,
+    /// It had read that end, and still sent something that it had to send.
+    pub lived_on: bool,
     pub outcome: Option<Outcome>,
+    pub ended_at: u64,
 }
 
 impl Peer {
@@ -86,14 +108,52 @@ impl Peer {
             server,
             plan,
             urgent,
+            hears: Hears::Itself,
             socket: None,
             sent: 0,
             got: 0,
             last_moved: 0,
             sleeps_until: None,
             finished: false,
+            heard_end: false,
+            lived_on: false,
             outcome: None,
+            ended_at: 0,
         }
+    }
+
+    /// As [`new`](Peer::new), for a peer that talks to another one.
+    pub fn of_two(kind: Kind, server: SocketAddr, plan: u64, urgent: u64) -> Peer {
+        Peer { hears: Hears::Another(None), ..Peer::new(kind, server, plan, urgent) }
+    }
+
+    /// A peer to which the loop has connected, to carry on what comes from `client`, begins to talk at `socket`.
+    pub fn host(socket: Id, kinds: &[Kind], client: Id, network: &mut Network) {
+        let slow = |kind| kind == Kind::Trickles;
+        let clients = |peer: &&mut Peer| peer.socket == Some(client);
+        let few = network.weather.room * 2;
+        let client_peer = network.peers.iter_mut().flatten().find(clients).unwrap();
+        client_peer.hears = Hears::Another(Some(socket));
+        let (client_is_slow, client_plan) = (slow(client_peer.kind), client_peer.plan);
+        let mut kind = network.dice.pick(kinds);
+        if slow(kind) && client_plan > few {
+            kind = Kind::Talks;
+        }
+        let most = if client_is_slow { few } else { (few * 15).min(256 * 1024) };
+        let plan = network.dice.scaled(1, most);
+        let host = Peer::of_two(kind, network.addr(socket), plan, 0);
+        if slow(kind) {
+            network.make_a_bottleneck_of(socket);
+        }
+        let hears = Hears::Another(Some(client));
+        let after = network.dice.scaled(1_000, 20 * MILLISECOND);
+        network.add_peer(after, Peer { socket: Some(socket), hears, last_moved: network.now, ..host });
+    }
+
+    /// The peer that it talks to, if there is one.
+    fn other<'a>(&self, network: &'a Network) -> Option<&'a Peer> {
+        let Hears::Another(Some(socket)) = self.hears else { return None };
+        network.peers.iter().flatten().find(|peer| peer.socket == Some(socket))
     }
 
     /// Does a little, and schedules the next call.
@@ -117,7 +177,8 @@ impl Peer {
                 _ => self.talk(id, network),
             }
         }
-        let patient = network.now < self.last_moved + PATIENCE + network.stopped;
+        let moved = self.other(network).map_or(self.last_moved, |other| other.last_moved.max(self.last_moved));
+        let patient = network.now < moved + PATIENCE + network.stopped;
         assert!(patient || self.outcome.is_some(), "{self:?} got no answer");
         if self.outcome.is_none() {
             let after = match self.sleeps_until {
@@ -171,6 +232,9 @@ impl Peer {
         if done && !self.finished && network.dice.chance(700) {
             self.finished = true;
             network.shut_down(id);
+            if self.heard_end {
+                return self.end(Outcome::Finished, network);
+            }
         }
         if !leaves {
             self.read(id, network);
@@ -192,6 +256,7 @@ impl Peer {
             Ok(count) => {
                 self.sent += count as u64;
                 self.last_moved = network.now;
+                self.lived_on |= self.heard_end;
                 false
             }
             Err(error) => error.kind() == ErrorKind::WouldBlock,
@@ -205,13 +270,19 @@ impl Peer {
             _ => network.dice.count(1, space.len()),
         };
         match network.read(id, &mut space[..wanted]) {
+            Ok(0) if matches!(self.hears, Hears::Another(_)) => self.hear_the_end(id, network),
             Ok(0) if self.finished => self.end(Outcome::Finished, network),
             Ok(0) => self.end(Outcome::Dismissed, network),
             Ok(count) => {
                 self.last_moved = network.now;
+                let (speaker, sent) = match self.hears {
+                    Hears::Itself => (id, self.sent),
+                    Hears::Another(Some(other)) => (other, network.has_sent(other).1),
+                    Hears::Another(None) => panic!("{self:?} got bytes that nobody sent"),
+                };
                 for &got in &space[..count] {
-                    assert!(self.got < self.sent, "{self:?} got more than it sent");
-                    assert_eq!(got, byte(id, self.got), "{self:?} got a wrong byte");
+                    assert!(self.got < sent, "{self:?} got more than was sent");
+                    assert_eq!(got, byte(speaker, self.got), "{self:?} got a wrong byte");
                     self.got += 1;
                 }
             }
@@ -220,8 +291,30 @@ impl Peer {
         }
     }
 
+    /// The end of input comes only behind all that the other peer sent, and only if that peer has shut down. Otherwise a
+    /// transfer that broke off would look whole. The direction of its own lives on.
+    fn hear_the_end(&mut self, id: Id, network: &mut Network) {
+        let (is_finished, sent) = match self.hears {
+            Hears::Another(Some(other)) => network.has_sent(other),
+            _ => (false, 0),
+        };
+        if is_finished && self.got == sent {
+            self.heard_end = true;
+            if self.finished {
+                self.end(Outcome::Finished, network);
+            }
+            return;
+        }
+        let was_idle = self.was_stuck || self.other(network).is_some_and(|other| other.was_stuck);
+        let was_dismissed = network.now >= network.dismisses_from;
+        let excused = was_idle || was_dismissed || network.harm_to(id) == Harm::NotRegistered;
+        assert!(excused, "a transfer that broke off looks whole: {self:?} of {sent}, from {:?}", self.other(network));
+        self.end(Outcome::Dismissed, network);
+    }
+
     fn end(&mut self, outcome: Outcome, network: &mut Network) {
         self.outcome = Some(outcome);
+        self.ended_at = network.now;
         network.nudge();
         let id = self.socket.unwrap();
         if self.kind == Kind::Resets {

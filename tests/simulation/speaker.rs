@@ -1,7 +1,7 @@
-//! What the loop's connections do with their bytes: the product's two protocols, and one that uses all that a protocol
-//! may ask for.
+//! What the loop's connections do with their bytes: the product's two protocols, one that uses all that a protocol may ask
+//! for, and one for connections that are joined to another.
 //!
-//! Owns the third, the thinker. Knows no network.
+//! Owns the thinker and the forwarder. Knows no network.
 
 use std::collections::VecDeque;
 
@@ -15,6 +15,27 @@ pub enum Speaker {
     Echo(Echo),
     Exchange(Exchange),
     Thinker(Thinker),
+    Forwarder(Forwarder),
+}
+
+/// Sends what it hears: on the connection that its own is joined to. Takes it in pieces, and leaves the rest where the
+/// last piece has to wait.
+pub struct Forwarder {
+    /// Bytes that it takes at a time.
+    pub piece: usize,
+}
+
+impl Protocol for Forwarder {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let taken = input.len().min(self.piece);
+        out.send(&input[..taken]);
+        taken
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        out.send(rest);
+        out.shut_down();
+    }
 }
 
 /// An echo that takes its time. It asks the role for attention and answers when the role says so: in the middle of the
@@ -89,6 +110,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.receive(input, out),
             Speaker::Exchange(exchange) => exchange.receive(input, out),
             Speaker::Thinker(thinker) => thinker.receive(input, out),
+            Speaker::Forwarder(forwarder) => forwarder.receive(input, out),
         }
     }
 
@@ -97,6 +119,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.produce(space, clock),
             Speaker::Exchange(exchange) => exchange.produce(space, clock),
             Speaker::Thinker(thinker) => thinker.produce(space, clock),
+            Speaker::Forwarder(forwarder) => forwarder.produce(space, clock),
         }
     }
 
@@ -105,6 +128,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.blocked(),
             Speaker::Exchange(exchange) => exchange.blocked(),
             Speaker::Thinker(thinker) => thinker.blocked(),
+            Speaker::Forwarder(forwarder) => forwarder.blocked(),
         }
     }
 
@@ -113,6 +137,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.end_of_input(rest, out),
             Speaker::Exchange(exchange) => exchange.end_of_input(rest, out),
             Speaker::Thinker(thinker) => thinker.end_of_input(rest, out),
+            Speaker::Forwarder(forwarder) => forwarder.end_of_input(rest, out),
         }
     }
 
@@ -121,6 +146,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.answers(),
             Speaker::Exchange(exchange) => exchange.answers(),
             Speaker::Thinker(thinker) => thinker.answers(),
+            Speaker::Forwarder(forwarder) => forwarder.answers(),
         }
     }
 
@@ -129,6 +155,7 @@ impl Protocol for Speaker {
             Speaker::Echo(echo) => echo.expects(),
             Speaker::Exchange(exchange) => exchange.expects(),
             Speaker::Thinker(thinker) => thinker.expects(),
+            Speaker::Forwarder(forwarder) => forwarder.expects(),
         }
     }
 }

@@ -15,16 +15,20 @@ use multiconn::client::measure::NoMeter;
 use multiconn::client::rate::Rate;
 use multiconn::client::schedule::Run;
 use multiconn::internals::connection::{End, Timeout, Timeouts};
-use multiconn::internals::event_loop::{Event, EventLoop, Limits, MINIMUM_BUFFER, Role, Token};
+use multiconn::internals::event_loop::{
+    Event, EventLoop, Limits, ListenerConfig, ListenerId, MINIMUM_BUFFER, Role, Token,
+};
 use multiconn::internals::time::Moment;
 use multiconn::server::echo::Echo;
 
 use crate::dice::Dice;
 use crate::network::{Harm, How, Id, MILLISECOND, Network, Simulated, Tampering, Weather};
-use crate::peer::{Kind, Outcome, Peer};
-use crate::speaker::{Speaker, Thinker};
+use crate::peer::{Hears, Kind, Outcome, Peer};
+use crate::speaker::{Forwarder, Speaker, Thinker};
 
 pub const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7);
+/// What lies behind the server, if the server is a proxy.
+const BEHIND: ([u8; 4], u16) = ([192, 0, 2, 3], 7);
 
 /// The timeouts of a world. They are far longer than anything in it takes, so only a peer that deserves it runs into
 /// one.
@@ -50,6 +54,44 @@ struct Ended {
     sent: u64,
 }
 
+/// What the server does with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Server {
+    /// It answers.
+    Answers,
+    /// It forwards them to another listener of the same loop, which answers.
+    ForwardsToItself,
+    /// It forwards them to peers outside of the loop.
+    ForwardsToPeers,
+}
+
+/// A connection of the server's, and the one that carries on what comes from it.
+struct Carried {
+    client: Token,
+    carrier: Token,
+    joined: bool,
+    /// How each of the two ended, in the order of their ends.
+    ends: Vec<(Token, Rc<End>)>,
+}
+
+impl Carried {
+    /// Whether one of the two that have not ended has this token.
+    fn has(&self, token: Token) -> bool {
+        (self.client == token || self.carrier == token) && self.ends.iter().all(|&(ended, _)| ended != token)
+    }
+
+    fn ended(&mut self, token: Token, end: Rc<End>) {
+        if let Some((_, first)) = self.ends.first() {
+            assert!(in_order(first) || !in_order(&end), "a pair ended with {first}, and then {end}");
+        }
+        self.ends.push((token, end));
+    }
+}
+
+fn in_order(end: &End) -> bool {
+    matches!(end, End::Finished | End::TimedOut(Timeout::Idle | Timeout::Linger))
+}
+
 /// The role: opens the exchanges and checks the loop.
 struct Tester {
     network: Rc<RefCell<Network>>,
@@ -66,13 +108,18 @@ struct Tester {
     ids: BTreeMap<u32, Id>,
     ended: Vec<Ended>,
     /// How each of the server's connections ended.
-    served: BTreeMap<SocketAddr, End>,
+    served: BTreeMap<SocketAddr, Rc<End>>,
     /// When the loop began to drain, and how many bytes of each peer had arrived then.
     drained: Option<(Moment, BTreeMap<Id, u64>)>,
     /// Whether the drain was cut off.
     cut: bool,
-    /// The accepted connections of which the role has heard, until it hears of their end.
-    known: BTreeMap<Token, SocketAddr>,
+    /// The sockets of the connections of which the role has heard, until it hears of their end.
+    known: BTreeMap<Token, Id>,
+    server: Server,
+    /// The listener at which peers and exchanges arrive, and how many connections it takes.
+    front: ListenerId,
+    most_in_front: usize,
+    carried: Vec<Carried>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +134,9 @@ impl Role<Speaker, Simulated> for Tester {
         if self.to_start > 0 && self.drained.is_none() {
             self.to_start -= 1;
             let number = self.run.connections - self.to_start;
-            event_loop.connect(SERVER.into(), Speaker::Exchange(Exchange::new(number, Rc::clone(&self.run))));
+            let exchange = Speaker::Exchange(Exchange::new(number, Rc::clone(&self.run)));
+            let token = event_loop.connect(SERVER.into(), exchange);
+            self.learn(token, event_loop);
             self.plan(number);
             if self.to_start == 0 {
                 self.run.begin(event_loop.now(), self.run.connections);
@@ -126,25 +175,31 @@ impl Role<Speaker, Simulated> for Tester {
             Event::Closed { token, .. } => {
                 self.known.remove(&token);
             }
-            Event::Accepted { token, addr, .. } => {
-                self.known.insert(token, addr);
-            }
+            Event::Accepted { token, .. } => self.learn(token, event_loop),
             _ => {}
         }
         match event {
+            Event::Accepted { token, addr, listener } if self.server != Server::Answers && listener == self.front => {
+                self.carry_on(token, addr, event_loop);
+            }
+            Event::Connected { token, .. } => self.join_late(token, event_loop),
+            Event::Closed { token, addr, protocol: Speaker::Forwarder(_), end, .. } => {
+                self.carried_no_more(token, addr, end, event_loop);
+            }
             Event::Closed { protocol: Speaker::Exchange(exchange), end, sent, .. } => {
                 let id = self.ids[&exchange.number()];
                 self.ended.push(Ended { id, end, exchange, sent });
             }
             Event::Closed { addr, end, .. } => {
-                self.served.insert(addr, end);
+                self.served.insert(addr, Rc::new(end));
             }
             Event::Notified { token } => {
                 let after = self.network.borrow_mut().dice.scaled(1_000, 200 * MILLISECOND);
                 self.thinking.push((event_loop.now().plus(Duration::from_nanos(after)), token));
             }
             Event::Signal(_) => {
-                let network = self.network.borrow();
+                let mut network = self.network.borrow_mut();
+                network.dismisses_from = nanoseconds(event_loop.now().plus(DRAIN_TIMEOUT / 2));
                 let carried = |peer: &Peer| peer.socket.map(|id| (id, network.carried(id)));
                 let carried = network.peers.iter().flatten().filter_map(carried).collect();
                 drop(network);
@@ -157,12 +212,93 @@ impl Role<Speaker, Simulated> for Tester {
 }
 
 impl Tester {
+    /// Connects to what lies behind the server, and joins the two: at once, or when the connect has succeeded.
+    fn carry_on(&mut self, client: Token, addr: SocketAddr, event_loop: &mut EventLoop<Speaker, Simulated>) {
+        let mut network = self.network.borrow_mut();
+        network.forwards = Some(Network::id_at(addr));
+        let joins_at_once = network.dice.chance(700);
+        let forwarder = forwarder(&mut network.dice);
+        drop(network);
+        let carrier = event_loop.connect(BEHIND.into(), forwarder);
+        self.learn(carrier, event_loop);
+        let joined = joins_at_once && event_loop.join(client, carrier);
+        if !joined {
+            event_loop.pause(client);
+            event_loop.pause(carrier);
+        }
+        self.carried.push(Carried { client, carrier, joined, ends: Vec::new() });
+    }
+
+    /// Joins two connections that wait for it, now that the second is open.
+    fn join_late(&mut self, carrier: Token, event_loop: &mut EventLoop<Speaker, Simulated>) {
+        let waits = |carried: &&mut Carried| carried.carrier == carrier && carried.has(carrier) && !carried.joined;
+        let Some(pair) = self.carried.iter_mut().find(waits) else { return };
+        pair.joined = event_loop.join(pair.client, carrier);
+        if pair.joined {
+            assert!(!event_loop.join(carrier, pair.client), "they are joined already");
+            event_loop.resume(pair.client);
+            event_loop.resume(carrier);
+        } else {
+            // The other one is gone, and the role may not have heard of that yet.
+            event_loop.reset(carrier);
+        }
+    }
+
+    /// Notes that a connection ended which is to be joined to another, or was. Until they are joined, the role sees to
+    /// the other one.
+    fn carried_no_more(
+        &mut self,
+        token: Token,
+        addr: SocketAddr,
+        end: End,
+        event_loop: &mut EventLoop<Speaker, Simulated>,
+    ) {
+        // One that could not be registered was never accepted.
+        let Some(carried) = self.carried.iter_mut().find(|carried| carried.has(token)) else { return };
+        if !carried.joined {
+            let other = if carried.client == token { carried.carrier } else { carried.client };
+            if carried.has(other) {
+                event_loop.reset(other);
+            }
+        }
+        let end = Rc::new(end);
+        if carried.client == token {
+            self.served.insert(addr, Rc::clone(&end));
+        }
+        carried.ended(token, end);
+    }
+
+    /// What was done to a connection of a peer's or an exchange's, or to the one that carries on what comes from it.
+    fn harm_to(&self, id: Id) -> Harm {
+        let network = self.network.borrow();
+        let behind = || network.carrier(id).map_or(Harm::None, |carrier| network.harm_to(carrier));
+        match network.harm_to(id) {
+            Harm::None => match behind() {
+                Harm::Refused | Harm::SynLost | Harm::Unaccepted => Harm::Reset, // That is what arrives in front.
+                harm => harm,
+            },
+            harm => harm,
+        }
+    }
+
+    /// Remembers which socket a token names.
+    fn learn(&mut self, token: Token, event_loop: &EventLoop<Speaker, Simulated>) {
+        if let Some(connection) = event_loop.connection(token) {
+            let before = self.known.insert(token, connection.transport().id);
+            assert_eq!(before, None, "{token:?} was given away before the role heard that it was free");
+        }
+    }
+
     /// While the role has not heard that a connection ended, its token names no other connection: what the role sends
     /// to it would go to a stranger.
     fn check_tokens(&self, event_loop: &EventLoop<Speaker, Simulated>) {
-        for (&token, &addr) in &self.known {
+        for (&token, &id) in &self.known {
             if let Some(connection) = event_loop.connection(token) {
-                assert_eq!(connection.addr(), addr, "{token:?} was given away before the role heard that it was free");
+                assert_eq!(
+                    connection.transport().id,
+                    id,
+                    "{token:?} was given away before the role heard that it was free"
+                );
             }
         }
     }
@@ -173,7 +309,8 @@ impl Tester {
         for (_, connection) in event_loop.connections() {
             let (inbound, outbound) = (connection.inbound_len(), connection.outbound_len());
             // Input that is held leaves the other direction its room.
-            let holds = matches!(connection.protocol(), Speaker::Thinker(_));
+            // So does input that waits for the other connection of a pair.
+            let holds = matches!(connection.protocol(), Speaker::Thinker(_) | Speaker::Forwarder(_));
             let held = if holds { inbound.max(outbound) } else { inbound + outbound };
             assert!(
                 held <= self.limits.connection_buffer,
@@ -187,15 +324,23 @@ impl Tester {
             + event_loop
                 .connections()
                 .map(|(_, connection)| match connection.protocol() {
-                    // It keeps input and answers all the same: a buffer for each direction.
-                    Speaker::Thinker(_) => 2 * MINIMUM_BUFFER,
+                    // They keep input and answers all the same: a buffer for each direction.
+                    Speaker::Thinker(_) | Speaker::Forwarder(_) => 2 * MINIMUM_BUFFER,
                     _ => MINIMUM_BUFFER,
                 })
                 .sum::<usize>();
         assert!(memory <= most, "{memory} bytes held, {most} allowed");
-        let is_accepted = |speaker: &Speaker| !matches!(speaker, Speaker::Exchange(_));
-        let accepted = event_loop.connections().filter(|(_, connection)| is_accepted(connection.protocol())).count();
-        assert!(accepted <= self.limits.connections, "more connections accepted than allowed");
+        let through_front = |&(token, _): &(Token, _)| event_loop.listener_of(token) == Some(self.front);
+        let accepted = event_loop.connections().filter(through_front).count();
+        assert!(accepted <= self.most_in_front, "more connections accepted than allowed");
+        for pair in self.carried.iter().filter(|pair| pair.joined && pair.ends.is_empty()) {
+            let [client, carrier] = [pair.client, pair.carrier].map(|token| event_loop.connection(token));
+            let (Some(client), Some(carrier)) = (client, carrier) else { continue };
+            for (from, to) in [(client, carrier), (carrier, client)] {
+                let inside = from.inbound_len() + to.outbound_len();
+                assert!(inside <= self.limits.connection_buffer, "{inside} bytes waiting on the way through a pair");
+            }
+        }
     }
 
     fn plan(&mut self, number: u32) {
@@ -208,6 +353,16 @@ impl Tester {
             }
         }
     }
+}
+
+fn nanoseconds(moment: Moment) -> u64 {
+    u64::try_from(moment.since(Moment::START).as_nanos()).unwrap()
+}
+
+/// One that takes everything at once, most often, or pieces.
+fn forwarder(dice: &mut Dice) -> Speaker {
+    let piece = if dice.chance(700) { usize::MAX } else { dice.count(512, 16 * 1024) };
+    Speaker::Forwarder(Forwarder { piece })
 }
 
 fn wake_all(event_loop: &mut EventLoop<Speaker, Simulated>) {
@@ -233,6 +388,12 @@ pub struct World {
     pub stopped: u64,
     /// Answers of thinkers, each when the role said so.
     pub thoughts_answered: u64,
+    /// Pairs of joined connections of which both finished.
+    pub whole_pairs: u64,
+    /// Pairs of which one failed, and the other was reset.
+    pub broken_pairs: u64,
+    /// Peers that had read the end of input and sent more.
+    pub lived_on: u64,
     pub turns: u64,
     pub virtual_seconds: u64,
 }
@@ -262,6 +423,9 @@ impl Tally {
             (&mut all.drained, world.drained),
             (&mut all.stopped, world.stopped),
             (&mut all.thoughts_answered, world.thoughts_answered),
+            (&mut all.whole_pairs, world.whole_pairs),
+            (&mut all.broken_pairs, world.broken_pairs),
+            (&mut all.lived_on, world.lived_on),
             (&mut all.turns, world.turns),
             (&mut all.virtual_seconds, world.virtual_seconds),
         ] {
@@ -273,12 +437,18 @@ impl Tally {
     pub fn assert_everything_happened(&self) {
         let World { whole_exchanges, broken_exchanges, refused_exchanges, faults_found, .. } = self.all;
         let World { finished_peers, dismissed_peers, broken_peers, peers_that_left, .. } = self.all;
-        let World { stuck_peers, drained, stopped, thoughts_answered, .. } = self.all;
+        let World { stuck_peers, drained, stopped, thoughts_answered, whole_pairs, broken_pairs, lived_on, .. } =
+            self.all;
         let exchanges = [whole_exchanges, broken_exchanges, refused_exchanges, faults_found];
         let peers = [finished_peers, dismissed_peers, broken_peers, peers_that_left, stuck_peers];
         let rare = self.worlds / 200;
         assert!(
-            exchanges.into_iter().chain(peers).chain([drained, stopped, thoughts_answered]).all(|count| count >= rare),
+            exchanges
+                .into_iter()
+                .chain(peers)
+                .chain([drained, stopped, thoughts_answered])
+                .chain([whole_pairs, broken_pairs, lived_on])
+                .all(|count| count >= rare),
             "too tame: {self:#?}"
         );
     }
@@ -290,57 +460,63 @@ impl Tally {
 /// If a promise was not kept.
 pub fn run(seed: u64, talkative: bool) -> World {
     let mut dice = Dice::new(seed);
-    // In many worlds only one thing goes wrong: where everything does, one fault hides another.
-    let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
-    let weather = Weather {
-        interrupted: now_and_then(200),
-        short_write: now_and_then(500),
-        spurious: now_and_then(500),
-        accept_fails: now_and_then(300),
-        register_fails: now_and_then(30),
-        refused: now_and_then(50),
-        syn_lost: now_and_then(50),
-        delay: 0,
-        room: 0,
-        events: 1024,
+    let weather = weather(&mut dice);
+    let server = match dice.between(0, 3) {
+        0 => Server::ForwardsToItself,
+        1 => Server::ForwardsToPeers,
+        _ => Server::Answers,
     };
-    let weather = Weather {
-        delay: dice.scaled(2_000, 5 * MILLISECOND),
-        room: dice.scaled(1, 64 * 1024),
-        events: if dice.chance(500) { 1024 } else { dice.count(1, 8) },
-        ..weather
-    };
-    let exchanges = u32::try_from(dice.between(0, 5)).unwrap();
+    let of_two = server == Server::ForwardsToPeers;
+    // An exchange needs a server that answers.
+    let exchanges = if of_two { 0 } else { u32::try_from(dice.between(0, 5)).unwrap() };
     // In a hasty world, peers talk all the time, the idle timeout is short, and the loop is stopped again and again.
-    let hasty = exchanges == 0 && dice.chance(400);
-    let (kinds, most): (&[Kind], u64) = if hasty { (&[Kind::Talks], 12) } else { (&Kind::ALL, 5) };
+    let hasty = match server {
+        Server::Answers => exchanges == 0 && dice.chance(400),
+        // What lies behind is silent while the loop is stopped, and no peer but the loop makes it so.
+        Server::ForwardsToItself => false,
+        Server::ForwardsToPeers => dice.chance(200),
+    };
+    let (kinds, most): (&'static [Kind], u64) = match server {
+        _ if hasty => (&[Kind::Talks], 12),
+        Server::ForwardsToPeers => (&Kind::OF_TWO, 5),
+        Server::ForwardsToItself => (&Kind::THROUGH, 5),
+        Server::Answers => (&Kind::ALL, 5),
+    };
     let peers: Vec<Kind> = (0..dice.between(u64::from(exchanges == 0), most)).map(|_| dice.pick(kinds)).collect();
     // Slow peers need room of their own: other peers would wait behind them for longer than their patience.
     let slow = peers.iter().filter(|kind| matches!(kind, Kind::Trickles | Kind::Stuck)).count();
     let timeouts = if hasty { Timeouts { idle: Some(HASTY), ..TIMEOUTS } } else { TIMEOUTS };
-    let drains = exchanges == 0 && !hasty && dice.chance(700);
+    // A server that forwards to itself drains what lies behind it as well: then pairs end early, as they should.
+    let drains = exchanges == 0 && !hasty && server != Server::ForwardsToItself && dice.chance(700);
     // Thinkers need the role to answer, which a drain does not wait for, and the time that it takes.
     let thinks = !hasty && !drains && dice.chance(300);
     // What a peer gushes is remembered in a bounded number of steps.
     let memory = (usize::try_from(weather.room).unwrap() * 4).max(16 * 1024);
     let (load, total) = load(&mut dice, weather.room);
+    let connections = 2 * exchanges as usize + slow + if hasty || of_two { peers.len() } else { dice.count(1, 4) };
+    // For each connection of a proxy there are two more, and while these end, there may be new ones.
+    let (most_in_front, connections) = match server {
+        Server::Answers => (connections, connections),
+        _ => (connections - exchanges as usize, 10 * connections),
+    };
     let limits = Limits {
-        connections: 2 * exchanges as usize + slow + if hasty { peers.len() } else { dice.count(1, 4) },
+        connections,
         connection_buffer: dice.count(MINIMUM_BUFFER, 256 * 1024),
         total_buffer: dice.count(1, 512 * 1024),
     };
     let plans = (1..=exchanges).filter_map(|number| Some((number, plan(&mut dice, total)?))).collect();
 
     let network = Rc::new(RefCell::new(Network::new(dice, weather, talkative)));
-    populate(&mut network.borrow_mut(), &peers, drains);
+    populate(&mut network.borrow_mut(), &peers, of_two, drains);
     if hasty {
         stop_again_and_again(&mut network.borrow_mut());
     }
     let system = Simulated::new(&network);
-    let listener = system.listener();
+    let hosts = if hasty { kinds } else { &Kind::OF_TWO };
+    network.borrow_mut().hosts = of_two.then_some((BEHIND.into(), hosts));
     let mut event_loop = EventLoop::on(system, limits, timeouts);
-    let speaker = move |_| if thinks { Speaker::Thinker(Thinker::new(memory)) } else { Speaker::Echo(Echo) };
-    event_loop.listen(listener, speaker).unwrap();
+    let answers = move |_| if thinks { Speaker::Thinker(Thinker::new(memory)) } else { Speaker::Echo(Echo) };
+    let front = listen(&mut event_loop, server, most_in_front, answers);
     let mut tester = Tester {
         network: Rc::clone(&network),
         run: Rc::new(Run::new(load, exchanges, Box::new(NoMeter))),
@@ -356,9 +532,63 @@ pub fn run(seed: u64, talkative: bool) -> World {
         drained: None,
         cut: false,
         known: BTreeMap::new(),
+        server,
+        front,
+        most_in_front,
+        carried: Vec::new(),
     };
     event_loop.run(&mut tester).unwrap();
 
+    judge(tester, &event_loop, total)
+}
+
+fn weather(dice: &mut Dice) -> Weather {
+    // In many worlds only one thing goes wrong: where everything does, one fault hides another.
+    let mut now_and_then = |most: u64| if dice.chance(500) { 0 } else { dice.scaled(1, most) };
+    let weather = Weather {
+        interrupted: now_and_then(200),
+        short_write: now_and_then(500),
+        spurious: now_and_then(500),
+        accept_fails: now_and_then(300),
+        register_fails: now_and_then(30),
+        refused: now_and_then(50),
+        syn_lost: now_and_then(50),
+        delay: 0,
+        room: 0,
+        events: 1024,
+    };
+    Weather {
+        delay: dice.scaled(2_000, 5 * MILLISECOND),
+        room: dice.scaled(1, 64 * 1024),
+        events: if dice.chance(500) { 1024 } else { dice.count(1, 8) },
+        ..weather
+    }
+}
+
+/// Lets the loop listen as its server does. Returns the listener at which peers and exchanges arrive.
+fn listen(
+    event_loop: &mut EventLoop<Speaker, Simulated>,
+    server: Server,
+    most_in_front: usize,
+    answers: impl Fn(SocketAddr) -> Speaker + Copy + 'static,
+) -> ListenerId {
+    let listener = event_loop.system().listener(SERVER.into());
+    if server == Server::Answers {
+        return event_loop.listen(listener, answers).unwrap();
+    }
+    let network = Rc::clone(&event_loop.system().network);
+    let config = ListenerConfig { name: "front", connections: most_in_front };
+    let front = event_loop.listen_with(config, listener, move |_| forwarder(&mut network.borrow_mut().dice)).unwrap();
+    if server == Server::ForwardsToItself {
+        let listener = event_loop.system().listener(BEHIND.into());
+        event_loop.listen(listener, answers).unwrap();
+    }
+    front
+}
+
+/// Checks what must be true at the end of a world. Each exchange should have got back `total` bytes.
+fn judge(mut tester: Tester, event_loop: &EventLoop<Speaker, Simulated>, total: u64) -> World {
+    let network = Rc::clone(&tester.network);
     assert_eq!(event_loop.memory(), 0, "memory leaked");
     assert_eq!(network.borrow().open(), 0, "a socket leaked");
     let mut world = World::default();
@@ -376,9 +606,18 @@ pub fn run(seed: u64, talkative: bool) -> World {
     for ended in &tester.ended {
         judge_exchange(ended, total, &tester, &mut world);
     }
-    assert_eq!(tester.ended.len(), exchanges as usize, "the end of an exchange was never reported");
+    assert_eq!(tester.ended.len(), tester.run.connections as usize, "the end of an exchange was never reported");
     for peer in network.borrow().peers.iter().flatten() {
-        judge_peer(peer, &tester, &mut world);
+        match peer.hears {
+            Hears::Itself => judge_peer(peer, &tester, &mut world),
+            Hears::Another(other) => judge_peer_of_two(peer, other, &tester, &mut world),
+        }
+    }
+    for pair in &tester.carried {
+        let [(_, first), (_, second)] = &pair.ends[..] else { panic!("half a pair is left") };
+        let both_finished = [first, second].into_iter().all(|end| matches!(**end, End::Finished));
+        world.whole_pairs += u64::from(both_finished);
+        world.broken_pairs += u64::from(pair.joined && matches!(**second, End::PartnerFailed));
     }
     world.thoughts_answered = tester.answered;
     world.stopped = u64::from(network.borrow().stopped > 0);
@@ -424,14 +663,15 @@ fn plan(dice: &mut Dice, total: u64) -> Option<Plan> {
     }
 }
 
-fn populate(network: &mut Network, peers: &[Kind], drains: bool) {
+fn populate(network: &mut Network, peers: &[Kind], of_two: bool, drains: bool) {
     for &kind in peers {
         // A peer that trickles takes long for each byte.
         let rooms = if kind == Kind::Trickles { 2 } else { 30 };
         let plan = network.dice.scaled(1, (network.weather.room * rooms).min(256 * 1024));
         let urgent = if network.dice.chance(300) { network.dice.scaled(1, 500) } else { 0 };
         let after = network.dice.scaled(1_000, 500 * MILLISECOND);
-        network.add_peer(after, Peer::new(kind, SERVER.into(), plan, urgent));
+        let new = if of_two { Peer::of_two } else { Peer::new };
+        network.add_peer(after, new(kind, SERVER.into(), plan, urgent));
     }
     if drains {
         let after = network.dice.scaled(1_000, 3_000 * MILLISECOND);
@@ -464,8 +704,8 @@ fn stop_again_and_again(network: &mut Network) {
 /// Checks an exchange: without harm it is whole, and with harm its end names the harm.
 fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester: &Tester, world: &mut World) {
     let network = tester.network.borrow();
-    let served = tester.served.get(&network.addr(*id));
-    let harm = network.harm_to(*id);
+    let served = tester.served.get(&network.addr(*id)).map(Rc::as_ref);
+    let harm = tester.harm_to(*id);
     let details = || {
         let (back, fault) = (exchange.bytes_echoed(), exchange.fault());
         format!("{harm:?}: exchange {id}: {back} of {sent} of {total} bytes, {end:?}, {fault:?}, server: {served:?}")
@@ -512,18 +752,15 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
 fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
     let network = tester.network.borrow();
     let Some(id) = peer.socket else { return };
-    let end = tester.served.get(&network.addr(id));
-    let harm = network.harm_to(id);
+    let end = tester.served.get(&network.addr(id)).map(Rc::as_ref);
+    let harm = tester.harm_to(id);
     let details = || format!("{peer:?}, {harm:?}, server: {end:?}");
-    match peer.outcome {
-        Some(Outcome::Finished) => world.finished_peers += 1,
-        Some(Outcome::Dismissed) => world.dismissed_peers += 1,
-        Some(Outcome::Broken) => world.broken_peers += 1,
-        Some(Outcome::Left) => world.peers_that_left += 1,
-        None => {}
-    }
+    count_outcome(peer, world);
     if harm == Harm::Unaccepted {
         assert!(tester.cut, "never accepted, in spite of the time that there was: {}", details());
+    }
+    if harm == Harm::Reset && peer.outcome == Some(Outcome::Finished) {
+        assert_eq!(peer.got, peer.sent, "a transfer that broke off looks whole: {}", details());
     }
     if matches!(peer.outcome, Some(Outcome::Left)) || harm != Harm::None {
         return;
@@ -533,8 +770,9 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
             world.stuck_peers += 1;
             return;
         }
-        // The peer was silent, and its own buffers took everything that came back.
-        Some(End::TimedOut(Timeout::Idle)) if peer.was_stuck => return,
+        // The peer was silent, and its own buffers took everything that came back. Or what lay behind the server was found
+        // out first, because it was not read from.
+        Some(End::TimedOut(Timeout::Idle | Timeout::Linger) | End::PartnerFailed) if peer.was_stuck => return,
         _ => {}
     }
     match &tester.drained {
@@ -548,5 +786,48 @@ fn judge_peer(peer: &Peer, tester: &Tester, world: &mut World) {
             let served = matches!(end, Some(End::Finished)) && peer.outcome.is_some();
             assert!(!served || peer.got >= had_come, "{had_come} bytes had come: {}", details());
         }
+    }
+}
+
+/// Checks a peer that talks to `other` through the server. What it got, it has compared itself: the end of input came
+/// only behind all that the other one sent.
+fn judge_peer_of_two(peer: &Peer, other: Option<Id>, tester: &Tester, world: &mut World) {
+    let network = tester.network.borrow();
+    let Some(id) = peer.socket else { return };
+    count_outcome(peer, world);
+    world.lived_on += u64::from(peer.lived_on);
+    let harm = tester.harm_to(id);
+    let other_harm = other.map_or(Harm::None, |other| tester.harm_to(other));
+    let other = network.peers.iter().flatten().find(|peer| peer.socket.is_some() && peer.socket == other);
+    let end = tester.served.get(&network.addr(id)).map(Rc::as_ref);
+    let details = || format!("{peer:?}, {harm:?}, {other_harm:?}, server: {end:?}, other: {other:?}");
+    if harm == Harm::Unaccepted {
+        assert!(tester.cut, "never accepted, in spite of the time that there was: {}", details());
+    }
+    // It left, or the server did: by then, a pair has had its time to finish.
+    let is_gone = |peer: &Peer| match peer.outcome {
+        None => tester.drained.is_some(),
+        Some(Outcome::Left) => true,
+        _ => peer.ended_at >= network.dismisses_from,
+    };
+    if is_gone(peer) || other.is_some_and(is_gone) || harm != Harm::None || other_harm != Harm::None {
+        return;
+    }
+    let other = other.unwrap_or_else(|| panic!("the loop has not connected to anybody for it: {}", details()));
+    if peer.was_stuck || other.was_stuck {
+        world.stuck_peers += u64::from(matches!(end, Some(End::TimedOut(Timeout::Stall))));
+    } else {
+        assert_eq!(peer.outcome, Some(Outcome::Finished), "{}", details());
+        assert!(end.is_none_or(|end| matches!(end, End::Finished)), "{}", details());
+    }
+}
+
+fn count_outcome(peer: &Peer, world: &mut World) {
+    match peer.outcome {
+        Some(Outcome::Finished) => world.finished_peers += 1,
+        Some(Outcome::Dismissed) => world.dismissed_peers += 1,
+        Some(Outcome::Broken) => world.broken_peers += 1,
+        Some(Outcome::Left) => world.peers_that_left += 1,
+        None => {}
     }
 }

@@ -592,7 +592,7 @@ impl Bench<'_> {
                 (book.draining, book.read_blocked) = (true, false);
             }
             1 => {
-                self.connection.stop_answering();
+                self.connection.stop_answering(self.now);
                 self.book.borrow_mut().discard();
             }
             2 => {

@@ -157,7 +157,15 @@ impl<P: Protocol> Bench<P> {
 
     /// A service with a partner to which what the protocol answers goes. Returns the partner's end as well.
     fn service_with(&mut self, partner: Option<&mut Connection<Script, P>>) -> (Outcome, Option<End>) {
-        let room_now = self.room_now;
+        self.service_with_room(partner, self.room_now)
+    }
+
+    /// The same, with a partner that has more room than this one, or less.
+    fn service_with_room(
+        &mut self,
+        partner: Option<&mut Connection<Script, P>>,
+        room_now: usize,
+    ) -> (Outcome, Option<End>) {
         let mut partner_end = None;
         let mut context = Context {
             partner: partner.map(|connection| Partner { connection, room_now, end: &mut partner_end }),
@@ -420,7 +428,7 @@ fn stop_answering_shuts_down_even_if_the_peer_never_pauses() {
     bench.connection.drain();
     assert!(matches!(bench.service(), Outcome::Runnable));
     let answered = bench.connection.wire.transport.sent.len();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     while matches!(bench.service(), Outcome::Runnable) {}
     assert_eq!(bench.connection.wire.transport.sent.len(), answered);
     assert!(bench.connection.wire.transport.fin_sent);
@@ -434,7 +442,7 @@ fn stop_answering_during_a_connect_shuts_down_once_the_connect_succeeds() {
     bench.connection = Connection::connecting(Script { connects, ..Script::default() }, addr, Talker, Moment::START);
     bench.writable();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.writable();
     let script = bench.waits();
     assert!(script.fin_sent);
@@ -890,7 +898,9 @@ fn a_half_open_connection_goes_on_sending_when_the_socket_has_room_again() {
 
 #[test]
 fn a_half_open_connection_ends_when_the_role_shuts_it_down_and_when_the_loop_drains() {
-    for end in [Connection::shut_down, Connection::drain, Connection::stop_answering] {
+    let ends: [fn(&mut Connection<Script, Later>); 3] =
+        [Connection::shut_down, Connection::drain, |connection| connection.stop_answering(Moment::START)];
+    for end in ends {
         let mut bench = Bench::new(Later { takes_input: true, ..Later::default() }, [Fin]);
         bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
         bench.waits();
@@ -964,7 +974,7 @@ fn a_held_connection_can_be_drained() {
     bench.waits();
     bench.connection.drain();
     bench.waits();
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
 }
 
@@ -998,10 +1008,10 @@ fn unconsumed_input_takes_no_more_memory_than_the_limit() {
 }
 
 #[test]
-fn unconsumed_input_counts_towards_the_limit_of_send() {
+fn unconsumed_input_takes_no_room_from_send() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
     bench.waits();
-    assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Ok(LIMIT - 4));
+    assert_eq!(bench.connection.send(&[0; LIMIT + 1], LIMIT, at(0)), Ok(LIMIT), "each direction has its own");
 }
 
 #[test]
@@ -1037,7 +1047,7 @@ fn the_state_names_what_the_connection_is_doing() {
 fn a_protocol_whose_input_is_thrown_away_is_not_called_at_the_end_of_input() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"a"), Fin]);
     bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
-    bench.connection.stop_answering();
+    bench.connection.stop_answering(bench.now);
     bench.finishes();
     assert_eq!((bench.connection.protocol().shown, &bench.connection.protocol().rest), (0, &None));
 }
@@ -1304,4 +1314,655 @@ fn a_connection_that_the_loop_leaves_behind_is_reset_if_bytes_wait() {
     bench.waits();
     bench.connection.abandon();
     assert!(bench.connection.wire.transport.reset);
+}
+
+/// Answers with what it hears, and finishes.
+struct Finisher;
+
+impl Protocol for Finisher {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        out.finish();
+        input.len()
+    }
+}
+
+#[test]
+fn the_linger_timeout_of_a_connection_that_finishes_counts_from_then() {
+    let mut bench = Bench::new(Finisher, []);
+    bench.now = at(50);
+    bench.readable([Bytes(b"bye")]);
+    assert!(bench.waits().fin_sent);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)));
+}
+
+/// Answers a `b` with more than the buffer holds, and leaves what has a `k` in it.
+struct Moody;
+
+impl Protocol for Moody {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if input.contains(&b'b') {
+            out.copy(&[0; 2 * LIMIT]);
+        }
+        if input.contains(&b'k') { 0 } else { input.len() }
+    }
+}
+
+#[test]
+fn a_connection_whose_partner_ended_in_order_waits_the_whole_linger_timeout() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    bench.now = at(100);
+    bench.connection.lose_partner(true, bench.now);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
+}
+
+#[test]
+fn a_partner_that_overflows_is_reset() {
+    let mut bench = Bench::new(Moody, [Bytes(b"b")]);
+    let mut partner = Bench::new(Moody, []).output([Takes(5), BLOCKED]);
+    bench.connection.join();
+    partner.connection.join();
+    let (outcome, end) = bench.service_with(Some(&mut partner.connection));
+    assert!(matches!(end, Some(End::Overflow)), "{end:?}");
+    assert!(matches!(outcome, Outcome::Ended(End::PartnerFailed)));
+    assert!(partner.connection.wire.transport.reset && bench.connection.wire.transport.reset);
+}
+
+#[test]
+fn a_pair_is_not_idle_while_one_of_the_two_waits_for_us_or_its_kernel_still_delivers() {
+    let mut bench = Bench::new(Moody, []);
+    let mut partner = Bench::new(Moody, []);
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(100));
+    assert_eq!(bench.connection.last_active(), at(0));
+    partner.connection.pause();
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(100));
+    assert_eq!(bench.connection.last_active(), at(100), "the silence is ours");
+    partner.connection.resume();
+    let found = Unacknowledged { bytes: 1, last_acknowledgement: Duration::ZERO };
+    partner.connection.wire.transport.unacknowledged = Some(found);
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(200));
+    assert_eq!(bench.connection.last_active(), at(200), "the peer may be slow");
+}
+
+#[test]
+fn an_idle_pair_is_reset_and_not_shut_down() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+    let script = &bench.connection.wire.transport;
+    assert!(script.reset && !script.fin_sent, "nobody knows whether the partner's bytes were complete");
+}
+
+#[test]
+fn there_is_room_again_only_where_send_takes_bytes() {
+    static KEPT: [u8; 4000] = [b'k'; 4000];
+    let mut bench = Bench::new(Moody, [Bytes(&KEPT)]);
+    bench.waits();
+    bench.room_now = 4000; // Memory is scarce: no more than what is held already.
+    for _ in 0..5 {
+        let sent = bench.connection.send(b"hello", bench.room_now, bench.now).unwrap();
+        bench.waits();
+        assert!(sent > 0 || !bench.has_room, "the role would be called in every turn, and send nothing");
+    }
+}
+
+/// Holds whatever it hears until it is told otherwise, and keeps what it is given at the end.
+#[derive(Default)]
+struct Miser {
+    takes: bool,
+    heard: Vec<u8>,
+    rest: Option<Vec<u8>>,
+}
+
+impl Protocol for Miser {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !self.takes {
+            out.hold();
+            return 0;
+        }
+        self.heard.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.rest = Some(rest.to_vec());
+        out.shut_down();
+    }
+}
+
+#[test]
+fn input_that_is_held_when_the_end_has_come_already_is_shown_again_before_the_end() {
+    let mut bench = Bench::new(Miser::default(), [Bytes(b"question"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().rest, None, "it still holds");
+    bench.connection.protocol_mut().takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    let Miser { heard, rest, .. } = bench.connection.protocol();
+    assert_eq!((&heard[..], rest.as_deref()), (&b"question"[..], Some(&b""[..])));
+}
+
+/// Answers the first byte, and holds the rest until it is told otherwise.
+#[derive(Default)]
+struct Answerer {
+    answered: bool,
+    miser: Miser,
+}
+
+impl Protocol for Answerer {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if self.answered {
+            return self.miser.receive(input, out);
+        }
+        self.answered = true;
+        out.copy(b"answer");
+        1
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.miser.end_of_input(rest, out);
+    }
+}
+
+#[test]
+fn a_protocol_may_hold_what_came_before_an_end_that_was_read_already() {
+    let mut bench = Bench::new(Answerer::default(), [Bytes(b"1more"), Fin]).output([BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits(); // The answer waits, and so does what came behind its question. The end is read.
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Held);
+    assert_eq!(bench.connection.protocol().miser.rest, None, "it holds four bytes that came before the end");
+    bench.connection.protocol_mut().miser.takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    assert_eq!(bench.connection.protocol().miser.heard, b"more");
+}
+
+/// Echoes, and says good-bye when somebody else decides that it is over.
+struct Polite;
+
+impl Protocol for Polite {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        input.len()
+    }
+
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        out.copy(b"bye");
+    }
+}
+
+#[test]
+fn the_last_words_of_a_protocol_come_before_a_fin_that_it_did_not_ask_for() {
+    type End = fn(&mut Bench<Polite>);
+    let ends: [End; 4] = [
+        |bench| bench.connection.shut_down(),
+        |bench| bench.connection.drain(),
+        |bench| bench.connection.stop_answering(bench.now),
+        |bench| assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now)),
+    ];
+    for end in ends {
+        let mut bench = Bench::new(Polite, [Bytes(b"abc")]).output([BLOCKED]);
+        bench.waits();
+        end(&mut bench);
+        assert!(!bench.waits().fin_sent, "three bytes wait");
+        bench.connection.wire.transport.output = [Takes(3), Takes(1), BLOCKED].into();
+        bench.writable();
+        assert!(!bench.waits().fin_sent, "two bytes wait");
+        bench.writable();
+        let script = bench.waits();
+        assert_eq!((&script.sent[..], script.fin_sent), (&b"abcbye"[..], true));
+    }
+    let mut bench = Bench::new(Polite, [Bytes(b"abc"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"abc", "the protocol itself shut down");
+}
+
+/// Forwards what it hears, and has a deadline if it is given one.
+#[derive(Default)]
+struct Forward {
+    deadline: Option<Moment>,
+    /// Bytes that it takes at a time; all of them, if 0.
+    piece: usize,
+}
+
+impl Protocol for Forward {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let taken = if self.piece == 0 { input.len() } else { input.len().min(self.piece) };
+        out.send(&input[..taken]);
+        taken
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        self.deadline
+    }
+}
+
+/// Two joined connections. What the first hears goes out on the second.
+fn pair(input: impl IntoIterator<Item = Input>, output: impl IntoIterator<Item = Output>) -> [Bench<Forward>; 2] {
+    let mut pair = [Bench::new(Forward::default(), input), Bench::new(Forward::default(), []).output(output)];
+    for bench in &mut pair {
+        bench.connection.join();
+    }
+    pair
+}
+
+/// A connection to be joined to another one whose connect is under way.
+fn connecting() -> Bench<Forward> {
+    let mut bench = Bench::new(Forward::default(), []);
+    let addr = "127.0.0.1:1".parse().unwrap();
+    bench.connection = Connection::connecting(Script::default(), addr, Forward::default(), Moment::START);
+    bench.connection.join();
+    bench
+}
+
+/// Serves `one`, joined to `other`.
+#[track_caller]
+fn pair_waits(one: &mut Bench<Forward>, other: &mut Bench<Forward>) {
+    let (outcome, end) = one.service_with(Some(&mut other.connection));
+    assert!(matches!(outcome, Outcome::Waiting) && end.is_none(), "{outcome:?}, partner: {end:?}");
+}
+
+fn script(bench: &Bench<Forward>) -> &Script {
+    &bench.connection.wire.transport
+}
+
+#[test]
+fn what_a_pair_forwards_is_one_read_and_one_write_and_no_memory() {
+    let [mut one, mut other] = pair([Bytes(b"ping")], []);
+    pair_waits(&mut one, &mut other);
+    assert_eq!((script(&one).reads, script(&one).writes), (1, 0));
+    assert_eq!((script(&other).reads, script(&other).writes), (0, 1));
+    assert_eq!(script(&other).sent, b"ping");
+    assert_eq!((one.connection.received(), one.connection.sent()), (4, 0));
+    assert_eq!((other.connection.received(), other.connection.sent()), (0, 4));
+    assert_eq!((one.connection.memory(), other.connection.memory()), (0, 0), "nothing was queued anywhere");
+}
+
+#[test]
+fn what_the_partner_does_not_take_waits_there_once_and_in_order() {
+    let [mut one, mut other] = pair([Bytes(b"abcdef")], [Takes(2), BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    assert_eq!((one.connection.memory(), other.connection.outbound_len()), (0, 4));
+    one.readable([Bytes(b"gh")]);
+    pair_waits(&mut one, &mut other);
+    assert_eq!(script(&other).sent, b"ab", "not writable: what comes is queued behind");
+    other.writable();
+    pair_waits(&mut other, &mut one);
+    assert_eq!(script(&other).sent, b"abcdefgh");
+    assert_eq!((one.connection.memory(), other.connection.memory()), (0, 0));
+}
+
+#[test]
+fn a_partner_that_takes_nothing_stops_the_reading_and_its_room_goes_on_with_it() {
+    let [mut one, mut other] = pair([Flood(1 << 20)], [BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    let reads = script(&one).reads;
+    assert_eq!((other.connection.outbound_len(), one.connection.memory()), (LIMIT, 0));
+    pair_waits(&mut one, &mut other);
+    assert_eq!(script(&one).reads, reads, "backpressure is not reading");
+    assert!(one.connection.has_more_to_read(), "the loop knows that room would help");
+    other.writable();
+    pair_waits(&mut other, &mut one);
+    one.connection.partner_has_room();
+    // Nothing of it was an edge at the reader.
+    while !matches!(one.service_with(Some(&mut other.connection)).0, Outcome::Waiting) {}
+    assert_eq!(script(&other).sent.len(), 1 << 20);
+}
+
+#[test]
+fn what_a_forwarder_left_for_want_of_room_is_shown_again_when_the_partner_has_room() {
+    let [mut one, mut other] = pair([Bytes(b"abcdef"), Fin], [BLOCKED]);
+    one.connection.protocol_mut().piece = 4;
+    one.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    pair_waits(&mut one, &mut other);
+    assert_eq!((one.connection.inbound_len(), other.connection.outbound_len()), (2, 4));
+    assert!(one.connection.has_more_to_read());
+    other.writable();
+    pair_waits(&mut other, &mut one);
+    one.connection.partner_has_room();
+    pair_waits(&mut one, &mut other);
+    assert_eq!(script(&other).sent, b"abcdef");
+    pair_waits(&mut other, &mut one);
+    assert!(script(&other).fin_sent);
+}
+
+#[test]
+fn a_forwarder_that_leaves_input_holds_no_more_than_its_own_room() {
+    let [mut one, mut other] = pair([Flood(1 << 20)], [BLOCKED]);
+    one.connection.protocol_mut().piece = 1;
+    one.room_now = 100;
+    other.connection.outbound.push(b"something that waits", LIMIT);
+    let (outcome, _) = one.service_with_room(Some(&mut other.connection), LIMIT);
+    assert!(matches!(outcome, Outcome::Waiting));
+    assert!(one.connection.memory() <= 100, "{} bytes", one.connection.memory());
+}
+
+#[test]
+fn the_end_of_input_follows_what_waits_at_the_partner_and_the_opposite_direction_lives_on() {
+    let [mut one, mut other] = pair([Bytes(b"abcdef"), Fin], [Takes(2), BLOCKED]);
+    one.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    pair_waits(&mut one, &mut other);
+    assert!(!other.connection.has_to_act(), "the poller will say when there is room");
+    pair_waits(&mut other, &mut one);
+    assert!(!script(&other).fin_sent);
+    other.writable();
+    pair_waits(&mut other, &mut one);
+    assert_eq!((script(&other).sent.as_slice(), script(&other).fin_sent), (&b"abcdef"[..], true));
+    assert_eq!(other.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Idle, "no linger timeout runs");
+    other.readable([Bytes(b"late "), Bytes(b"answer"), Fin]);
+    other.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    let (outcome, _) = other.service_with(Some(&mut one.connection));
+    assert!(matches!(outcome, Outcome::Ended(End::Finished)), "{outcome:?}");
+    assert_eq!(script(&one).sent, b"late answer");
+    one.connection.lose_partner(true, at(0));
+    one.finishes();
+    assert!(!script(&one).reset && !script(&other).reset);
+}
+
+#[test]
+fn a_fin_that_nothing_waits_before_is_work_that_the_poller_does_not_announce() {
+    let [mut one, mut other] = pair([Fin], []);
+    pair_waits(&mut one, &mut other);
+    assert!(other.connection.has_to_act());
+    pair_waits(&mut other, &mut one);
+    assert!(script(&other).fin_sent && !other.connection.has_to_act());
+}
+
+#[test]
+fn what_is_sent_to_a_partner_that_is_connecting_waits_and_so_does_the_fin() {
+    let [mut one, _] = pair([Bytes(b"early "), Bytes(b"words"), Fin], []);
+    one.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    let mut other = connecting();
+    other.writable(); // What is said of its socket means the connect.
+    pair_waits(&mut one, &mut other);
+    assert_eq!((script(&other).writes, other.connection.outbound_len()), (0, 11));
+    assert!(other.connection.is_connecting());
+    pair_waits(&mut other, &mut one);
+    assert_eq!((script(&other).sent.as_slice(), script(&other).fin_sent), (&b"early words"[..], true));
+}
+
+#[test]
+fn what_the_partner_cannot_write_ends_both() {
+    let [mut one, mut other] = pair([Bytes(b"ping")], [Output::Fails(ErrorKind::BrokenPipe)]);
+    let (outcome, end) = one.service_with(Some(&mut other.connection));
+    assert!(matches!(outcome, Outcome::Ended(End::PartnerFailed)), "{outcome:?}");
+    assert!(matches!(end, Some(End::Failed(error)) if error.kind() == ErrorKind::BrokenPipe));
+    assert!(script(&one).reset);
+}
+
+#[test]
+fn a_joined_connection_that_does_not_end_in_order_is_reset_at_its_own_end_too() {
+    // Its peer got a part of what the far end sent, and must not take it for all of it.
+    type Fate = fn(&mut Connection<Script, Forward>);
+    let fates: [(Fate, bool); 8] = [
+        (|_| {}, false),
+        (|connection| connection.ending = Ending::TimedOut(Timeout::Idle), true),
+        (|connection| connection.ending = Ending::TimedOut(Timeout::Stall), true),
+        (|connection| connection.ending = Ending::TimedOut(Timeout::Drain), true),
+        (Connection::close, true),
+        (Connection::reset, true),
+        (|connection| connection.lose_partner(false, at(0)), true),
+        (|connection| connection.lose_partner(true, at(0)), false),
+    ];
+    for (number, (fate, resets)) in fates.into_iter().enumerate() {
+        let [mut one, mut other] = pair([], []);
+        fate(&mut one.connection);
+        one.service_with(Some(&mut other.connection));
+        assert_eq!(script(&one).reset, resets, "fate {number}");
+    }
+    // What the protocol decides is no end in order either.
+    let [mut one, mut other] = pair([], []);
+    one.connection.protocol_mut().deadline = Some(at(1));
+    one.connection.protocol_is_due();
+    one.now = at(1);
+    let (outcome, _) = one.service_with(Some(&mut other.connection));
+    assert!(matches!(outcome, Outcome::Ended(End::Aborted)) && script(&one).reset);
+}
+
+#[test]
+fn a_reset_by_the_role_is_one_on_the_wire_and_a_close_is_none() {
+    for (change, resets) in
+        [(Connection::<Script, Echo>::reset as fn(&mut Connection<Script, Echo>), true), (Connection::close, false)]
+    {
+        let mut bench = Bench::new(Echo, []);
+        change(&mut bench.connection);
+        bench.ends();
+        assert_eq!(bench.connection.wire.transport.reset, resets);
+    }
+}
+
+#[test]
+fn a_connection_whose_partner_ended_in_order_sends_what_waits_and_does_not_echo_to_itself() {
+    let [mut one, mut other] = pair([Bytes(b"abcdef")], [Takes(2), BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    other.connection.lose_partner(true, at(50));
+    assert_eq!(other.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)), "from then on");
+    other.readable([Bytes(b"for nobody")]);
+    other.writable();
+    let script = other.waits();
+    assert_eq!((script.sent.as_slice(), script.fin_sent), (&b"abcdef"[..], true));
+    assert_eq!(other.connection.received(), 10, "it is read, so that closing sends no reset");
+    other.readable([Fin]);
+    other.finishes();
+}
+
+#[test]
+fn an_orphan_keeps_no_input_that_has_nowhere_to_go() {
+    let [mut one, mut other] = pair([Bytes(b"abcdef"), Fin], [BLOCKED]);
+    one.connection.protocol_mut().piece = 4;
+    one.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    pair_waits(&mut one, &mut other);
+    assert_eq!(one.connection.inbound_len(), 2);
+    one.connection.lose_partner(true, at(0));
+    assert_eq!(one.connection.memory(), 0);
+    one.finishes();
+    assert_eq!(script(&one).sent, b"");
+}
+
+#[test]
+fn a_pair_is_idle_only_as_a_whole() {
+    let [mut one, mut other] = pair([], [Takes(1), BLOCKED]);
+    other.now = at(40);
+    other.readable([Bytes(b"!")]);
+    pair_waits(&mut other, &mut one);
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(60));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(140), Timeout::Idle)));
+    one.now = at(70);
+    one.readable([Bytes(b"ab")]);
+    pair_waits(&mut one, &mut other);
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(160));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(260), Timeout::Idle)), "what waits there is judged there");
+}
+
+#[test]
+fn a_pair_is_not_idle_while_the_kernel_holds_bytes_that_the_far_end_takes() {
+    let [mut one, mut other] = pair([Bytes(b"a long upload")], []);
+    pair_waits(&mut one, &mut other);
+    other.connection.wire.transport.unacknowledged = Some(held(9, 1));
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(100));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(200), Timeout::Idle)), "the sender waits for its answer");
+    assert_eq!(other.connection.deadline(&TIMEOUTS).unwrap().1, Timeout::Stall, "the reader is judged");
+    other.connection.wire.transport.unacknowledged = Some(held(0, 1));
+    assert!(!other.connection.expire(Timeout::Stall, &TIMEOUTS, at(150)));
+    one.connection.last_active = at(0);
+    one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(160));
+    assert_eq!(one.connection.deadline(&TIMEOUTS), Some((at(249), Timeout::Idle)), "it has taken the last of them");
+}
+
+#[test]
+fn two_joined_connections_that_take_nothing_do_not_keep_each_other() {
+    let [mut one, mut other] = pair([Bytes(b"to the other")], [BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    one.connection.wire.transport.output.push_back(BLOCKED);
+    other.readable([Bytes(b"to the one")]);
+    pair_waits(&mut other, &mut one);
+    for bench in [&mut one, &mut other] {
+        bench.connection.wire.transport.unacknowledged = Some(held(9, 1));
+    }
+    // Each look finds the same bytes in the kernel, and the deadline of neither moves away.
+    for now in 1..=9 {
+        one.connection.shares_activity(&mut other.connection, &TIMEOUTS, at(now));
+        other.connection.shares_activity(&mut one.connection, &TIMEOUTS, at(now));
+        for bench in [&mut one, &mut other] {
+            bench.connection.expire(Timeout::Stall, &TIMEOUTS, at(now));
+        }
+    }
+    assert!(matches!(one.ends(), End::TimedOut(Timeout::Stall)));
+}
+
+#[test]
+fn a_drain_lets_a_pair_go_on() {
+    let [mut one, mut other] = pair([], []);
+    one.connection.drain();
+    pair_waits(&mut one, &mut other);
+    assert!(!script(&one).fin_sent);
+    one.readable([Bytes(b"still")]);
+    pair_waits(&mut one, &mut other);
+    assert_eq!(script(&other).sent, b"still");
+    // Those that are joined in a drain are no different.
+    let mut late = Bench::new(Forward::default(), []);
+    late.connection.drain();
+    late.connection.join();
+    pair_waits(&mut late, &mut other);
+    assert!(!script(&late).fin_sent);
+}
+
+#[test]
+fn a_reset_is_noticed_while_the_partner_has_no_room() {
+    let [mut one, mut other] = pair([Flood(1 << 20)], [BLOCKED]);
+    pair_waits(&mut one, &mut other);
+    one.connection.wire.transport.error = Some(ErrorKind::ConnectionReset.into());
+    one.connection.note(Readiness::ALL);
+    let (outcome, _) = one.service_with(Some(&mut other.connection));
+    assert!(matches!(outcome, Outcome::Ended(End::Failed(error)) if error.kind() == ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn the_role_hears_of_room_once_half_of_it_is_free() {
+    let mut bench = Bench::new(Echo, []).output([Takes(LIMIT / 2 - 1), BLOCKED, Takes(1), BLOCKED]);
+    assert_eq!(bench.connection.send(&[b'!'; LIMIT + 1], LIMIT, at(0)), Ok(LIMIT));
+    bench.waits();
+    assert!(!bench.has_room);
+    bench.writable();
+    bench.waits();
+    assert!(bench.has_room);
+    bench.writable();
+    bench.waits();
+    assert!(!bench.has_room, "it is told once");
+}
+
+#[test]
+fn a_joined_connection_that_the_partner_emptied_has_to_tell_the_role_of_its_room() {
+    let [mut one, mut other] = pair([Bytes(b"ping")], []);
+    assert_eq!(other.connection.send(&[b'!'; LIMIT + 1], LIMIT, at(0)), Ok(LIMIT));
+    assert!(!other.connection.has_to_act());
+    one.room_now = 2 * LIMIT;
+    pair_waits(&mut one, &mut other);
+    assert_eq!(script(&other).sent.len(), LIMIT + 4);
+    assert!(other.connection.has_to_act());
+}
+
+#[test]
+fn a_paused_connection_reads_nothing_until_it_is_resumed() {
+    let mut bench = Bench::new(Echo, [Bytes(b"ping")]);
+    bench.connection.pause();
+    let script = bench.waits();
+    assert_eq!((script.reads, script.sent.len()), (0, 0));
+    assert_eq!(bench.connection.state(), State::Held);
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), None, "the silence is ours");
+    bench.connection.wake();
+    assert_eq!(bench.waits().reads, 0, "waking is not resuming");
+    bench.connection.resume();
+    assert_eq!(bench.waits().sent, b"ping", "no edge was needed");
+    bench.connection.resume();
+    assert_eq!(bench.waits().reads, 1, "it was not paused");
+}
+
+#[test]
+fn a_connection_that_finishes_throws_away_what_still_arrives() {
+    let mut bench = Bench::new(Finisher, [Bytes(b"bye"), Bytes(b"more")]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    let script = bench.waits();
+    assert_eq!((script.sent.as_slice(), script.fin_sent), (&b"bye"[..], true));
+    bench.readable([Fin]);
+    bench.finishes();
+    assert_eq!(bench.connection.received(), 7);
+}
+
+/// Has a deadline until it hears something, and says when the deadline passed.
+struct Patient {
+    until: Option<Moment>,
+    passed: usize,
+}
+
+impl Protocol for Patient {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        self.until = None;
+        out.send(input);
+        input.len()
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        self.until
+    }
+
+    fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
+        self.passed += 1;
+        self.until = None;
+        out.copy(b"too late");
+    }
+}
+
+#[test]
+fn input_that_came_before_its_deadline_was_noticed_is_shown_first() {
+    let mut bench = Bench::new(Patient { until: Some(at(5)), passed: 0 }, []);
+    assert_eq!(bench.connection.protocol_deadline(), Some(at(5)));
+    bench.readable([Bytes(b"in time")]);
+    bench.connection.protocol_is_due();
+    bench.now = at(9);
+    assert_eq!(bench.waits().sent, b"in time");
+    assert_eq!(bench.connection.protocol().passed, 0);
+}
+
+#[test]
+fn a_deadline_that_passed_is_told_once_and_its_answer_goes_out() {
+    let mut bench = Bench::new(Patient { until: Some(at(5)), passed: 0 }, []);
+    bench.now = at(4);
+    bench.connection.protocol_is_due();
+    assert_eq!(bench.waits().sent, b"", "the time has not come");
+    bench.now = at(5);
+    bench.connection.protocol_is_due();
+    let outcome = bench.service();
+    assert!(matches!(outcome, Outcome::Runnable), "it may have something to produce now: {outcome:?}");
+    for _ in 0..2 {
+        assert_eq!(bench.waits().sent, b"too late");
+        bench.connection.protocol_is_due();
+    }
+    assert_eq!(bench.connection.protocol().passed, 1);
+}
+
+#[test]
+fn a_protocol_that_does_nothing_at_its_deadline_is_ended() {
+    let mut bench = Bench::new(Forward { deadline: Some(at(5)), ..Forward::default() }, []);
+    bench.now = at(5);
+    bench.connection.protocol_is_due();
+    assert!(matches!(bench.ends(), End::Aborted));
+    // None that is ending, or not yet there, has a deadline.
+    assert_eq!(bench.connection.protocol_deadline(), Some(at(5)));
+    bench.connection.stop_answering(at(5));
+    assert_eq!(bench.connection.protocol_deadline(), None);
+    let mut early = connecting();
+    early.connection.protocol_mut().deadline = Some(at(5));
+    assert_eq!(early.connection.protocol_deadline(), None);
 }
