@@ -51,9 +51,8 @@ impl Behaviour for Connect {
         if !seen.came_back() {
             self.failed += 1;
             self.first_failed.get_or_insert(seen);
-        }
-        // One whose end nobody answers would make each of the round wait as well. How connections end is for half-close.
-        else if seen.ending == Ending::Silent && self.rounds < IN_A_ROW {
+        } else if seen.ending == Ending::Silent && self.rounds < IN_A_ROW {
+            // Nobody answers our FIN, which is for half-close to say. Here each of the row would wait for it.
             self.rounds = IN_A_ROW;
         }
     }

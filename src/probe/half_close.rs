@@ -13,7 +13,7 @@ const CASES: [(u64, Duration, &str); 4] = [
     (100_000, Duration::ZERO, ""),
     (4_000_000, Duration::ZERO, ""),
     // More than one send buffer holds (net.ipv4.tcp_wmem: 4 MiB), so that bytes wait on the way when the FIN is there.
-    (6_000_000, Duration::from_millis(800), " to a reader that pauses"),
+    (6_000_000, Duration::from_millis(1_500), " to a reader that pauses"),
 ];
 
 /// Whether bytes behind which a FIN was sent come back (RFC 9293, 3.6: each direction ends by itself).

@@ -50,7 +50,7 @@ pub const BEHAVIOURS: [(&str, &str); 8] = [
     ("connect", "20 connects in a row and 50 at once"),
     ("sizes", "single messages of 1 byte up to --size-max; a size that falls silent is narrowed"),
     ("half-close", "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses"),
-    ("slow-reader", "nothing is read for 2 s behind 16 MB, then everything"),
+    ("slow-reader", "nothing is read for 1.5 s behind 16 MB, then everything"),
     ("idle", "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed"),
     ("long", "a byte every so often, for --idle-max"),
     ("together", "200 connections at once, and 50 that come and go"),

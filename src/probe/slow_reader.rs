@@ -8,7 +8,8 @@ use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
 use crate::probe::conversation::{Plan, Seen, Step};
 
 const BYTES: u64 = 16_000_000;
-const DEAF: Duration = Duration::from_secs(2);
+/// Not a round number of seconds, as the timeouts of boxes are.
+const DEAF: Duration = Duration::from_millis(1_500);
 
 /// Whether what waits for a slow reader is complete in the end, and how much the path swallowed meanwhile.
 #[derive(Debug, Default)]

@@ -46,11 +46,18 @@ pub fn text(probed: &Probed, expected: &[Expected]) -> String {
     text + "\n" + &verdict + "\n"
 }
 
-/// `head` and `words` in lines that fit a terminal, all but the first indented by `indent`.
+/// `head` and `words` in lines that fit a terminal, all but the first indented by `indent`. A number stays with its unit.
 fn wrapped(head: &str, indent: usize, words: &str) -> String {
     let mut text = head.to_owned();
     let mut column = head.chars().count();
-    for (number, word) in words.split(' ').enumerate() {
+    let mut pieces: Vec<String> = Vec::new();
+    for word in words.split(' ') {
+        match pieces.last_mut() {
+            Some(last) if last.parse::<f64>().is_ok() => *last += &format!(" {word}"),
+            _ => pieces.push(word.to_owned()),
+        }
+    }
+    for (number, word) in pieces.iter().enumerate() {
         let width = word.chars().count();
         if number > 0 && column + 1 + width > USUAL_WIDTH {
             text += "\n";
@@ -131,6 +138,14 @@ mod tests {
         assert!(text.lines().all(|line| line.len() <= USUAL_WIDTH && line == line.trim_end()), "{text}");
         assert_eq!(text.matches("seen").count(), 60, "{text}");
         assert!(text.contains("\n\nhalf-close: Mind it.\n\n2 of 2 are not as expected.\n"), "{text}");
+    }
+
+    #[test]
+    fn a_number_stays_with_its_unit() {
+        let words = "after 9.8 ms ".repeat(20);
+        let text = wrapped("", 0, words.trim_end());
+        assert_eq!(text.matches("9.8 ms").count(), 20, "{text}");
+        assert!(text.lines().all(|line| line.len() <= USUAL_WIDTH), "{text}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ const PATH_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/path.py");
 
 const NAMES: [&str; 7] = ["connect", "sizes", "half-close", "slow-reader", "idle", "long", "together"];
 
-/// What a box makes of each of [`NAMES`]; `None`: it is not tried. socat and xinetd start a process for each connection,
+/// What a box makes of each of [`NAMES`], one thing `or` another if it depends on the moment; `None`: it is not tried. socat and xinetd start a process for each connection,
 /// and 250 at a time are too many.
 type Verdicts = [Option<&'static str>; NAMES.len()];
 
@@ -121,7 +121,9 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
             key.display()
         );
         let ends = [file("far.conf", &far), file("near.conf", &near)];
-        start("stunnel on both sides", front, CARRIED, ends.map(|end| command("stunnel", &[&end])).into())
+        // It loses the end of what a pausing reader has not read yet, in some runs.
+        let expected = but([("half-close", Some("carried or cut"))]);
+        start("stunnel on both sides", front, expected, ends.map(|end| command("stunnel", &[&end])).into())
     };
     let xinetd = move || {
         let port = free_port();
@@ -148,7 +150,7 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
     let ended = [("idle", Some("cut"))];
     let full = [("together", Some("silent"))];
     let nothing_back = [("half-close", Some("cut"))];
-    // Behind a FIN it waits 0.5 s for the other direction, and with -t0 not at all; the reader pauses for 0.8 s.
+    // Behind a FIN it waits 0.5 s for the other direction, and with -t0 not at all; the reader pauses for 1.5 s.
     let impatient = [("half-close", Some("cut")), ("together", None)];
     vec![
         Box::new(direct),
@@ -177,7 +179,7 @@ fn rows(command: &mut Command) -> Vec<(String, String, String)> {
 }
 
 /// Where the script sees something else than the probe.
-fn disagreements(rows: &[(String, String, String)], script: &Value) -> Vec<String> {
+fn disagreements(rows: &[(String, String, String)], script: &Value, certain: impl Fn(&str) -> bool) -> Vec<String> {
     let is_true = |value: &Value| value.as_bool().unwrap();
     let says = [
         ("half-close", script["half-close"].as_array().unwrap().iter().all(|case| is_true(&case["whole"]))),
@@ -185,7 +187,7 @@ fn disagreements(rows: &[(String, String, String)], script: &Value) -> Vec<Strin
         ("sizes", script["sizes"].as_object().unwrap().values().all(is_true)),
     ];
     let verdict = |name| rows.iter().find(|row| row.0 == name).map(|row| row.1 == "carried");
-    let differs = says.iter().filter(|&&(name, whole)| verdict(name) != Some(whole));
+    let differs = says.iter().filter(|&&(name, whole)| certain(name) && verdict(name) != Some(whole));
     differs.map(|(name, whole)| format!("{name}: the script says {whole}: {script}")).collect()
 }
 
@@ -211,8 +213,12 @@ fn each_box_makes_of_each_behaviour_what_is_known_of_it() {
         let _ = write!(table, "| {} |", running.name);
         for (name, expected) in NAMES.iter().zip(running.expected) {
             let found = rows.iter().find(|row| row.0 == *name);
-            let _ = write!(table, " {} |", found.map_or("not tried", |row| &row.1));
-            if found.map(|row| &*row.1) != expected {
+            let as_expected = match (found, expected) {
+                (Some(row), Some(expected)) => expected.split(" or ").any(|verdict| verdict == row.1),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            let _ = write!(table, " {} |", if as_expected { expected.unwrap_or("not tried") } else { "?" });
+            if !as_expected {
                 wrong.push(format!("{}: {name} is expected to be {expected:?}: {found:?}", running.name));
             }
         }
@@ -220,7 +226,14 @@ fn each_box_makes_of_each_behaviour_what_is_known_of_it() {
         for (name, verdict, seen) in rows.iter().filter(|row| row.1 != "carried") {
             let _ = writeln!(details, "- {}, {name}: {verdict}: {seen}", running.name);
         }
-        wrong.extend(disagreements(&rows, &script).iter().map(|line| format!("{}: {line}", running.name)));
+        // What depends on the moment may differ between two looks at it.
+        let certain = |name: &str| {
+            !NAMES
+                .iter()
+                .zip(running.expected)
+                .any(|(&known, verdict)| known == name && verdict.is_some_and(|verdict| verdict.contains(" or ")))
+        };
+        wrong.extend(disagreements(&rows, &script, certain).iter().map(|line| format!("{}: {line}", running.name)));
     }
     println!("{table}\n{details}");
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -3,7 +3,7 @@
     path.py HOST PORT
 
 Prints one JSON object: for half-close how many bytes came back of 22, 100,000, 4,000,000, and 6,000,000 to a reader that
-pauses 0.8 s; for idle whether a connection lived through 1 and through 4 s; for sizes those that came back whole.
+pauses 1.5 s; for idle whether a connection lived through 1 and through 4 s; for sizes those that came back whole.
 """
 
 import json
@@ -78,7 +78,7 @@ def size(count):
 
 
 print(json.dumps({
-    "half-close": [half_close(count, pause) for count, pause in ((22, 0), (100000, 0), (4000000, 0), (6000000, 0.8))],
+    "half-close": [half_close(count, pause) for count, pause in ((22, 0), (100000, 0), (4000000, 0), (6000000, 1.5))],
     "idle": {str(seconds): idle(seconds) for seconds in (1, 4)},
     "sizes": {str(count): size(count) for count in (1, 536, 1240, 1256, 1460, 9000, 65536)},
 }))
