@@ -53,7 +53,7 @@ fn wrapped(head: &str, indent: usize, words: &str) -> String {
     let mut pieces: Vec<String> = Vec::new();
     for word in words.split(' ') {
         match pieces.last_mut() {
-            Some(last) if last.parse::<f64>().is_ok() => *last += &format!(" {word}"),
+            Some(last) if last.parse::<f64>().is_ok() => last.extend([" ", word]),
             _ => pieces.push(word.to_owned()),
         }
     }
