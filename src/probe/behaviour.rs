@@ -74,6 +74,15 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// What a conversation says whose connection may be refused by a limit. One that is ended at once, before a byte came
+    /// back, is refused as well: whether the connect has succeeded by then is a matter of microseconds.
+    #[must_use]
+    pub fn of_admission(seen: &Seen) -> Verdict {
+        if seen.was_turned_away() { Verdict::Refused } else { Verdict::of(seen) }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -73,7 +73,7 @@ impl Behaviour for Connect {
             None => Verdict::Carried,
             Some(first) => {
                 let _ = write!(seen, "; {} failed, the first: {}", self.failed, ending(first));
-                if first.was_turned_away() { Verdict::Refused } else { Verdict::of(first) }
+                Verdict::of_admission(first)
             }
         };
         Row {

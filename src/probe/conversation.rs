@@ -109,7 +109,9 @@ impl Seen {
     /// Whether the connection was accepted and then ended, without an answer: a limit refuses like this as well.
     #[must_use]
     pub fn was_turned_away(&self) -> bool {
-        matches!(self.ending, Ending::EarlyEnd | Ending::Reset(_)) && self.first_echo.is_none()
+        matches!(self.ending, Ending::EarlyEnd | Ending::Reset(_))
+            && self.first_echo.is_none()
+            && self.wrong_at.is_none()
     }
 }
 

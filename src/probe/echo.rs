@@ -40,7 +40,7 @@ impl Behaviour for Echo {
                     Ending::NotConnected(_) => String::new(),
                     _ => format!("{} of {BYTES} B back; ", seen.returned),
                 };
-                (Verdict::of(seen), format!("{bytes}{how}"))
+                (Verdict::of_admission(seen), format!("{bytes}{how}"))
             }
             _ => (Verdict::Carried, format!("{BYTES} B, there and back")),
         };

@@ -78,8 +78,7 @@ impl Behaviour for Together {
             let _ = write!(seen, "; {} refused; the first that failed: {}", self.refused, ending(broken));
         }
         let verdict = match &self.broken {
-            Some(broken) if broken.was_turned_away() => Verdict::Refused,
-            Some(broken) => Verdict::of(broken),
+            Some(broken) => Verdict::of_admission(broken),
             None if self.waits.is_empty() => Verdict::Carried,
             None => Verdict::Changed,
         };
