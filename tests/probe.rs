@@ -273,7 +273,8 @@ fn a_server_that_is_no_echo_is_described() {
         let _ = stream.read(&mut [0; 100]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
     });
-    no_echo(http, "cut", "a wrong byte at offset 0: b\"HTTP/1.1 400 Bad\", it looks like an HTTP/1.1 response");
+    // One first byte in 256 is by chance the one that was sent.
+    no_echo(http, "cut", "it looks like an HTTP/1.1 response");
     let ssh = path(|mut stream| {
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n");
         swallow(&mut stream);
@@ -284,9 +285,9 @@ fn a_server_that_is_no_echo_is_described() {
         let _ = stream.write_all(b"hello");
         swallow(&mut stream);
     });
-    no_echo(short, "cut", "a wrong byte at offset 0: b\"hello\"");
+    no_echo(short, "cut", "ello\"");
     let endless = path(|mut stream| while stream.write_all(b"x").is_ok() {});
-    no_echo(endless, "cut", "a wrong byte at offset 0: b\"xxx");
+    no_echo(endless, "cut", ": b\"xxx");
     no_echo(path(|mut stream| swallow(&mut stream)), "silent", "0 of 22 B back; silent, given up after 1.");
     no_echo(
         path(|mut stream| {
@@ -404,7 +405,8 @@ fn a_path_that_answers_no_fin_is_silent_in_one_row_alone() {
         std::thread::sleep(PATIENCE); // The FIN is never answered.
     });
     let begun = Instant::now();
-    let run = run(addr, "--idle-max 2s --timeout 1s --json");
+    // (200 connects at once overflow the backlog of std's listener, and a SYN is sent again after a second.)
+    let run = run(addr, "--idle-max 2s --timeout 1s --skip together --json");
     let rows = Rows::of(&run);
     rows.carried_but(&["half-close"]);
     let seen = rows.seen("half-close", "silent");
