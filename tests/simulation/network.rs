@@ -33,7 +33,9 @@ const FIRST_PORT: u16 = 1000;
 const CALLS_A_TURN: u32 = 50_000;
 /// How many turns in a row may find nothing and do nothing.
 const IDLE_TURNS: u32 = 200;
-const TURNS: u32 = 500_000;
+/// How many turns a world may take. A peer may gush 128 KiB through rooms of a single byte, and through a proxy each byte
+/// takes four turns there, and four back.
+const TURNS: u32 = 2_000_000;
 /// The most bytes that one connection may read in one turn: its budget, and one last read into the loop's whole buffer.
 const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
