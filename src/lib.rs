@@ -100,13 +100,13 @@
 //! | `rehearsal` | a protocol tried out without a network |
 //! | `descriptors`, `handle`, `signals`, `sockets`, `timer` | the limit of open files; other threads' requests; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |
-//! | `accepting`, `listeners` | when to accept: a listener, its budget, its rest when descriptors run out (`event_loop` accepts, and learns the address there); all listeners of a loop, and whose each connection is |
+//! | `accepting`, `listeners` | when to accept: a listener, its budget, its rest when descriptors run out (`turn` accepts, and learns the address there); all listeners of a loop, and whose each connection is |
 //! | `deadlines`, `silence` | what is due when; the proof of silence that a deadline needs |
 //! | `memory` | how many bytes all buffers hold, and may hold; [`Limits`] |
 //! | `pairs` | which connections are joined |
 //! | `run_queue` | who can do something now, each once |
 //! | `slots` | the connections, each under the number that is its token |
-//! | `event`, `event_loop` | what the loop tells its role; the turn |
+//! | `event`, `event_loop`, `event_loop/turn` | what the loop tells its role; the loop, and what a role may do with it; the turn |
 //!
 //! | file in `client` | what it owns |
 //! | --- | --- |
@@ -117,7 +117,7 @@
 //! | `connect_window` | how many connects are under way |
 //! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |
 //!
-//! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `event_loop`
+//! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `turn`
 //! accepts; a limit by address: the server's role, which hears of each. A fault: named in `fault`, found in `exchange` or
 //! `verdict`, listed in `docs/report.schema.json`. A field of the report: `findings`, then `report` and its schema. A
 //! signal: `signals`; both programs catch every one, and one that a role does not name ends it. Another poller: another
