@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use multiconn::cli::{self, Verbosity};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Event, ListenerConfig, Outbox, Protocol, sockets};
 
 /// Forward each TCP connection to a backend, and back
@@ -45,20 +45,21 @@ fn main() -> ExitCode {
     };
     cli::start_logging(args.verbosity);
     match serve(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Drained) => ExitCode::SUCCESS,
+        Ok(Ending::Killed(signal)) => ExitCode::from(cli::exit_code_of(signal)),
         Err(error) => cli::fail(&error),
     }
 }
 
-fn serve(args: &Args) -> anyhow::Result<()> {
+fn serve(args: &Args) -> anyhow::Result<Ending> {
     let backend = sockets::resolve(&args.backend_host, args.backend_port)?[0];
     // Each client takes two descriptors. One that finds none waits in the backlog.
-    let clients = ListenerConfig { connections: cli::connection_cap(None)? / 2, ..ListenerConfig::default() };
+    let clients = ListenerConfig { connections: (cli::connection_cap(None)? / 2).max(1), ..ListenerConfig::default() };
     let config = Config { listener: clients, ..Config::default() };
     let mut server = Server::bind(&args.host, args.port, &config, |_| Forward)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
-    server.run_with(move |event, event_loop| {
+    let ending = server.run_with(move |event, event_loop| {
         if let Event::Accepted { token, .. } = event {
             let there = event_loop.connect(backend, Forward);
             if !event_loop.join(token, there) {
@@ -66,5 +67,5 @@ fn serve(args: &Args) -> anyhow::Result<()> {
             }
         }
     })?;
-    Ok(())
+    Ok(ending)
 }

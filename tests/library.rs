@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use multiconn::sockets::{self, ListenOptions};
-use multiconn::{End, Event, EventLoop, Limits, Outbox, Protocol, Role, SendError, Timeouts, Token};
+use multiconn::{End, Event, EventLoop, Limits, Moment, Outbox, Protocol, Role, SendError, Timeouts, Token};
 
 /// Notifies of each byte and answers nothing by itself.
 #[derive(Debug)]
@@ -293,4 +293,196 @@ fn however_often_a_handle_is_called_the_loop_finds_one_request_and_stops_at_once
     let mut counter = Counter(0);
     event_loop.run(&mut counter).unwrap();
     assert_eq!(counter.0, 1);
+}
+
+#[test]
+fn a_paused_connection_is_not_read_until_the_role_resumes_it() {
+    struct Pauser {
+        paused: Option<Token>,
+        heard: Vec<&'static str>,
+    }
+    impl Role<Bell> for Pauser {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            match event {
+                Event::Accepted { token, .. } => {
+                    event_loop.pause(token);
+                    self.paused = Some(token);
+                    event_loop.stop_listening();
+                    event_loop.set_timer(Some(event_loop.clock_now().plus(Duration::from_millis(100)))).unwrap();
+                }
+                Event::Timer => {
+                    let token = self.paused.unwrap();
+                    assert_eq!(event_loop.connection(token).unwrap().received(), 0);
+                    event_loop.wake(token); // Waking takes no pause back.
+                    event_loop.resume(token);
+                    self.heard.push("timer");
+                }
+                Event::Notified { token } => {
+                    self.heard.push("bell");
+                    event_loop.close(token);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut pauser = Pauser { paused: None, heard: Vec::new() };
+    serve_one(
+        &mut pauser,
+        || Bell,
+        |mut stream| {
+            stream.write_all(b"!").unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        },
+    );
+    assert_eq!(pauser.heard, ["timer", "bell"]);
+}
+
+#[test]
+fn what_does_not_fit_is_sent_when_there_is_room_again() {
+    const ALL: usize = 20_000_000;
+
+    fn byte_at(place: usize) -> u8 {
+        u8::try_from(place % 251).unwrap()
+    }
+
+    /// Sends so many bytes, as fast as the peer takes them.
+    struct Sender {
+        sent: usize,
+        refused: u32,
+    }
+    impl Sender {
+        fn send(&mut self, token: Token, event_loop: &mut EventLoop<Clerk>) {
+            while self.sent < ALL {
+                let piece: Vec<u8> = (self.sent..ALL).take(100_000).map(byte_at).collect();
+                let sent = event_loop.send(token, &piece).unwrap();
+                self.sent += sent;
+                if sent < piece.len() {
+                    self.refused += 1;
+                    return;
+                }
+            }
+            event_loop.shut_down(token);
+        }
+    }
+    impl Role<Clerk> for Sender {
+        fn handle(&mut self, event: Event<Clerk>, event_loop: &mut EventLoop<Clerk>) {
+            match event {
+                Event::Accepted { token, .. } => {
+                    event_loop.stop_listening();
+                    self.send(token, event_loop);
+                }
+                Event::Room { token } => self.send(token, event_loop),
+                Event::Closed { end, .. } => assert!(matches!(end, End::Finished), "{end:?}"),
+                _ => {}
+            }
+        }
+    }
+    let mut sender = Sender { sent: 0, refused: 0 };
+    serve_one(&mut sender, Clerk::default, |mut stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), ALL);
+        assert!(got.iter().enumerate().all(|(place, &byte)| byte == byte_at(place)));
+    });
+    assert!(sender.refused > 10, "{} times: the buffer holds a hundredth of it", sender.refused);
+}
+
+#[test]
+fn a_peer_sees_the_reset_that_the_role_sends() {
+    struct Resetter;
+    impl Role<Bell> for Resetter {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            match event {
+                Event::Notified { token } => {
+                    event_loop.stop_listening();
+                    event_loop.reset(token);
+                }
+                Event::Closed { end, .. } => assert!(matches!(end, End::Reset), "{end:?}"),
+                _ => {}
+            }
+        }
+    }
+    serve_one(
+        &mut Resetter,
+        || Bell,
+        |mut stream| {
+            stream.write_all(b"!").unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        },
+    );
+}
+
+#[test]
+fn a_connect_that_fails_at_once_is_reported_under_its_token() {
+    struct Caller {
+        expected: Token,
+        failed: bool,
+    }
+    impl Role<Bell> for Caller {
+        fn handle(&mut self, event: Event<Bell>, event_loop: &mut EventLoop<Bell>) {
+            let Event::Closed { token, end, .. } = event else { panic!("{event:?}") };
+            assert_eq!(token, self.expected);
+            assert!(matches!(end, End::ConnectFailed(_)), "{end:?}");
+            assert!(event_loop.connection(token).is_none());
+            self.failed = true;
+        }
+    }
+    let mut event_loop = event_loop();
+    // TCP has no broadcast: the kernel refuses before anything is sent.
+    let expected = event_loop.connect(([255, 255, 255, 255], 7).into(), Bell);
+    assert!(event_loop.connection(expected).is_none(), "the connect did not fail at once, so the test proves nothing");
+    let mut caller = Caller { expected, failed: false };
+    event_loop.run(&mut caller).unwrap();
+    assert!(caller.failed);
+}
+
+/// Gives each line half a second to be whole, from its first byte on.
+#[derive(Default)]
+struct Impatient {
+    began: Option<Moment>,
+    lines: u32,
+}
+
+impl Protocol for Impatient {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let whole = input.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        self.lines += u32::try_from(input[..whole].split_inclusive(|&byte| byte == b'\n').count()).unwrap();
+        self.began = (whole < input.len()).then(|| self.began.filter(|_| whole == 0).unwrap_or(out.now()));
+        out.send(&input[..whole]);
+        whole
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        self.began.map(|began| began.plus(Duration::from_millis(500)))
+    }
+}
+
+#[test]
+fn a_protocol_ends_a_connection_whose_peer_drips() {
+    struct Host {
+        end: Option<End>,
+        lines: u32,
+    }
+    impl Role<Impatient> for Host {
+        fn handle(&mut self, event: Event<Impatient>, event_loop: &mut EventLoop<Impatient>) {
+            match event {
+                Event::Accepted { .. } => event_loop.stop_listening(),
+                Event::Closed { end, protocol, .. } => {
+                    self.end = Some(end);
+                    self.lines = protocol.lines;
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut host = Host { end: None, lines: 0 };
+    serve_one(&mut host, Impatient::default, |mut stream| {
+        stream.write_all(b"one\ntwo\n").unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream.write_all(b"thr").unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the third line was never whole");
+    });
+    assert!(matches!(host.end, Some(End::Aborted)), "{:?}", host.end);
+    assert_eq!(host.lines, 2);
 }

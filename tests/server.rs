@@ -155,8 +155,9 @@ fn idle_connections_cost_no_turns() {
             std::thread::yield_now();
         }
     }
-    let asking = server.total("turns");
-    let cost_of_asking = server.total("turns") - asking;
+    // The signal that asks may interrupt a wait, which ends that turn; then its pipe is readable. It depends on where the
+    // signal finds the server, so measuring it once does not say what the next one costs.
+    let cost_of_asking = 2;
     let (before, used) = (server.total("turns"), cpu(&server.program));
     std::thread::sleep(Duration::from_secs(10)); // The measured time.
     let turns = server.total("turns") - before;

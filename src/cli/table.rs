@@ -9,6 +9,7 @@ use std::iter;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mio::Token;
 use mio::net::TcpStream;
 
 use crate::cli::standard_error::{LossyStderr, USUAL_WIDTH};
@@ -26,6 +27,9 @@ const ROWS: usize = 50;
 
 /// The columns in front of the addresses. The first is text, the others numbers.
 const COLUMNS: [&str; 7] = ["state", "inbound", "outbound", "received", "sent", "age", "idle"];
+
+/// The column between them and the addresses, where it says something: the names of listeners.
+const VIA: &str = "via";
 
 /// Writes the table to standard error, whatever the log level, a line at a time. As with the log, lines that find no reader
 /// are dropped.
@@ -47,12 +51,12 @@ pub fn on_request<P: Protocol>(event: Event<P>, event_loop: &mut EventLoop<P>) {
 
 fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
     let now = event_loop.now();
-    let mut connections: Vec<_> = event_loop.connections().map(|(_, connection)| connection).collect();
-    connections.sort_by_key(|connection| Reverse(connection.inbound_len() + connection.outbound_len()));
+    let mut connections: Vec<_> = event_loop.connections().collect();
+    connections.sort_by_key(|(_, connection)| Reverse(connection.inbound_len() + connection.outbound_len()));
 
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     let (mut inbound, mut outbound, mut received, mut sent) = (0, 0, 0, 0);
-    for connection in &connections {
+    for (_, connection) in &connections {
         *states.entry(connection.state().to_string()).or_default() += 1;
         inbound += connection.inbound_len();
         outbound += connection.outbound_len();
@@ -74,16 +78,35 @@ fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
     lines.extend(wrapped(&format!("received {received}, sent {sent}; turns {}", event_loop.turns())));
     let left_out = connections.len().saturating_sub(ROWS);
     connections.truncate(ROWS);
-    lines.extend(rows(&connections, now));
+    let listeners = listeners(event_loop, &connections);
+    let connections: Vec<_> = connections.into_iter().map(|(_, connection)| connection).collect();
+    lines.extend(rows(&connections, listeners.as_deref(), now));
     if left_out > 0 {
         lines.push(format!("and {left_out} more"));
     }
     lines
 }
 
-/// A row for each connection, below their heads. Of the two addresses, the one that all rows share is said once, above
+/// The name of the listener that each connection came in through, and `-` for those that were opened here. `None` where
+/// that would say nothing: all came in through listeners without a name, or all were opened here.
+fn listeners<P: Protocol>(
+    event_loop: &EventLoop<P>,
+    connections: &[(Token, &Connection<TcpStream, P>)],
+) -> Option<Vec<&'static str>> {
+    let ids: Vec<_> = connections.iter().map(|&(token, _)| event_loop.listener_of(token)).collect();
+    let name = |id| match event_loop.listener_name(id) {
+        "" => "unnamed",
+        name => name,
+    };
+    let names: Vec<_> = ids.iter().map(|id| id.map_or("-", name)).collect();
+    let has_a_name = ids.iter().flatten().any(|&id| !event_loop.listener_name(id).is_empty());
+    let is_mixed = names.windows(2).any(|pair| pair[0] != pair[1]);
+    (has_a_name || is_mixed).then_some(names)
+}
+
+/// A row for each connection, below their heads, with the names of their listeners if there are any. Of the two addresses, the one that all rows share is said once, above
 /// them: a server's own, a client's target.
-fn rows<P>(connections: &[&Connection<TcpStream, P>], now: Moment) -> Vec<String> {
+fn rows<P>(connections: &[&Connection<TcpStream, P>], listeners: Option<&[&'static str]>, now: Moment) -> Vec<String> {
     // A connection that was reset has no local address any more.
     let local =
         |connection: &Connection<TcpStream, P>| connection.transport().local_addr().ok().map(sockets::canonical);
@@ -103,13 +126,17 @@ fn rows<P>(connections: &[&Connection<TcpStream, P>], now: Moment) -> Vec<String
     let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| {
         cells.iter().map(|row| row[column].len()).chain([COLUMNS[column].len()]).max().unwrap_or(0)
     });
+    let names_width = listeners.unwrap_or_default().iter().map(|name| name.len()).chain([VIA.len()]).max().unwrap_or(0);
+    let line = |row: &[String; COLUMNS.len()], name: Option<&str>, foreign: String, local: String| {
+        let name = name.map(|name| format!("{name:<names_width$}"));
+        filled(iter::once(aligned(row, widths)).chain(name).chain(addresses(foreign, local)), "  ")
+    };
     let mut lines: Vec<String> = shared.into_iter().collect();
-    let heads = aligned(&COLUMNS.map(String::from), widths);
-    lines.extend(filled(iter::once(heads).chain(addresses("foreign".to_owned(), "local".to_owned())), "  "));
-    for (connection, row) in connections.iter().zip(&cells) {
+    let heads = COLUMNS.map(String::from);
+    lines.extend(line(&heads, listeners.map(|_| VIA), "foreign".to_owned(), "local".to_owned()));
+    for (index, (connection, row)) in connections.iter().zip(&cells).enumerate() {
         let local = local(connection).map_or_else(|| "-".to_owned(), |addr| addr.to_string());
-        let addresses = addresses(connection.addr().to_string(), local);
-        lines.extend(filled(iter::once(aligned(row, widths)).chain(addresses), "  "));
+        lines.extend(line(row, listeners.map(|names| names[index]), connection.addr().to_string(), local));
     }
     if connections.is_empty() { Vec::new() } else { lines }
 }
@@ -168,7 +195,10 @@ fn filled(parts: impl Iterator<Item = String>, gap: &str) -> Vec<String> {
         match lines.last_mut() {
             None => lines.push(part),
             Some(line) if line.len() + gap.len() + part.len() <= USUAL_WIDTH => line.extend([gap, &part]),
-            Some(_) => lines.push(format!("  {part}")),
+            Some(line) => {
+                line.truncate(line.trim_end().len()); // A part may be filled up with spaces, for one that follows.
+                lines.push(format!("  {part}"));
+            }
         }
     }
     lines
@@ -178,7 +208,7 @@ fn filled(parts: impl Iterator<Item = String>, gap: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::engine::connection::{State, Timeouts};
-    use crate::engine::event_loop::Limits;
+    use crate::engine::event_loop::{Limits, ListenerConfig};
     use crate::engine::sockets::ListenOptions;
     use crate::server::echo::Echo;
 
@@ -199,6 +229,44 @@ mod tests {
         assert_eq!(lines[4], "state      inbound outbound received sent  age idle  local");
         assert_eq!(lines.len(), 3 + 2 + ROWS + 1);
         assert_eq!(lines.last().unwrap(), "and 7 more");
+    }
+
+    #[test]
+    fn each_row_names_its_listener_where_there_are_names_or_connections_of_our_own() {
+        const BACKEND: ListenerConfig = ListenerConfig { name: "backend", connections: usize::MAX };
+        let listen = || sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
+        let (front, back) = (listen(), listen());
+        let (front_addr, back_addr) = (front.local_addr().unwrap(), back.local_addr().unwrap());
+        let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default()).unwrap();
+        event_loop.listen(front, |_| Echo).unwrap();
+        event_loop.listen_with(BACKEND, back, |_| Echo).unwrap();
+        // The eighth column, the one behind `idle`, with its head.
+        let via = |event_loop: &EventLoop<Echo>| -> Vec<String> {
+            let lines = table(event_loop);
+            let below =
+                lines.iter().skip_while(|line| !line.starts_with("state")).filter(|line| !line.starts_with(' '));
+            let mut words: Vec<_> =
+                below.filter_map(|line| line.split_whitespace().nth(7)).map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        let until = |count: usize, event_loop: &mut EventLoop<Echo>| {
+            while event_loop.open_connections() < count {
+                event_loop.turn().unwrap();
+            }
+        };
+
+        let first = std::net::TcpStream::connect(front_addr).unwrap();
+        until(1, &mut event_loop);
+        assert_eq!(via(&event_loop), [first.local_addr().unwrap().to_string(), "foreign".to_owned()]);
+
+        event_loop.connect(back_addr, Echo);
+        assert_eq!(via(&event_loop), ["-", "unnamed", "via"], "one came in, one was opened here");
+        until(3, &mut event_loop);
+        assert_eq!(via(&event_loop), ["-", "backend", "unnamed", "via"]);
+        let head = table(&event_loop).into_iter().find(|line| line.starts_with("state")).unwrap();
+        assert!(head.ends_with("idle  via      foreign  local"), "{head:?}");
+        assert!(table(&event_loop).iter().all(|line| line.len() <= 80 && line.trim_end() == line));
     }
 
     #[test]

@@ -64,6 +64,8 @@ enum Reading {
     Discarding,
     /// The peer's FIN was read; the protocol's `end_of_input` was not called yet.
     EndUnheard,
+    /// The same, and the protocol takes nothing of what came before the FIN now: it hears of the end when it is woken.
+    EndHeld,
     /// The peer's FIN was read, and nothing is left to show to the protocol.
     Ended,
 }
@@ -129,6 +131,8 @@ impl Marks {
     const JOINED: u8 = 8;
     /// The role opened the connection; it was not accepted.
     const OPENED_BY_US: u8 = 16;
+    /// Our direction is to be shut down, and the protocol has not heard of it.
+    const LAST_WORDS: u8 = 32;
 
     fn has(self, mark: u8) -> bool {
         self.0 & mark != 0
@@ -255,13 +259,6 @@ pub enum End {
     /// The connection that it was joined to ([`EventLoop::join`](crate::engine::event_loop::EventLoop::join)) failed, and
     /// so this one was reset.
     PartnerFailed,
-}
-
-impl End {
-    /// Whether it is an end in order: with what was sent before delivered, as far as the peer took it.
-    fn is_orderly(&self) -> bool {
-        matches!(self, End::Finished | End::TimedOut(Timeout::Idle | Timeout::Linger))
-    }
 }
 
 impl fmt::Display for End {
@@ -417,8 +414,8 @@ impl<T, P> Connection<T, P> {
         !self.marks.has(Marks::OPENED_BY_US)
     }
 
-    /// Whether it is joined to another connection, or was.
-    pub fn is_joined(&self) -> bool {
+    /// Whether it was joined to another connection, which may be gone by now.
+    pub fn was_joined(&self) -> bool {
         self.marks.has(Marks::JOINED)
     }
 
@@ -432,8 +429,8 @@ impl<T, P> Connection<T, P> {
         match (self.writing, self.reading) {
             (Writing::Connecting | Writing::ConnectingToShutDown, _) => State::Connecting,
             _ if !self.outbound.is_empty() && !self.wire.ready.writable => State::Stalled,
-            (Writing::Open, Reading::Held | Reading::Paused) => State::Held,
-            (_, Reading::EndUnheard | Reading::Ended) => State::PeerFinished,
+            (Writing::Open, Reading::Held | Reading::Paused | Reading::EndHeld) => State::Held,
+            (_, Reading::EndUnheard | Reading::EndHeld | Reading::Ended) => State::PeerFinished,
             (Writing::ShuttingDown | Writing::ShutDown, _) => State::Finishing,
             (Writing::Open, _) => State::Established,
         }
@@ -454,7 +451,7 @@ impl<T, P> Connection<T, P> {
             return Err(SendError::Finishing);
         }
         let nothing_waited = self.outbound.is_empty();
-        let taken = bytes.len().min(room_now.saturating_sub(self.room_taken()));
+        let taken = bytes.len().min(room_now.saturating_sub(self.outbound.len()));
         self.outbound.push(&bytes[..taken], room_now);
         self.time_the_wait(nothing_waited, now);
         if taken < bytes.len() {
@@ -463,17 +460,17 @@ impl<T, P> Connection<T, P> {
         Ok(taken)
     }
 
-    /// How many bytes count against the room to send: those that wait to be sent, and input that the protocol left. Input
-    /// that the protocol holds does not: if full hands kept it from sending, two peers could hold each other's input for
-    /// ever.
+    /// How many bytes count against the room for what the protocol produces: those that wait to be sent, and input that
+    /// the protocol left. Input that the protocol holds does not: if full hands kept it from sending, two peers could
+    /// hold each other's input for ever.
     fn room_taken(&self) -> usize {
         let kept = if self.takes_nothing() { 0 } else { self.inbound.len() };
         self.outbound.len() + kept
     }
 
     /// Whether the protocol or the role wants to see no input now.
-    fn takes_nothing(&self) -> bool {
-        matches!(self.reading, Reading::Held | Reading::Paused)
+    pub(crate) fn takes_nothing(&self) -> bool {
+        matches!(self.reading, Reading::Held | Reading::Paused | Reading::EndHeld)
     }
 
     /// Begins to drain: what has arrived is read, once to `WouldBlock`, and answered. Then our FIN follows, and what
@@ -490,7 +487,7 @@ impl<T, P> Connection<T, P> {
         }
         self.wire.ready.readable = true; // A connection accepted just now has had no event yet.
         if self.reading == Reading::Ended {
-            self.shut_down_behind_queue(); // Nothing comes that would be answered.
+            self.shut_down(); // Nothing comes that would be answered.
         }
     }
 
@@ -499,26 +496,28 @@ impl<T, P> Connection<T, P> {
     pub fn stop_answering(&mut self, now: Moment) {
         match self.reading {
             Reading::Open | Reading::Held | Reading::Paused => {
-                self.shut_down_behind_queue();
+                self.shut_down();
                 self.reading = Reading::Discarding;
                 self.progress.waiting_since = now;
             }
-            Reading::Ended => self.shut_down_behind_queue(),
+            Reading::EndHeld => {
+                self.shut_down();
+                self.inbound = Vec::new();
+                self.reading = Reading::Ended;
+            }
+            Reading::Ended => self.shut_down(),
             Reading::EndUnheard | Reading::Discarding => {}
         }
-    }
-
-    /// Shuts our direction down behind what waits to be sent. Input still arrives.
-    pub fn shut_down(&mut self) {
-        self.shut_down_behind_queue();
     }
 
     /// At the next service, shows the protocol again what it has not consumed.
     pub fn wake(&mut self) {
         self.marks.set(Marks::WOKEN);
-        if self.reading == Reading::Held {
-            self.reading = Reading::Open;
-        }
+        self.reading = match self.reading {
+            Reading::Held => Reading::Open,
+            Reading::EndHeld => Reading::EndUnheard,
+            other => other,
+        };
     }
 
     /// Reads nothing from now on, and shows the protocol nothing.
@@ -536,7 +535,7 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Ends the connection at its next service.
+    /// Ends the connection at its next service; with a reset if bytes wait, as they are lost.
     pub fn close(&mut self) {
         self.end_as(Ending::Closed);
     }
@@ -554,14 +553,14 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Goes on alone: the partner has come to its `end`. What waits is sent after an end in order, and what still
-    /// arrives has nowhere to go. After any other end this connection is reset: the peer must not take for whole what
-    /// came from the partner.
-    pub(crate) fn lose_partner(&mut self, end: &End, now: Moment) {
-        if !end.is_orderly() {
+    /// Goes on alone, as the partner has ended. After an end in order, what waits is sent, and what still arrives has
+    /// nowhere to go. After any other end this connection is reset: its peer must not take for whole what came from the
+    /// partner, nor for delivered what went there.
+    pub(crate) fn lose_partner(&mut self, in_order: bool, now: Moment) {
+        if !in_order {
             return self.end_as(Ending::PartnerFailed);
         }
-        if self.reading == Reading::EndUnheard {
+        if matches!(self.reading, Reading::EndUnheard | Reading::EndHeld) {
             self.reading = Reading::Ended;
         }
         self.inbound = Vec::new();
@@ -606,8 +605,17 @@ impl<T, P> Connection<T, P> {
         }
     }
 
-    /// Lets our FIN follow what waits.
-    fn shut_down_behind_queue(&mut self) {
+    /// Shuts our direction down behind what waits to be sent, and behind the protocol's last words. Input still arrives.
+    pub fn shut_down(&mut self) {
+        if matches!(self.writing, Writing::Open | Writing::Connecting) && !self.marks.has(Marks::JOINED) {
+            self.marks.set(Marks::LAST_WORDS);
+        }
+        self.shut_down_as_asked();
+    }
+
+    /// The same, as the protocol asked for it.
+    fn shut_down_as_asked(&mut self) {
+        self.marks.take(Marks::WANTS_ROOM); // Nothing can be sent behind the FIN.
         self.writing = match self.writing {
             Writing::Open => Writing::ShuttingDown,
             Writing::Connecting => Writing::ConnectingToShutDown,
@@ -713,12 +721,14 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         if self.may_go_on(timeout, timeouts, now) {
             return false;
         }
-        // With our direction open, there is a gentle way: our FIN. Without time for the peer's, only if that is here.
+        // With our direction open, there is a gentle way: our FIN. Without time for the peer's, only if that is here. But
+        // a FIN would say that a partner's bytes were complete.
         let gentle = self.writing == Writing::Open
+            && !self.marks.has(Marks::JOINED)
             && match self.reading {
                 Reading::Open | Reading::Held | Reading::Paused => timeouts.linger.is_some(),
                 Reading::Ended => true,
-                Reading::EndUnheard | Reading::Discarding => false,
+                Reading::EndUnheard | Reading::EndHeld | Reading::Discarding => false,
             };
         if timeout == Timeout::Idle && gentle {
             self.stop_answering(now);
@@ -770,14 +780,15 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
     }
 
-    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active; with bytes
-    /// waiting there, in our queue or in the kernel's, the partner's stall timeout judges.
+    /// A pair of joined connections is idle only as a whole. Notes when the partner was last active. While it waits for
+    /// us, it is active now; and while bytes wait there, in our queue or in the kernel's, its stall timeout judges.
     pub(crate) fn shares_activity(&mut self, partner: &mut Connection<T, P>, timeouts: &Timeouts, now: Moment) {
         let bytes_wait = |partner: &Connection<T, P>| partner.progress.kernel_holds || !partner.outbound.is_empty();
         if !bytes_wait(partner) && !partner.is_connecting() {
             partner.may_go_on(Timeout::Idle, timeouts, now); // Looks at the kernel's queue.
         }
-        self.last_active = self.last_active.max(if bytes_wait(partner) { now } else { partner.last_active });
+        let is_active = partner.takes_nothing() || bytes_wait(partner);
+        self.last_active = self.last_active.max(if is_active { now } else { partner.last_active });
     }
 
     /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
@@ -787,18 +798,25 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             Ok(true) => Outcome::Runnable,
             Ok(false) => Outcome::Waiting,
             Err(end) => {
-                self.reset_unless_in_order(&end);
+                self.reset_if_cut_short(&end);
                 Outcome::Ended(end)
             }
         }
     }
 
-    /// Lets closing send a reset where the peer must not take the end for one in order. A peer of a joined connection has
-    /// a part of what the far end sent, and a FIN would make it look whole.
-    fn reset_unless_in_order(&mut self, end: &End) {
-        if matches!(end, End::Reset) || self.is_joined() && !end.is_orderly() {
+    /// A FIN says that everything was sent. Where that is not so, closing sends a reset: no peer must take for whole what
+    /// was cut short. What comes from a partner may be cut short although nothing waits here.
+    #[cold]
+    fn reset_if_cut_short(&mut self, end: &End) {
+        let is_cut_short = self.marks.has(Marks::JOINED) || !self.outbound.is_empty();
+        if matches!(end, End::Reset) || is_cut_short && !matches!(end, End::Finished) {
             self.wire.transport.reset_on_close();
         }
+    }
+
+    /// The loop stops: the connection will be closed as it stands.
+    pub(crate) fn abandon(&mut self) {
+        self.reset_if_cut_short(&End::Closed);
     }
 
     /// The way of every byte: sends what waits; reads, shows the bytes to the protocol and writes its answer; delivers
@@ -819,7 +837,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             self.begin_marked(context)?;
         }
         let mut moved = 0;
-        let runnable = loop {
+        let mut runnable = loop {
             self.flush(context)?;
             let read = self.read(context)?;
             self.deliver_end_of_input(context)?;
@@ -835,9 +853,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         };
         if marked {
-            self.end_marked(context)?;
+            runnable |= self.end_marked(context)?;
         }
-        self.shut_down_if_done(context.now)?;
+        self.shut_down_if_done(context)?;
         if !runnable {
             self.notice_an_error(context)?;
         }
@@ -854,16 +872,19 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     }
 
     /// Tells the protocol that its deadline passed: behind the read, as what it was missing may have come by then. And
-    /// finds out whether there is room again for what the role wants to send.
+    /// finds out whether there is room again for what the role wants to send. Returns whether there is more to do at
+    /// once: the protocol may have something to produce now.
     #[cold]
-    fn end_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
+    fn end_marked(&mut self, context: &mut Context<'_, T, P>) -> Result<bool, End> {
+        let mut called = false;
         if self.marks.take(Marks::DUE) && self.protocol_deadline().is_some_and(|when| when <= context.now) {
             self.call_protocol(context, |protocol, out| protocol.deadline_passed(out))?;
+            called = true;
         }
         if self.outbound.len() <= context.room_now / 2 && self.marks.take(Marks::WANTS_ROOM) {
             context.has_room = true;
         }
-        Ok(())
+        Ok(called)
     }
 
     /// Finds out whether the connect succeeded.
@@ -924,8 +945,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Ok(0);
         }
         // The peer sent its FIN and may have closed its socket. A write could bring a reset before its last bytes are
-        // read.
-        // Once that end was read, or while nothing is read, there is nothing to wait for.
+        // read. Once that end was read, or while nothing is read, there is nothing to wait for.
         if self.reading == Reading::Open && self.wire.end_is_near() {
             return Ok(0);
         }
@@ -944,7 +964,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
             Produced::Nothing => Ok(0),
             Produced::Finished => {
-                self.shut_down_behind_queue();
+                self.shut_down_as_asked();
                 Ok(0)
             }
         }
@@ -1002,7 +1022,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 if queued > room_now / 2 { 0 } else { room_now.saturating_sub(queued + self.inbound.len()) }
             }
             Reading::Discarding => usize::MAX,
-            Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,
+            Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::EndHeld | Reading::Ended => 0,
         };
         room.min(context.scratch.len())
     }
@@ -1087,12 +1107,12 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         while self.reading == Reading::EndUnheard && (self.inbound.is_empty() || self.queued_answers(context).0 == 0) {
             let before = self.inbound.len();
             self.show(&[], context)?;
-            if self.inbound.len() == before {
+            if self.inbound.len() == before && self.reading == Reading::EndUnheard {
                 self.reading = Reading::Ended;
                 let rest = mem::take(&mut self.inbound);
                 self.call_protocol(context, |protocol, out| protocol.end_of_input(&rest, out))?;
                 if self.ending == Ending::Draining {
-                    self.shut_down_behind_queue(); // The loop ends: nothing more is waited for.
+                    self.shut_down(); // The loop ends: nothing more is waited for.
                 }
             }
         }
@@ -1113,13 +1133,22 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         let nothing_waited = queue.is_empty();
         let mut out = Outbox::new(queue, room_now, context.clock);
         let result = call(&mut self.protocol, &mut out);
-        let Outbox { queue, tail, wishes, .. } = out;
+        let Outbox { mut queue, tail, wishes, .. } = out;
         if !wishes.is_empty() {
             context.notified |= wishes.has(Wishes::NOTIFY);
-            if wishes.has(Wishes::HOLD) && self.reading == Reading::Open {
-                self.reading = Reading::Held;
+            if wishes.has(Wishes::HOLD) {
+                self.reading = match self.reading {
+                    Reading::Open => Reading::Held,
+                    Reading::EndUnheard => Reading::EndHeld,
+                    other => other,
+                };
             }
             if wishes.has(Wishes::ABORT) {
+                queue.push(tail, room_now);
+                match &mut context.partner {
+                    None => self.outbound = queue,
+                    Some(partner) => partner.connection.outbound = queue,
+                }
                 return Err(End::Aborted);
             }
         }
@@ -1140,8 +1169,8 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
     fn let_partner_send(answer: Answer<'_>, context: &mut Context<'_, T, P>) -> Result<(), End> {
         let Some(partner) = context.partner.take() else { return Ok(()) };
         *partner.end = partner.connection.send_answer(answer, context).err();
-        if let Some(end) = partner.end {
-            partner.connection.reset_unless_in_order(end);
+        if let Some(end) = &*partner.end {
+            partner.connection.reset_if_cut_short(end);
         }
         let sent = partner.end.is_none();
         context.partner = Some(partner);
@@ -1174,35 +1203,43 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             return Err(End::Overflow);
         }
         if !wishes.is_empty() && (wishes.has(Wishes::SHUT_DOWN) || wishes.has(Wishes::FINISH)) {
-            self.shut_down_behind_queue();
+            self.shut_down_as_asked();
         }
         Ok(())
     }
 
     /// Where nothing is read, no read finds a reset. A write would, but there may be nothing to write for a long time.
     fn notice_an_error(&mut self, context: &Context<'_, T, P>) -> Result<(), End> {
-        // An error is reported as readable, whatever else it is. So is more input, which a held connection leaves be.
-        if !self.wire.ready.readable {
+        // An error is reported as the end of what can be read, whatever else it is. So is the peer's FIN, which a held
+        // connection leaves be.
+        if !self.wire.end_is_near() {
             return Ok(());
         }
         match self.reading {
             Reading::Ended => self.wire.ready.readable = false,
-            Reading::Held | Reading::Paused => {}
+            // The end of input may wait for the partner's room.
+            Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::EndHeld => {}
             // The partner may have no room for long, while nothing waits here that a write would try to send.
             Reading::Open if context.partner.is_some() => {}
-            Reading::Open | Reading::Discarding | Reading::EndUnheard => return Ok(()),
+            Reading::Open | Reading::Discarding => return Ok(()),
         }
         self.wire.look_for_error().map_err(End::Failed)
     }
 
     /// Sends our FIN once everything is sent. Ends the connection once the peer's FIN was read as well.
-    fn shut_down_if_done(&mut self, now: Moment) -> Result<(), End> {
+    fn shut_down_if_done(&mut self, context: &mut Context<'_, T, P>) -> Result<(), End> {
         if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {
+            if self.marks.take(Marks::LAST_WORDS) {
+                self.call_protocol(context, |protocol, out| protocol.last_words(out))?;
+                if !self.outbound.is_empty() {
+                    return Ok(());
+                }
+            }
             self.writing = Writing::ShutDown;
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
             if self.reading != Reading::Ended {
                 self.wire.transport.shutdown_write().map_err(End::Failed)?;
-                self.last_active = now;
+                self.last_active = context.now;
             }
         }
         if self.writing == Writing::ShutDown && self.reading == Reading::Ended {

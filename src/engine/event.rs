@@ -42,7 +42,8 @@ pub enum Event<P> {
         /// The connection's token.
         token: Token,
     },
-    /// A connection is over, or a connect failed.
+    /// A connection is over, or a connect failed. There was no `Accepted` before it if the poller did not take an
+    /// accepted connection.
     Closed {
         /// Its token. A connection that is opened from now on may get the same token.
         token: Token,
@@ -56,6 +57,8 @@ pub enum Event<P> {
         received: u64,
         /// Bytes sent.
         sent: u64,
+        /// The connection that it was joined to until now.
+        partner: Option<Token>,
     },
     /// A signal arrived.
     Signal(Signal),

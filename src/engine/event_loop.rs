@@ -232,21 +232,22 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     ///   (backpressure).
     /// - Where a protocol shuts down at its end of input, as it does by default, the other connection sends its FIN
     ///   behind what waits there. The opposite direction goes on for as long as it likes: no linger timeout runs.
-    /// - If one of the two fails, by a reset or a timeout or because the role closes it, both are reset, the other one as
-    ///   [`End::PartnerFailed`]: no far end takes a part of a transfer for all of it. After an end in order, the other one
-    ///   finishes what it has to send.
+    /// - If one of the two fails, by a reset or a timeout or because the role closes it, both are reset (the other one
+    ///   with [`End::PartnerFailed`]): no peer takes for whole what was cut short. After [`End::Finished`], the other one
+    ///   finishes what it has to send; what it still receives has nowhere to go and is thrown away.
     /// - One of the two may still be connecting. What is sent to it waits.
-    /// - A pair is idle only as a whole. A drain lets a pair finish by itself for half of the time that the drain has.
+    /// - A pair is idle only as a whole. A drain lets it finish by itself, for the time that the drain has.
     ///
-    /// What a protocol produces ([`Protocol::produce`]) goes out on its own connection.
+    /// What a protocol produces ([`Protocol::produce`]) goes out on its own connection. What comes from the partner does
+    /// not pass the protocol. So the protocols of a pair that ends TLS on one side share the TLS session.
     ///
     /// Call it before anything arrives: when `Accepted` is handled, or with the connection paused since then
-    /// ([`pause`](EventLoop::pause)). Returns whether the two are joined. They are not if one of them is gone, is joined
-    /// already, or is the other. A connection that is gone is never joined, so the role that hears of its end (`Closed`)
-    /// decides about the other one.
+    /// ([`pause`](EventLoop::pause)). Returns whether the two are joined. They are not if one of them is gone or was
+    /// joined before, or if they are the same. If one is gone, its `Closed` is still to come, and the role decides about
+    /// the other one.
     pub fn join(&mut self, one: Token, other: Token) -> bool {
-        if self.connections.get(one.0).is_none_or(Connection::is_joined)
-            || self.connections.get(other.0).is_none_or(Connection::is_joined)
+        if self.connections.get(one.0).is_none_or(Connection::was_joined)
+            || self.connections.get(other.0).is_none_or(Connection::was_joined)
             || one == other
         {
             return false;
@@ -272,7 +273,8 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         Ok(count)
     }
 
-    /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost.
+    /// Ends a connection in the next turn, unless it is gone already. What waits to be sent is lost; the peer sees a reset
+    /// then, as a FIN would say that it was everything.
     pub fn close(&mut self, token: Token) {
         self.change(token, Connection::close);
     }
@@ -284,13 +286,21 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     }
 
     /// Shuts our direction of a connection down, if it is not gone: what waits to be sent goes out, then our FIN. Input
-    /// still arrives.
+    /// still arrives. What a partner would still have sent here is lost.
     pub fn shut_down(&mut self, token: Token) {
         self.change(token, Connection::shut_down);
     }
 
+    /// Ends a connection in order, unless it is gone already: what waits to be sent goes out, then our FIN. What still
+    /// arrives is thrown away, up to the peer's FIN or until the linger timeout is over.
+    pub fn finish(&mut self, token: Token) {
+        let now = self.now;
+        self.change(token, |connection| connection.stop_answering(now));
+    }
+
     /// Reads nothing more from a connection, and shows its protocol nothing, until [`resume`](EventLoop::resume). The
-    /// peer's window closes, and it stops sending: backpressure. What the protocol produces is sent all the same.
+    /// peer's window closes, and it stops sending: backpressure. What the protocol produces is sent all the same. A peer
+    /// whose FIN was read is not paused.
     pub fn pause(&mut self, token: Token) {
         self.change(token, Connection::pause);
     }
@@ -322,8 +332,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if when == self.timer {
             return Ok(());
         }
+        self.system.set_timer(when.map(|when| when.since(self.system.now())))?;
         self.timer = when;
-        self.system.set_timer(when.map(|when| when.since(self.system.now())))
+        Ok(())
     }
 
     /// The connection with this token, if there is one.
@@ -424,6 +435,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 break;
             }
             self.turn()?;
+        }
+        for (_, connection) in self.connections.iter_mut() {
+            connection.abandon();
         }
         self.log.print_left_out();
         Ok(())
@@ -539,19 +553,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves everything that can run, once, in order, within the budget of a turn.
     fn act(&mut self) {
-        // Those that are accepted now are served in the next turn at the earliest: the role hears of them first.
-        let waiting = self.run_queue.waiting_connections();
-        if self.run_queue.take_listeners() {
-            for id in self.listeners.ids() {
-                self.accept(id);
-            }
-        }
         let mut moved = 0;
-        for _ in 0..waiting {
+        for _ in 0..self.run_queue.waiting_connections() {
             let Some(token) = self.run_queue.pop() else { break };
             moved += self.service_connection(token);
             if moved >= TURN_BUDGET {
                 break;
+            }
+        }
+        // Last, so that those accepted now are served in the next turn at the earliest: the role hears of them first.
+        if self.run_queue.take_listeners() {
+            for id in self.listeners.ids() {
+                self.accept(id);
             }
         }
     }
@@ -629,7 +642,9 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if goes_on || connection.has_to_act() {
             self.run_queue.push(partner);
         }
-        self.arm(partner);
+        if connection.outbound_len() > 0 {
+            self.arm(partner); // Its time to stall runs. No other time can have come nearer.
+        }
     }
 
     /// Accepts the connections that wait at a listener, up to a budget.
@@ -700,7 +715,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Reports a connection that ended before it had a socket in the poller.
     fn never_opened(&mut self, token: Token, addr: SocketAddr, protocol: P, end: End) {
-        self.happened.push_back(Event::Closed { token, addr, protocol, end, received: 0, sent: 0 });
+        self.happened.push_back(Event::Closed { token, addr, protocol, end, received: 0, sent: 0, partner: None });
         self.resume_accepting(); // Its descriptor is free again.
     }
 
@@ -714,17 +729,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         if connection.was_accepted() {
             self.listeners.closed(token);
         }
-        if let Some(partner) = self.pairs.part(token)
+        let partner = self.pairs.part(token);
+        if let Some(partner) = partner
             && let Some(other) = self.connections.get_mut(partner.0)
         {
             let before = other.memory();
-            other.lose_partner(&end, self.now);
+            other.lose_partner(matches!(end, End::Finished), self.now);
             self.memory.changed(before, other.memory());
             self.run_queue.push(partner);
         }
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
         let protocol = connection.into_protocol();
-        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent });
+        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent, partner });
         self.resume_accepting();
     }
 
@@ -761,7 +777,11 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         while let Some(due) = self.deadlines.pop(self.now, known_until) {
             match due {
                 Due::Accept => self.resume_accepting(),
-                Due::StopAnswering => self.change_all(|connection, _, now| connection.stop_answering(now)),
+                Due::StopAnswering => self.change_all(|connection, _, now| {
+                    if !connection.was_joined() {
+                        connection.stop_answering(now);
+                    }
+                }),
                 Due::CutOff => {
                     self.stop_listening();
                     self.change_all(|connection, timeouts, now| {

@@ -51,7 +51,8 @@ pub trait Protocol {
     /// Puts bytes to send that answer no input into `space`, from its beginning on.
     ///
     /// Called whenever the socket takes bytes and none are queued, and again until it produces nothing. So the next
-    /// message follows as soon as the last one is out. What is produced is written at once.
+    /// message follows as soon as the last one is out. What is produced is written at once. It is not called while the
+    /// peer's FIN has arrived and the input before it is not read yet.
     fn produce(&mut self, space: &mut [u8], clock: &dyn Clock) -> Produced {
         let _ = (space, clock);
         Produced::Nothing
@@ -73,6 +74,13 @@ pub trait Protocol {
         out.shut_down();
     }
 
+    /// Our direction is about to be shut down, and not because the protocol asked for it: the loop drains, the connection
+    /// was idle for too long, or the role shuts it down. What is sent here is the last that goes out before our FIN: TLS
+    /// sends its `close_notify`, a chat says good-bye. Not called on a joined connection, whose bytes are its partner's.
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        let _ = out;
+    }
+
     /// When this protocol wants to be called although nothing arrives; `None`: never. A function of its state: the loop
     /// asks again whenever it has served the connection. So there is no timer to set, to move or to forget. A role that
     /// changes the state ([`EventLoop::protocol_mut`](crate::EventLoop::protocol_mut)) has to wake the
@@ -80,7 +88,8 @@ pub trait Protocol {
     ///
     /// A time limit for a request, or for a line to be whole, is the moment at which it began and the limit; a ticker's
     /// is its next tick. A process that was stopped (SIGSTOP) reads what arrived meanwhile before it calls a deadline
-    /// passed.
+    /// passed. Backpressure, a pause and a hold do not stop the clock: input that the connection does not read then is
+    /// not seen before the deadline.
     fn deadline(&self) -> Option<Moment> {
         None
     }
@@ -228,6 +237,12 @@ impl<'a> Outbox<'a> {
     ///         out.copy(&inverted(&answer));
     ///         consumed
     ///     }
+    ///
+    ///     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+    ///         let plain = inverted(rest);
+    ///         let ((), answer) = out.inside(out.room(), |out| self.0.end_of_input(&plain, out));
+    ///         out.copy(&inverted(&answer));
+    ///     }
     /// }
     /// ```
     pub fn inside<'b, R>(&mut self, room: usize, call: impl FnOnce(&mut Outbox<'b>) -> R) -> (R, Vec<u8>)
@@ -246,6 +261,20 @@ impl<'a> Outbox<'a> {
         }
         sent.extend(inner.tail);
         (result, sent)
+    }
+
+    /// Whether it was asked, in this call, for an end of our direction ([`shut_down`](Outbox::shut_down),
+    /// [`finish`](Outbox::finish) or [`abort`](Outbox::abort)). A protocol that wraps another one looks at this behind
+    /// [`inside`](Outbox::inside), and sends what has to come before the FIN.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        [Wishes::SHUT_DOWN, Wishes::FINISH, Wishes::ABORT].into_iter().any(|wish| self.wishes.has(wish))
+    }
+
+    /// Whether it was asked, in this call, to hold the input ([`hold`](Outbox::hold)).
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.wishes.has(Wishes::HOLD)
     }
 
     /// How many more bytes may be sent before the connection is over its limit.
@@ -270,8 +299,9 @@ impl<'a> Outbox<'a> {
         self.wishes.add(Wishes::FINISH);
     }
 
-    /// Ends the connection at once. What was sent in this call, and what waits from earlier ones, is lost. For an end
-    /// that lets it out first see [`finish`](Outbox::finish).
+    /// Ends the connection at once. What was sent in this call, and what waits from earlier ones, is lost; if there is
+    /// any, the peer sees a reset, as a FIN would say that it was everything. For an end that lets it out first see
+    /// [`finish`](Outbox::finish).
     pub fn abort(&mut self) {
         self.wishes.add(Wishes::ABORT);
     }
@@ -317,6 +347,7 @@ mod tests {
         });
         assert_eq!((result, sent.as_slice()), (3, &b"one two"[..]));
         assert_eq!((out.room(), out.wishes), (100, Wishes::SHUT_DOWN));
+        assert!(out.is_ending() && !out.is_held());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::engine::connection::{Connection, Context, End, Outcome, Readiness, SERVICE_BUDGET, State, Transport};
+use crate::engine::connection::{Connection, Context, End, Outcome, Readiness, SERVICE_BUDGET, Transport};
 use crate::engine::log_budget::LogBudget;
 use crate::engine::protocol::Protocol;
 use crate::engine::time::Moment;
@@ -115,7 +115,8 @@ impl<P: Protocol> Rehearsal<P> {
             self.connection.protocol_is_due();
             self.serve();
             let after = self.connection.protocol_deadline();
-            assert!(self.end.is_some() || after != Some(when), "deadline_passed was called, and the deadline stayed");
+            let moved = after.is_none_or(|after| after > when);
+            assert!(self.end.is_some() || moved, "deadline_passed was called, and the deadline stayed");
         }
         self.now = until;
         self.serve();
@@ -150,12 +151,17 @@ impl<P: Protocol> Rehearsal<P> {
 
     /// Whether the protocol holds its input ([`Outbox::hold`](crate::Outbox::hold)).
     pub fn is_held(&self) -> bool {
-        self.connection.state() == State::Held
+        self.connection.takes_nothing()
     }
 
     /// Whether our FIN was sent.
     pub fn has_shut_down(&self) -> bool {
         self.connection.transport().fin_sent || matches!(self.end, Some(End::Finished))
+    }
+
+    /// Whether the peer saw a reset: bytes were lost in the end.
+    pub fn was_reset(&self) -> bool {
+        self.connection.transport().reset
     }
 
     /// How the connection ended, if it did.
@@ -226,11 +232,19 @@ struct Stage {
     /// How many more bytes the peer takes.
     room: usize,
     fin_sent: bool,
+    reset: bool,
 }
 
 impl Default for Stage {
     fn default() -> Stage {
-        Stage { arrived: VecDeque::new(), ended: false, sent: Vec::new(), room: usize::MAX, fin_sent: false }
+        Stage {
+            arrived: VecDeque::new(),
+            ended: false,
+            sent: Vec::new(),
+            room: usize::MAX,
+            fin_sent: false,
+            reset: false,
+        }
     }
 }
 
@@ -265,7 +279,9 @@ impl Transport for Stage {
         Ok(())
     }
 
-    fn reset_on_close(&mut self) {}
+    fn reset_on_close(&mut self) {
+        self.reset = true;
+    }
 
     fn finish_connect(&mut self) -> io::Result<bool> {
         Ok(true)
@@ -279,7 +295,8 @@ impl Transport for Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::protocol::Outbox;
+    use crate::engine::protocol::{Outbox, Produced};
+    use crate::engine::time::Clock;
     use crate::server::echo::Echo;
 
     #[test]
@@ -302,6 +319,7 @@ mod tests {
     /// Ticks every two seconds and holds its input until it is told otherwise.
     struct Ticker {
         next: Moment,
+        tocks: bool,
         moves: bool,
         holds: bool,
     }
@@ -316,12 +334,21 @@ mod tests {
             input.len()
         }
 
+        fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+            if !mem::take(&mut self.tocks) {
+                return Produced::Nothing;
+            }
+            space[..5].copy_from_slice(b"tock ");
+            Produced::Bytes(5)
+        }
+
         fn deadline(&self) -> Option<Moment> {
             Some(self.next)
         }
 
         fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
             out.copy(b"tick ");
+            self.tocks = true;
             if self.moves {
                 self.next = self.next.plus(Duration::from_secs(2));
             }
@@ -330,7 +357,7 @@ mod tests {
 
     fn ticker(moves: bool) -> Rehearsal<Ticker> {
         let next = Moment::START.plus(Duration::from_secs(2));
-        Rehearsal::new(Ticker { next, moves, holds: true })
+        Rehearsal::new(Ticker { next, tocks: false, moves, holds: true })
     }
 
     #[test]
@@ -339,7 +366,7 @@ mod tests {
         rehearsal.pass(Duration::from_secs(1));
         assert_eq!(rehearsal.sent(), b"");
         rehearsal.pass(Duration::from_secs(4));
-        assert_eq!(rehearsal.sent(), b"tick tick ");
+        assert_eq!(rehearsal.sent(), b"tick tock tick tock ", "it is asked what it produces behind each");
     }
 
     #[test]

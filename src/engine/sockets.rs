@@ -140,9 +140,15 @@ pub fn connect(source: Option<IpAddr>, addr: SocketAddr) -> io::Result<TcpStream
 
 /// A non-blocking TCP socket that is closed on exec.
 fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    // On Linux, socket(2) makes it so: two system calls fewer.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
 }
 
 /// Lets the connect choose the port, and not the bind. Otherwise bind(2) has to find a port that is free for any

@@ -137,6 +137,16 @@ impl<P: Protocol> Server<P> {
         Ok((id, addr))
     }
 
+    /// The server's loop, before it runs: to set a timer, say, or to open connections.
+    pub fn event_loop(&mut self) -> &mut EventLoop<P> {
+        &mut self.event_loop
+    }
+
+    /// The listener that [`bind`](Server::bind) made.
+    pub fn listener(&self) -> ListenerId {
+        self.listeners[0].0
+    }
+
     /// The address that the server listens on, with the port that it got if it asked for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.listeners[0].1

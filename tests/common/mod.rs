@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test file uses another part of it")]
 
 pub mod dice;
+#[cfg(target_os = "linux")]
+pub mod pairs;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,6 +19,17 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const SERVER: &str = env!("CARGO_BIN_EXE_multiconn-server");
 pub const CLIENT: &str = env!("CARGO_BIN_EXE_multiconn-client");
+
+/// An example, which `cargo test` builds beside the tests.
+pub fn example(name: &str) -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(name);
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    Command::new(path)
+}
 
 /// A running program whose standard error is collected line by line.
 pub struct Program {
@@ -173,7 +186,7 @@ impl Server {
         command.stdout(Stdio::null()).env_remove("RUST_LOG");
         let program = Program::start(command);
         let line = program.line("Listening on ");
-        let addr = line.strip_prefix("Listening on ").unwrap().parse().unwrap();
+        let addr = line.split(' ').nth(2).unwrap().parse().unwrap(); // The listener's name may follow.
         Server { program, addr }
     }
 

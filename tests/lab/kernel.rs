@@ -14,6 +14,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::dice::Dice;
+use common::pairs::{
+    Answer, ENDS, Proxy, half_closes, half_closes_before_a_server, start_proxy, two_hundred_are_intact,
+};
 use common::proc::{cpu, cpu_since, descriptor_numbers};
 use common::{CLIENT, PATIENCE, Run, SERVER, Server, figure, have, ping, run_within};
 use rustix::process::Signal;
@@ -22,16 +25,19 @@ use serde_json::Value;
 /// The library, built on first use.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--release", "--locked", "--quiet", "--package", "faults", "--message-format", "json"]);
-        let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let messages = String::from_utf8(output.stdout).unwrap();
-        let messages = messages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let artifact = messages.into_iter().find(|message| message["target"]["name"] == "faults").unwrap();
-        artifact["filenames"][0].as_str().unwrap().into()
-    })
+    LIBRARY.get_or_init(|| built("--package", "faults"))
+}
+
+/// Builds what the tests of one file are not built with. Returns the file.
+fn built(kind: &str, name: &str) -> PathBuf {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--release", "--locked", "--quiet", kind, name, "--message-format", "json"]);
+    let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let messages = messages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let artifact = messages.into_iter().find(|message| message["target"]["name"] == name).unwrap();
+    artifact["filenames"][0].as_str().unwrap().into()
 }
 
 /// A program under the library, in the world of `seed`.
@@ -114,6 +120,35 @@ fn every_byte_survives_the_fault_library() {
             figure(&format!("{fault} injected into the {role}"), count);
             assert!(count > 0 || (role == "client" && fault.starts_with("accept")), "{role}: no {fault}");
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the fault library built, and time"]
+fn a_proxy_under_the_fault_library_carries_all_bytes_and_both_ends() {
+    const WORLDS: u64 = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let counts = folder.path().join("proxy");
+    let program = built("--example", "proxy");
+    let under_faults = |seed| under_faults(program.to_str().unwrap(), seed, &counts);
+    for world in 0..WORLDS {
+        let mut proxy = Proxy::start(under_faults(2 * world));
+        for (end, when) in ENDS.into_iter().flat_map(|end| [(end, Answer::AsItComes), (end, Answer::AfterTheEnd)]) {
+            half_closes(&proxy, end, when);
+        }
+        let echo = Server::start(&[]);
+        let mut before_echo = start_proxy(under_faults(2 * world + 1), echo.addr);
+        half_closes_before_a_server(&before_echo);
+        two_hundred_are_intact(&before_echo);
+        for program in [&mut proxy.server.program, &mut before_echo.program] {
+            program.signal(Signal::TERM);
+            let lines = program.all_lines(0);
+            assert!(!lines.iter().any(|line| line.contains("panicked")), "world {world}: {lines:#?}");
+        }
+    }
+    for (fault, count) in injected(&counts) {
+        figure(&format!("{fault} injected into the proxy"), count);
+        assert!(count > 0, "no {fault}");
     }
 }
 

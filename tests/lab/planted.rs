@@ -122,8 +122,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "accepting is not resumed when a connection ends",
         file: "src/engine/event_loop.rs",
-        right: "end, received, sent });\n        self.resume_accepting();",
-        wrong: "end, received, sent });",
+        right: "sent, partner });\n        self.resume_accepting();",
+        wrong: "sent, partner });",
         tests: SIMULATION,
     },
     Bug {
@@ -234,8 +234,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "our FIN follows the peer's in any case",
         file: "src/engine/connection.rs",
-        right: "if self.ending == Ending::Draining {\n                    self.shut_down_behind_queue();",
-        wrong: "if self.reading == Reading::Ended {\n                    self.shut_down_behind_queue();",
+        right: "if self.ending == Ending::Draining {\n                    self.shut_down();",
+        wrong: "if self.reading == Reading::Ended {\n                    self.shut_down();",
         tests: SIMULATION,
     },
     Bug {
@@ -248,8 +248,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "held input is read on",
         file: "src/engine/connection.rs",
-        right: "Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
-        wrong: "Reading::Held => context.room_now,\n            Reading::Paused | Reading::EndUnheard | Reading::Ended => 0,",
+        right: "Reading::Held | Reading::Paused | Reading::EndUnheard | Reading::EndHeld | Reading::Ended => 0,",
+        wrong: "Reading::Held => context.room_now,\n            Reading::Paused | Reading::EndUnheard | Reading::EndHeld | Reading::Ended => 0,",
         tests: SIMULATION,
     },
     Bug {
@@ -276,15 +276,15 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "the reset of one of a pair passes for an end in order",
         file: "src/engine/connection.rs",
-        right: "        if !end.is_orderly() {\n            return self.end_as",
-        wrong: "        if !end.is_orderly() && matches!(end, End::Closed) {\n            return self.end_as",
+        right: "        if !in_order {\n            return self.end_as",
+        wrong: "        if !in_order && self.is_connecting() {\n            return self.end_as",
         tests: SIMULATION,
     },
     Bug {
         name: "one of a pair that times out sends a FIN",
         file: "src/engine/connection.rs",
-        right: "if matches!(end, End::Reset) || self.is_joined() && !end.is_orderly() {",
-        wrong: "if matches!(end, End::Reset | End::PartnerFailed) {",
+        right: "let is_cut_short = self.marks.has(Marks::JOINED) || !self.outbound.is_empty();",
+        wrong: "let is_cut_short = !self.outbound.is_empty();",
         tests: (&["--lib"], "connection"),
     },
     Bug {
@@ -402,8 +402,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "a full listener keeps the others from accepting",
         file: "src/engine/event_loop.rs",
-        right: "            for id in self.listeners.ids() {\n                self.accept(id);\n            }\n        }\n        let mut moved",
-        wrong: "            for id in self.listeners.ids() {\n                if self.listeners.get_mut(id).is_some_and(|entry| entry.accepting.ready && !entry.may_accept()) {\n                    break;\n                }\n                self.accept(id);\n            }\n        }\n        let mut moved",
+        right: "            for id in self.listeners.ids() {\n                self.accept(id);\n            }\n        }\n    }",
+        wrong: "            for id in self.listeners.ids() {\n                if self.listeners.get_mut(id).is_some_and(|entry| entry.accepting.ready && !entry.may_accept()) {\n                    break;\n                }\n                self.accept(id);\n            }\n        }\n    }",
         tests: (&["--test", "simulation"], "promises"),
     },
     Bug {

@@ -1008,10 +1008,10 @@ fn unconsumed_input_takes_no_more_memory_than_the_limit() {
 }
 
 #[test]
-fn unconsumed_input_counts_towards_the_limit_of_send() {
+fn unconsumed_input_takes_no_room_from_send() {
     let mut bench = Bench::new(Keeper::default(), [Bytes(b"abcd")]).output([BLOCKED]);
     bench.waits();
-    assert_eq!(bench.connection.send(&[0; LIMIT - 3], LIMIT, at(0)), Ok(LIMIT - 4));
+    assert_eq!(bench.connection.send(&[0; LIMIT + 1], LIMIT, at(0)), Ok(LIMIT), "each direction has its own");
 }
 
 #[test]
@@ -1273,6 +1273,49 @@ fn each_end_has_its_words() {
     assert_eq!(format!("{:>12}", State::Stalled), "     stalled");
 }
 
+/// Sends part of its input, twice, and aborts.
+struct Quitter;
+
+impl Protocol for Quitter {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.copy(input);
+        out.send(input);
+        out.abort();
+        input.len()
+    }
+}
+
+#[test]
+fn an_end_that_loses_bytes_is_a_reset() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED]);
+    bench.waits();
+    bench.connection.close();
+    bench.ends();
+    assert!(bench.connection.wire.transport.reset, "three bytes were waiting");
+
+    let mut bench = Bench::new(Quitter, [Bytes(b"abc")]);
+    assert!(matches!(bench.ends(), End::Aborted));
+    assert!(bench.connection.wire.transport.reset, "what was sent in the call is lost");
+
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]);
+    bench.waits();
+    bench.connection.close();
+    bench.ends();
+    assert!(!bench.connection.wire.transport.reset, "everything was sent");
+}
+
+#[test]
+fn a_connection_that_the_loop_leaves_behind_is_reset_if_bytes_wait() {
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]);
+    bench.waits();
+    bench.connection.abandon();
+    assert!(!bench.connection.wire.transport.reset);
+    let mut bench = Bench::new(Echo, [Bytes(b"abc")]).output([BLOCKED]);
+    bench.waits();
+    bench.connection.abandon();
+    assert!(bench.connection.wire.transport.reset);
+}
+
 /// Answers with what it hears, and finishes.
 struct Finisher;
 
@@ -1291,6 +1334,198 @@ fn the_linger_timeout_of_a_connection_that_finishes_counts_from_then() {
     bench.readable([Bytes(b"bye")]);
     assert!(bench.waits().fin_sent);
     assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)));
+}
+
+/// Answers a `b` with more than the buffer holds, and leaves what has a `k` in it.
+struct Moody;
+
+impl Protocol for Moody {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if input.contains(&b'b') {
+            out.copy(&[0; 2 * LIMIT]);
+        }
+        if input.contains(&b'k') { 0 } else { input.len() }
+    }
+}
+
+#[test]
+fn a_connection_whose_partner_ended_in_order_waits_the_whole_linger_timeout() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    bench.now = at(100);
+    bench.connection.lose_partner(true, bench.now);
+    bench.waits();
+    assert_eq!(bench.connection.deadline(&TIMEOUTS), Some((at(105), Timeout::Linger)));
+}
+
+#[test]
+fn a_partner_that_overflows_is_reset() {
+    let mut bench = Bench::new(Moody, [Bytes(b"b")]);
+    let mut partner = Bench::new(Moody, []).output([Takes(5), BLOCKED]);
+    bench.connection.join();
+    partner.connection.join();
+    let (outcome, end) = bench.service_with(Some(&mut partner.connection));
+    assert!(matches!(end, Some(End::Overflow)), "{end:?}");
+    assert!(matches!(outcome, Outcome::Ended(End::PartnerFailed)));
+    assert!(partner.connection.wire.transport.reset && bench.connection.wire.transport.reset);
+}
+
+#[test]
+fn a_pair_is_not_idle_while_one_of_the_two_waits_for_us_or_its_kernel_still_delivers() {
+    let mut bench = Bench::new(Moody, []);
+    let mut partner = Bench::new(Moody, []);
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(100));
+    assert_eq!(bench.connection.last_active(), at(0));
+    partner.connection.pause();
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(100));
+    assert_eq!(bench.connection.last_active(), at(100), "the silence is ours");
+    partner.connection.resume();
+    let found = Unacknowledged { bytes: 1, last_acknowledgement: Duration::ZERO };
+    partner.connection.wire.transport.unacknowledged = Some(found);
+    bench.connection.shares_activity(&mut partner.connection, &TIMEOUTS, at(200));
+    assert_eq!(bench.connection.last_active(), at(200), "the peer may be slow");
+}
+
+#[test]
+fn an_idle_pair_is_reset_and_not_shut_down() {
+    let mut bench = Bench::new(Moody, []);
+    bench.connection.join();
+    bench.waits();
+    assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, at(100)));
+    assert!(matches!(bench.ends(), End::TimedOut(Timeout::Idle)));
+    let script = &bench.connection.wire.transport;
+    assert!(script.reset && !script.fin_sent, "nobody knows whether the partner's bytes were complete");
+}
+
+#[test]
+fn there_is_room_again_only_where_send_takes_bytes() {
+    static KEPT: [u8; 4000] = [b'k'; 4000];
+    let mut bench = Bench::new(Moody, [Bytes(&KEPT)]);
+    bench.waits();
+    bench.room_now = 4000; // Memory is scarce: no more than what is held already.
+    for _ in 0..5 {
+        let sent = bench.connection.send(b"hello", bench.room_now, bench.now).unwrap();
+        bench.waits();
+        assert!(sent > 0 || !bench.has_room, "the role would be called in every turn, and send nothing");
+    }
+}
+
+/// Holds whatever it hears until it is told otherwise, and keeps what it is given at the end.
+#[derive(Default)]
+struct Miser {
+    takes: bool,
+    heard: Vec<u8>,
+    rest: Option<Vec<u8>>,
+}
+
+impl Protocol for Miser {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !self.takes {
+            out.hold();
+            return 0;
+        }
+        self.heard.extend(input);
+        input.len()
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.rest = Some(rest.to_vec());
+        out.shut_down();
+    }
+}
+
+#[test]
+fn input_that_is_held_when_the_end_has_come_already_is_shown_again_before_the_end() {
+    let mut bench = Bench::new(Miser::default(), [Bytes(b"question"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits();
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!(bench.connection.protocol().rest, None, "it still holds");
+    bench.connection.protocol_mut().takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    let Miser { heard, rest, .. } = bench.connection.protocol();
+    assert_eq!((&heard[..], rest.as_deref()), (&b"question"[..], Some(&b""[..])));
+}
+
+/// Answers the first byte, and holds the rest until it is told otherwise.
+#[derive(Default)]
+struct Answerer {
+    answered: bool,
+    miser: Miser,
+}
+
+impl Protocol for Answerer {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if self.answered {
+            return self.miser.receive(input, out);
+        }
+        self.answered = true;
+        out.copy(b"answer");
+        1
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        self.miser.end_of_input(rest, out);
+    }
+}
+
+#[test]
+fn a_protocol_may_hold_what_came_before_an_end_that_was_read_already() {
+    let mut bench = Bench::new(Answerer::default(), [Bytes(b"1more"), Fin]).output([BLOCKED]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.waits(); // The answer waits, and so does what came behind its question. The end is read.
+    bench.writable();
+    bench.waits();
+    assert_eq!(bench.connection.state(), State::Held);
+    assert_eq!(bench.connection.protocol().miser.rest, None, "it holds four bytes that came before the end");
+    bench.connection.protocol_mut().miser.takes = true;
+    bench.connection.wake();
+    bench.finishes();
+    assert_eq!(bench.connection.protocol().miser.heard, b"more");
+}
+
+/// Echoes, and says good-bye when somebody else decides that it is over.
+struct Polite;
+
+impl Protocol for Polite {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        input.len()
+    }
+
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        out.copy(b"bye");
+    }
+}
+
+#[test]
+fn the_last_words_of_a_protocol_come_before_a_fin_that_it_did_not_ask_for() {
+    type End = fn(&mut Bench<Polite>);
+    let ends: [End; 4] = [
+        |bench| bench.connection.shut_down(),
+        |bench| bench.connection.drain(),
+        |bench| bench.connection.stop_answering(bench.now),
+        |bench| assert!(bench.connection.expire(Timeout::Idle, &TIMEOUTS, bench.now)),
+    ];
+    for end in ends {
+        let mut bench = Bench::new(Polite, [Bytes(b"abc")]).output([BLOCKED]);
+        bench.waits();
+        end(&mut bench);
+        assert!(!bench.waits().fin_sent, "three bytes wait");
+        bench.connection.wire.transport.output = [Takes(3), Takes(1), BLOCKED].into();
+        bench.writable();
+        assert!(!bench.waits().fin_sent, "two bytes wait");
+        bench.writable();
+        let script = bench.waits();
+        assert_eq!((&script.sent[..], script.fin_sent), (&b"abcbye"[..], true));
+    }
+    let mut bench = Bench::new(Polite, [Bytes(b"abc"), Fin]);
+    bench.connection.note(Readiness { read_closed: true, ..Readiness::default() });
+    bench.finishes();
+    assert_eq!(bench.connection.wire.transport.sent, b"abc", "the protocol itself shut down");
 }
 
 /// Forwards what it hears, and has a deadline if it is given one.
@@ -1430,7 +1665,7 @@ fn the_end_of_input_follows_what_waits_at_the_partner_and_the_opposite_direction
     let (outcome, _) = other.service_with(Some(&mut one.connection));
     assert!(matches!(outcome, Outcome::Ended(End::Finished)), "{outcome:?}");
     assert_eq!(script(&one).sent, b"late answer");
-    one.connection.lose_partner(&End::Finished, at(0));
+    one.connection.lose_partner(true, at(0));
     one.finishes();
     assert!(!script(&one).reset && !script(&other).reset);
 }
@@ -1472,13 +1707,13 @@ fn a_joined_connection_that_does_not_end_in_order_is_reset_at_its_own_end_too() 
     type Fate = fn(&mut Connection<Script, Forward>);
     let fates: [(Fate, bool); 8] = [
         (|_| {}, false),
-        (|connection| connection.ending = Ending::TimedOut(Timeout::Idle), false),
+        (|connection| connection.ending = Ending::TimedOut(Timeout::Idle), true),
         (|connection| connection.ending = Ending::TimedOut(Timeout::Stall), true),
         (|connection| connection.ending = Ending::TimedOut(Timeout::Drain), true),
         (Connection::close, true),
         (Connection::reset, true),
-        (|connection| connection.lose_partner(&End::Aborted, at(0)), true),
-        (|connection| connection.lose_partner(&End::Finished, at(0)), false),
+        (|connection| connection.lose_partner(false, at(0)), true),
+        (|connection| connection.lose_partner(true, at(0)), false),
     ];
     for (number, (fate, resets)) in fates.into_iter().enumerate() {
         let [mut one, mut other] = pair([], []);
@@ -1511,7 +1746,7 @@ fn a_reset_by_the_role_is_one_on_the_wire_and_a_close_is_none() {
 fn a_connection_whose_partner_ended_in_order_sends_what_waits_and_does_not_echo_to_itself() {
     let [mut one, mut other] = pair([Bytes(b"abcdef")], [Takes(2), BLOCKED]);
     pair_waits(&mut one, &mut other);
-    other.connection.lose_partner(&End::TimedOut(Timeout::Idle), at(50));
+    other.connection.lose_partner(true, at(50));
     assert_eq!(other.connection.deadline(&TIMEOUTS), Some((at(55), Timeout::Linger)), "from then on");
     other.readable([Bytes(b"for nobody")]);
     other.writable();
@@ -1529,7 +1764,7 @@ fn an_orphan_keeps_no_input_that_has_nowhere_to_go() {
     one.connection.note(Readiness { read_closed: true, ..Readiness::default() });
     pair_waits(&mut one, &mut other);
     assert_eq!(one.connection.inbound_len(), 2);
-    one.connection.lose_partner(&End::Finished, at(0));
+    one.connection.lose_partner(true, at(0));
     assert_eq!(one.connection.memory(), 0);
     one.finishes();
     assert_eq!(script(&one).sent, b"");
@@ -1707,9 +1942,12 @@ fn a_deadline_that_passed_is_told_once_and_its_answer_goes_out() {
     bench.connection.protocol_is_due();
     assert_eq!(bench.waits().sent, b"", "the time has not come");
     bench.now = at(5);
+    bench.connection.protocol_is_due();
+    let outcome = bench.service();
+    assert!(matches!(outcome, Outcome::Runnable), "it may have something to produce now: {outcome:?}");
     for _ in 0..2 {
-        bench.connection.protocol_is_due();
         assert_eq!(bench.waits().sent, b"too late");
+        bench.connection.protocol_is_due();
     }
     assert_eq!(bench.connection.protocol().passed, 1);
 }
