@@ -173,8 +173,8 @@ pub struct Network {
     pub forwards: Option<Id>,
     /// The same for all connects so far.
     forwarded: BTreeMap<Id, Id>,
-    /// From then on, connections are ended that have not ended by themselves.
-    pub dismisses_from: u64,
+    /// When connections are ended that have not ended by themselves.
+    pub cut_off: u64,
     /// The socket of the loop's last connect.
     pub last_connect: Id,
     ready: Vec<Id>,
@@ -214,7 +214,7 @@ impl Network {
             hosts: None,
             forwards: None,
             forwarded: BTreeMap::new(),
-            dismisses_from: u64::MAX,
+            cut_off: u64::MAX,
             last_connect: 0,
             ready: Vec::new(),
             ready_tokens: Vec::new(),
@@ -706,6 +706,11 @@ impl Network {
     /// The socket with this address, which is one that connected.
     pub fn id_at(addr: SocketAddr) -> Id {
         Id::from(addr.port() - FIRST_PORT)
+    }
+
+    /// Whether the loop drains.
+    pub fn drains(&self) -> bool {
+        self.cut_off < u64::MAX
     }
 
     /// How many bytes fit into the buffer that `id` reads from.
