@@ -33,7 +33,7 @@ const FIRST_PORT: u16 = 1000;
 const CALLS_A_TURN: u32 = 50_000;
 /// How many turns in a row may find nothing and do nothing.
 const IDLE_TURNS: u32 = 200;
-const TURNS: u32 = 500_000;
+const TURNS: u32 = 200_000;
 /// The most bytes that one connection may read in one turn: its budget, and one last read into the loop's whole buffer.
 const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
@@ -655,9 +655,12 @@ impl Network {
     pub fn run_dry(&mut self, id: Id) -> (u64, u64) {
         let (sent, got) = self.sockets[id].firehose.take().unwrap();
         // Much may be left to come back. With small buffers it would take long, and other peers wait for the slot.
-        let server = self.sockets[id].peer;
-        self.sockets[server].send_room = self.sockets[server].send_room.max(16 * 1024);
-        self.sockets[server].receive_room = self.sockets[server].receive_room.max(16 * 1024);
+        let carrier = self.carrier(id);
+        let behind = carrier.map(|carrier| self.sockets[carrier].peer);
+        for id in [Some(self.sockets[id].peer), carrier, behind].into_iter().flatten() {
+            self.sockets[id].send_room = self.sockets[id].send_room.max(16 * 1024);
+            self.sockets[id].receive_room = self.sockets[id].receive_room.max(16 * 1024);
+        }
         self.sockets[id].written = sent;
         self.sockets[id].carried = sent;
         self.sockets[id].read = sent;

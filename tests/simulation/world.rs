@@ -810,6 +810,8 @@ fn judge_peer_of_two(peer: &Peer, other: Option<Id>, tester: &Tester, world: &mu
     let is_gone = |peer: &Peer| match peer.outcome {
         None => tester.drained.is_some(),
         Some(Outcome::Left) => true,
+        // It waited to be joined when a half of the time to drain was over, or the loop has connected to it later.
+        Some(Outcome::Dismissed) => tester.drained.is_some(),
         _ => peer.ended_at >= network.cut_off,
     };
     if is_gone(peer) || other.is_some_and(is_gone) || harm != Harm::None || other_harm != Harm::None {
