@@ -808,10 +808,9 @@ fn judge_peer_of_two(peer: &Peer, other: Option<Id>, tester: &Tester, world: &mu
     }
     // It left, or the server did: by then, a pair has had its time to finish.
     let is_gone = |peer: &Peer| match peer.outcome {
-        None => tester.drained.is_some(),
         Some(Outcome::Left) => true,
-        // It waited to be joined when a half of the time to drain was over, or the loop has connected to it later.
-        Some(Outcome::Dismissed) => tester.drained.is_some(),
+        // One that waits to be joined when half of the time to drain is over is dismissed.
+        None | Some(Outcome::Dismissed) => tester.drained.is_some(),
         _ => peer.ended_at >= network.cut_off,
     };
     if is_gone(peer) || other.is_some_and(is_gone) || harm != Harm::None || other_harm != Harm::None {
