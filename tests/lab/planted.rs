@@ -291,7 +291,7 @@ const BUGS: &[Bug] = &[
         name: "the FIN of a pair overtakes what waits",
         file: "src/engine/connection.rs",
         right: "if self.writing == Writing::ShuttingDown && self.outbound.is_empty() {",
-        wrong: "if self.writing == Writing::ShuttingDown && (self.outbound.is_empty() || self.is_joined()) {",
+        wrong: "if self.writing == Writing::ShuttingDown && (self.outbound.is_empty() || self.was_joined()) {",
         tests: SIMULATION,
     },
     Bug {
