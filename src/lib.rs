@@ -96,7 +96,7 @@
 //! | `protocol` | what an author writes: bytes in, bytes out, the end of input |
 //! | `wire` | a socket with sticky readiness, its counts, and the policy for every errno of reading and writing |
 //! | `progress` | whether the peer takes what waits for it |
-//! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
+//! | `connection`, `connection/service`, `connection/deadline` | one peer: wire, buffers, protocol; how each direction stands; how it ends; the way of its bytes; its times |
 //! | `rehearsal` | a protocol tried out without a network |
 //! | `descriptors`, `handle`, `signals`, `sockets`, `timer` | the limit of open files; other threads' requests; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |

@@ -229,14 +229,12 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
     /// not pass the protocol. So the protocols of a pair that ends TLS on one side share the TLS session.
     ///
     /// Call it before anything arrives: when `Accepted` is handled, or with the connection paused since then
-    /// ([`pause`](EventLoop::pause)). Returns whether the two are joined. They are not if one of them is gone or was
-    /// joined before, or if they are the same. If one is gone, its `Closed` is still to come, and the role decides about
-    /// the other one.
+    /// ([`pause`](EventLoop::pause)). Returns whether the two are joined. They are not if they are the same, or if one of
+    /// them is gone, was joined before, or has begun to end. If one is gone, its `Closed` is still to come, and the role
+    /// decides about the other one.
     pub fn join(&mut self, one: Token, other: Token) -> bool {
-        if self.connections.get(one.0).is_none_or(Connection::was_joined)
-            || self.connections.get(other.0).is_none_or(Connection::was_joined)
-            || one == other
-        {
+        let can_be_joined = |token: Token| self.connections.get(token.0).is_some_and(Connection::can_be_joined);
+        if one == other || !can_be_joined(one) || !can_be_joined(other) {
             return false;
         }
         self.pairs.join(one, other);
