@@ -97,17 +97,17 @@
 //! | `protocol` | what an author writes: bytes in, bytes out, the end of input |
 //! | `wire` | a socket with sticky readiness, its counts, and the policy for every errno of reading and writing |
 //! | `progress` | whether the peer takes what waits for it |
-//! | `connection` | one peer: wire, buffers, protocol; how each direction stands; how it ends |
+//! | `connection`, `connection/service`, `connection/deadline` | one peer: wire, buffers, protocol; how each direction stands; how it ends; the way of its bytes; its times |
 //! | `rehearsal` | a protocol tried out without a network |
 //! | `descriptors`, `handle`, `signals`, `sockets`, `timer` | the limit of open files; other threads' requests; signals as events; socket options and addresses; a time as an event |
 //! | `system` | what the loop asks of the operating system: mio, or a simulation |
-//! | `accepting`, `listeners` | when to accept: a listener, its budget, its rest when descriptors run out (`event_loop` accepts, and learns the address there); all listeners of a loop, and whose each connection is |
+//! | `accepting`, `listeners` | when to accept: a listener, its budget, its rest when descriptors run out (`turn` accepts, and learns the address there); all listeners of a loop, and whose each connection is |
 //! | `deadlines`, `silence` | what is due when; the proof of silence that a deadline needs |
 //! | `memory` | how many bytes all buffers hold, and may hold; [`Limits`] |
 //! | `pairs` | which connections are joined |
 //! | `run_queue` | who can do something now, each once |
 //! | `slots` | the connections, each under the number that is its token |
-//! | `event`, `event_loop` | what the loop tells its role; the turn |
+//! | `event`, `event_loop`, `event_loop/turn` | what the loop tells its role; the loop, and what a role may do with it; the turn |
 //!
 //! | file in `client` | what it owns |
 //! | --- | --- |
@@ -125,7 +125,7 @@
 //! | `echo`, `connect`, `sizes`, `half_close`, `slow_reader`, `idle`, `long`, `together` | a behaviour each: what it asks for, and its row |
 //! | `table` | the table, and the JSON object |
 //!
-//! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `event_loop`
+//! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `turn`
 //! accepts; a limit by address: the server's role, which hears of each. A fault: named in `fault`, found in `exchange` or
 //! `verdict`, listed in `docs/report.schema.json`. A field of the report: `findings`, then `report` and its schema. A
 //! signal: `signals`; both programs catch every one, and one that a role does not name ends it. Another poller: another

@@ -33,7 +33,7 @@ const FIRST_PORT: u16 = 1000;
 const CALLS_A_TURN: u32 = 50_000;
 /// How many turns in a row may find nothing and do nothing.
 const IDLE_TURNS: u32 = 200;
-const TURNS: u32 = 500_000;
+const TURNS: u32 = 200_000;
 /// The most bytes that one connection may read in one turn: its budget, and one last read into the loop's whole buffer.
 const READ_A_TURN: usize = multiconn::internals::connection::SERVICE_BUDGET + 256 * 1024;
 
@@ -173,8 +173,8 @@ pub struct Network {
     pub forwards: Option<Id>,
     /// The same for all connects so far.
     forwarded: BTreeMap<Id, Id>,
-    /// From then on, connections are ended that have not ended by themselves.
-    pub dismisses_from: u64,
+    /// When connections are ended that have not ended by themselves.
+    pub cut_off: u64,
     /// The socket of the loop's last connect.
     pub last_connect: Id,
     ready: Vec<Id>,
@@ -214,7 +214,7 @@ impl Network {
             hosts: None,
             forwards: None,
             forwarded: BTreeMap::new(),
-            dismisses_from: u64::MAX,
+            cut_off: u64::MAX,
             last_connect: 0,
             ready: Vec::new(),
             ready_tokens: Vec::new(),
@@ -655,9 +655,12 @@ impl Network {
     pub fn run_dry(&mut self, id: Id) -> (u64, u64) {
         let (sent, got) = self.sockets[id].firehose.take().unwrap();
         // Much may be left to come back. With small buffers it would take long, and other peers wait for the slot.
-        let server = self.sockets[id].peer;
-        self.sockets[server].send_room = self.sockets[server].send_room.max(16 * 1024);
-        self.sockets[server].receive_room = self.sockets[server].receive_room.max(16 * 1024);
+        let carrier = self.carrier(id);
+        let behind = carrier.map(|carrier| self.sockets[carrier].peer);
+        for id in [Some(self.sockets[id].peer), carrier, behind].into_iter().flatten() {
+            self.sockets[id].send_room = self.sockets[id].send_room.max(16 * 1024);
+            self.sockets[id].receive_room = self.sockets[id].receive_room.max(16 * 1024);
+        }
         self.sockets[id].written = sent;
         self.sockets[id].carried = sent;
         self.sockets[id].read = sent;
@@ -706,6 +709,11 @@ impl Network {
     /// The socket with this address, which is one that connected.
     pub fn id_at(addr: SocketAddr) -> Id {
         Id::from(addr.port() - FIRST_PORT)
+    }
+
+    /// Whether the loop drains.
+    pub fn drains(&self) -> bool {
+        self.cut_off < u64::MAX
     }
 
     /// How many bytes fit into the buffer that `id` reads from.

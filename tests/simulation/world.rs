@@ -82,14 +82,11 @@ impl Carried {
 
     fn ended(&mut self, token: Token, end: Rc<End>) {
         if let Some((_, first)) = self.ends.first() {
-            assert!(in_order(first) || !in_order(&end), "a pair ended with {first}, and then {end}");
+            let finished = |end: &End| matches!(end, End::Finished);
+            assert!(finished(first) || !finished(&end), "a pair ended with {first}, and then {end}");
         }
         self.ends.push((token, end));
     }
-}
-
-fn in_order(end: &End) -> bool {
-    matches!(end, End::Finished | End::TimedOut(Timeout::Idle | Timeout::Linger))
 }
 
 /// The role: opens the exchanges and checks the loop.
@@ -199,7 +196,7 @@ impl Role<Speaker, Simulated> for Tester {
             }
             Event::Signal(_) => {
                 let mut network = self.network.borrow_mut();
-                network.dismisses_from = nanoseconds(event_loop.now().plus(DRAIN_TIMEOUT / 2));
+                network.cut_off = nanoseconds(event_loop.now().plus(DRAIN_TIMEOUT));
                 let carried = |peer: &Peer| peer.socket.map(|id| (id, network.carried(id)));
                 let carried = network.peers.iter().flatten().filter_map(carried).collect();
                 drop(network);
@@ -735,7 +732,12 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
         Harm::Tampered(Tampering { at, how }) => {
             let Some(fault) = exchange.fault() else {
                 // Bytes that are missing at the very end leave nothing wrong behind, and the client waits for them.
-                let waited = matches!(end, End::TimedOut(Timeout::Idle));
+                // So does a pair, which is reset when it is idle.
+                let waited = match end {
+                    End::TimedOut(timeout) => *timeout == Timeout::Idle,
+                    End::Failed(_) => matches!(served, Some(End::TimedOut(Timeout::Idle) | End::PartnerFailed)),
+                    _ => false,
+                };
                 assert!(waited && matches!(how, How::Drop(_)), "{}", details());
                 return;
             };
@@ -806,9 +808,10 @@ fn judge_peer_of_two(peer: &Peer, other: Option<Id>, tester: &Tester, world: &mu
     }
     // It left, or the server did: by then, a pair has had its time to finish.
     let is_gone = |peer: &Peer| match peer.outcome {
-        None => tester.drained.is_some(),
         Some(Outcome::Left) => true,
-        _ => peer.ended_at >= network.dismisses_from,
+        // One that waits to be joined when half of the time to drain is over is dismissed.
+        None | Some(Outcome::Dismissed) => tester.drained.is_some(),
+        _ => peer.ended_at >= network.cut_off,
     };
     if is_gone(peer) || other.is_some_and(is_gone) || harm != Harm::None || other_harm != Harm::None {
         return;

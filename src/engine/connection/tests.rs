@@ -4,9 +4,11 @@
 
 use super::*;
 use crate::engine::progress::LOOKS;
+use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
 use crate::server::echo::Echo;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
+use std::mem;
 
 /// What the socket does at the next read.
 enum Input {
