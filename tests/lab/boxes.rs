@@ -87,7 +87,7 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
     let nginx = move |name, expected, half_close: &str| {
         let port = free_port();
         let config = format!(
-            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\npid {};\n\
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nmaster_process off;\npid {};\n\
              events {{ worker_connections 1024; }}\n\
              stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass 127.0.0.1:{to}; {half_close} }} }}\n",
             folder.join("nginx.pid").display()
