@@ -473,7 +473,7 @@ fn passes(copy: &Path, (targets, filter): (&[&str], &str)) -> bool {
     let cargo = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
         command.current_dir(copy).env("CARGO_TARGET_DIR", copy.join("target")).env("RUST_BACKTRACE", "0");
-        command.env("MULTICONN_WORLDS", "3000"); // Some bugs show in few of them; the first ends the test.
+        command.env("MULTICONN_WORLDS", "6000"); // Some bugs show in few of them; the first ends the test.
         // A little optimized, the worlds take a twentieth of the time, and compiling hardly longer.
         command.env("CARGO_PROFILE_TEST_OPT_LEVEL", "1");
         command.args(["test", "--locked", "--quiet"]).args(targets).args(more).output().unwrap()

@@ -468,7 +468,7 @@ pub fn run(seed: u64, talkative: bool) -> World {
     let exchanges = if of_two { 0 } else { u32::try_from(dice.between(0, 5)).unwrap() };
     // In a hasty world, peers talk all the time, the idle timeout is short, and the loop is stopped again and again.
     let hasty = match server {
-        Server::Answers => exchanges == 0 && dice.chance(400),
+        Server::Answers => exchanges == 0 && dice.chance(800),
         // What lies behind is silent while the loop is stopped, and no peer but the loop makes it so.
         Server::ForwardsToItself => false,
         Server::ForwardsToPeers => dice.chance(200),

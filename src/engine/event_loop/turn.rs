@@ -12,7 +12,7 @@ use log::debug;
 use crate::engine::accepting::{ACCEPT_BUDGET, ACCEPT_RETRY};
 use crate::engine::connection::{Connection, Context, End, Outcome, Partner, Timeout};
 use crate::engine::deadlines::Due;
-use crate::engine::event_loop::{Event, EventLoop, ListenerId, MOST_LISTENERS, Token};
+use crate::engine::event_loop::{Event, EventLoop, ListenerId, Token};
 use crate::engine::handle::Requests;
 use crate::engine::protocol::Protocol;
 use crate::engine::silence::Wait;
@@ -28,9 +28,9 @@ const TURN_BUDGET: u64 = 8 * 1024 * 1024;
 /// milliseconds, by which deadlines may well be early.
 const LONG_TURN: Duration = Duration::from_millis(20);
 
-/// How many sources of events there may be beside the connections: the listeners, the signals, the timer and the
+/// How many sources of events there are beside the connections and the listeners: the signals, the timer and the
 /// requests of other threads.
-const OTHER_SOURCES: usize = MOST_LISTENERS + 3;
+const OTHER_SOURCES: usize = 3;
 
 impl<P: Protocol, S: System> EventLoop<P, S> {
     /// Waits for something to happen and acts on it. The events for the role are handed over by
@@ -86,7 +86,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
                 // Counted only where a deadline asks for it.
                 returned: (!interrupted).then(|| self.system.events().count()),
                 most: self.system.most_events(),
-                sources: self.connections.len() + OTHER_SOURCES,
+                sources: self.connections.len() + self.listeners.ids().count() + OTHER_SOURCES,
             })
         }))
     }
