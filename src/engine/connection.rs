@@ -206,7 +206,7 @@ pub struct Context<'a, T, P> {
     pub log: &'a mut LogBudget,
     /// The connection that this one is joined to, if there is one: it sends what the protocol answers.
     pub partner: Option<Partner<'a, T, P>>,
-    /// Set where the protocol asks for the role's attention ([`Outbox::notify`]).
+    /// Set where the protocol asks for the role's attention ([`Outbox::notify`](crate::Outbox::notify)).
     pub notified: bool,
     /// Set where there is room again for what the role wants to send.
     pub has_room: bool,
@@ -239,7 +239,7 @@ pub enum Outcome {
 pub enum End {
     /// The peer's FIN was read, and everything that was to be sent, our FIN included, was handed to the kernel.
     Finished,
-    /// The protocol ended it ([`Outbox::abort`]).
+    /// The protocol ended it ([`Outbox::abort`](crate::Outbox::abort)).
     Aborted,
     /// The connect failed.
     ConnectFailed(io::Error),
