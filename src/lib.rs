@@ -142,8 +142,8 @@
 //! 2. **Note**: each event sets flags on its connection and puts it on the run queue, once. No socket is touched and no
 //!    slot is freed, so no event can reach the wrong connection.
 //! 3. **Act**: each queued connection is served once, within a budget of bytes, so that no peer starves the others. What
-//!    is not done stays queued: nothing relies on another edge from the poller. Listeners accept last, up to a budget: the
-//!    role hears of a connection before it is served.
+//!    is not done stays queued: nothing relies on another edge from the poller. Listeners accept first, up to a budget.
+//!    What they accept is served in the next turn, when the role has heard of it.
 //! 4. **Expire**: deadlines that passed mark their connections, which end in the next turn's act.
 //!
 //! The poller is edge-triggered: it says once that a socket became ready. The flags remember it until the socket says

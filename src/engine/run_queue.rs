@@ -12,21 +12,25 @@ use mio::Token;
 /// A connection's token is the number of its place. The numbers count up from 0, so they index a list.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
-    queue: VecDeque<Token>,
-    /// Whether each connection stands in `queue`.
+    /// Those that are served in this turn.
+    now: VecDeque<Token>,
+    /// Those that came since the turn began.
+    next: VecDeque<Token>,
+    /// Whether each connection stands in the queue.
     queued: Vec<bool>,
     listeners: bool,
 }
 
 impl RunQueue {
-    /// How many connections stand in the queue.
-    pub(crate) fn waiting_connections(&self) -> usize {
-        self.queue.len()
+    /// Begins a turn: all that stand in the queue now are served in it. Those that come later have to wait for the next
+    /// one.
+    pub(crate) fn begin_turn(&mut self) {
+        self.now.append(&mut self.next);
     }
 
     /// Whether neither a connection nor a listener can do anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && !self.listeners
+        self.now.is_empty() && self.next.is_empty() && !self.listeners
     }
 
     /// Whether the connection `token` stands in the queue.
@@ -40,7 +44,7 @@ impl RunQueue {
             self.queued.resize(token.0 + 1, false);
         }
         if !std::mem::replace(&mut self.queued[token.0], true) {
-            self.queue.push_back(token);
+            self.next.push_back(token);
         }
     }
 
@@ -61,10 +65,10 @@ impl RunQueue {
         }
     }
 
-    /// Takes the connection at the front.
+    /// Takes the connection at the front, of those that stood in the queue when the turn began.
     pub(crate) fn pop(&mut self) -> Option<Token> {
         loop {
-            let token = self.queue.pop_front()?;
+            let token = self.now.pop_front()?;
             if std::mem::take(&mut self.queued[token.0]) {
                 return Some(token);
             }
@@ -76,39 +80,50 @@ impl RunQueue {
 mod tests {
     use super::*;
 
+    /// A queue in which these stand when a turn begins.
+    fn queue(tokens: impl IntoIterator<Item = usize>) -> RunQueue {
+        let mut queue = RunQueue::default();
+        tokens.into_iter().for_each(|token| queue.push(Token(token)));
+        queue.begin_turn();
+        queue
+    }
+
     #[test]
     fn a_connection_that_is_pushed_twice_stands_in_the_queue_once() {
-        let mut queue = RunQueue::default();
-        for token in [Token(7), Token(7), Token(0)] {
-            queue.push(token);
-        }
+        let mut queue = queue([7, 7, 0]);
         assert!(queue.contains(Token(7)) && !queue.contains(Token(9)));
-        assert_eq!(queue.waiting_connections(), 2);
-        assert_eq!(queue.pop(), Some(Token(7)));
-        assert!(!queue.contains(Token(7)));
-        queue.push(Token(7));
-        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(Token(0)), Some(Token(7)), None]);
+        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(Token(7)), Some(Token(0)), None]);
         assert!(queue.is_empty());
     }
 
     #[test]
+    fn what_comes_during_a_turn_waits_for_the_next_one_behind_what_is_left() {
+        let mut queue = queue([1, 2]);
+        queue.push(Token(3));
+        assert_eq!(queue.pop(), Some(Token(1)));
+        queue.push(Token(1));
+        queue.begin_turn(); // The last turn's budget was spent.
+        let rest: Vec<Option<Token>> = (0..4).map(|_| queue.pop()).collect();
+        assert_eq!(rest, [Some(Token(2)), Some(Token(3)), Some(Token(1)), None]);
+        queue.push(Token(4));
+        assert_eq!(queue.pop(), None);
+        assert!(!queue.is_empty());
+    }
+
+    #[test]
     fn a_connection_that_was_taken_out_is_skipped() {
-        let mut queue = RunQueue::default();
-        for token in [Token(1), Token(2)] {
-            queue.push(token);
-        }
+        let mut queue = queue([1, 2]);
         queue.remove(Token(1));
         assert!(!queue.contains(Token(1)));
-        queue.push(Token(1));
-        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(Token(1)), Some(Token(2)), None]);
+        assert_eq!([queue.pop(), queue.pop()], [Some(Token(2)), None]);
     }
 
     #[test]
     fn a_listener_keeps_the_queue_from_being_empty_until_its_mark_is_taken() {
-        let mut queue = RunQueue::default();
+        let mut queue = queue([]);
         queue.push_listeners();
         queue.push_listeners();
-        assert!(!queue.is_empty() && queue.waiting_connections() == 0);
+        assert!(!queue.is_empty());
         assert!(queue.take_listeners());
         assert!(!queue.take_listeners() && queue.is_empty());
     }

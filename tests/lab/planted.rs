@@ -402,8 +402,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "a full listener keeps the others from accepting",
         file: "src/engine/event_loop/turn.rs",
-        right: "            for id in self.listeners.ids() {\n                self.accept(id);\n            }\n        }\n    }",
-        wrong: "            for id in self.listeners.ids() {\n                if self.listeners.get_mut(id).is_some_and(|entry| entry.accepting.ready && !entry.may_accept()) {\n                    break;\n                }\n                self.accept(id);\n            }\n        }\n    }",
+        right: "            for id in self.listeners.ids() {\n                self.accept(id);\n            }\n        }\n        let mut moved",
+        wrong: "            for id in self.listeners.ids() {\n                if self.listeners.get_mut(id).is_some_and(|entry| entry.accepting.ready && !entry.may_accept()) {\n                    break;\n                }\n                self.accept(id);\n            }\n        }\n        let mut moved",
         tests: (&["--test", "simulation"], "promises"),
     },
     Bug {

@@ -143,18 +143,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Serves everything that can run, once, in order, within the budget of a turn.
     fn act(&mut self) {
-        let mut moved = 0;
-        for _ in 0..self.run_queue.waiting_connections() {
-            let Some(token) = self.run_queue.pop() else { break };
-            moved += self.service_connection(token);
-            if moved >= TURN_BUDGET {
-                break;
-            }
-        }
-        // Last, so that those accepted now are served in the next turn at the earliest: the role hears of them first.
+        // Those accepted below are served in the next turn at the earliest: the role hears of them first.
+        self.run_queue.begin_turn();
         if self.run_queue.take_listeners() {
             for id in self.listeners.ids() {
                 self.accept(id);
+            }
+        }
+        let mut moved = 0;
+        while let Some(token) = self.run_queue.pop() {
+            moved += self.service_connection(token);
+            if moved >= TURN_BUDGET {
+                break;
             }
         }
     }
