@@ -34,6 +34,18 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
+/// Builds what the tests of one file are not built with. Returns the file.
+pub fn built(kind: &str, name: &str) -> std::path::PathBuf {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--release", "--locked", "--quiet", kind, name, "--message-format", "json"]);
+    let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let messages = messages.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let artifact = messages.into_iter().find(|message| message["target"]["name"] == name).unwrap();
+    artifact["filenames"][0].as_str().unwrap().into()
+}
+
 /// A running program whose standard error is collected line by line.
 pub struct Program {
     pub child: Child,

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::schema::check_against;
-use common::{PATIENCE, PROBE, Program, SERVER, Server, example, figure, have, run, run_within, skipped};
+use common::{PATIENCE, PROBE, Program, SERVER, Server, built, figure, have, run, run_within, skipped};
 use serde_json::Value;
 
 const PATH_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/path.py");
@@ -142,7 +142,7 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
     };
     let ours = move || {
         let port = free_port();
-        let mut proxy = example("proxy");
+        let mut proxy = Command::new(built("--example", "proxy"));
         proxy.args(["127.0.0.1", &port.to_string(), "127.0.0.1", &to.to_string(), "-q"]);
         start("examples/proxy", port, CARRIED, vec![proxy])
     };

@@ -18,7 +18,7 @@ use common::pairs::{
     Answer, ENDS, Proxy, half_closes, half_closes_before_a_server, start_proxy, two_hundred_are_intact,
 };
 use common::proc::{cpu, cpu_since, descriptor_numbers};
-use common::{CLIENT, PATIENCE, Run, SERVER, Server, figure, have, ping, run_within};
+use common::{CLIENT, PATIENCE, Run, SERVER, Server, built, figure, have, ping, run_within};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -26,18 +26,6 @@ use serde_json::Value;
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| built("--package", "faults"))
-}
-
-/// Builds what the tests of one file are not built with. Returns the file.
-fn built(kind: &str, name: &str) -> PathBuf {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--release", "--locked", "--quiet", kind, name, "--message-format", "json"]);
-    let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let messages = messages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let artifact = messages.into_iter().find(|message| message["target"]["name"] == name).unwrap();
-    artifact["filenames"][0].as_str().unwrap().into()
 }
 
 /// A program under the library, in the world of `seed`.
