@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use log::info;
 use multiconn::cli::{self, Verbosity};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Event, EventLoop, Outbox, Protocol, Token};
 
 /// How many bytes of one member's lines are taken at a time. Each line becomes longer by its speaker's address, and the
@@ -82,17 +82,13 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    match serve(&host, port) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&host, port))
 }
 
-fn serve(host: &str, port: u16) -> anyhow::Result<()> {
+fn serve(host: &str, port: u16) -> anyhow::Result<Ending> {
     let member = |addr| Member { addr, said: Vec::new() };
     let mut server =
         Server::bind(host, port, &Config::default(), member).map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
-    server.run_with(on_event)?;
-    Ok(())
+    Ok(server.run_with(on_event)?)
 }

@@ -9,7 +9,7 @@
 use std::process::ExitCode;
 
 use multiconn::cli::{self, Verbosity};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Outbox, Protocol};
 
 /// One connection's state.
@@ -45,16 +45,12 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    match serve(&host, port) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&host, port))
 }
 
-fn serve(host: &str, port: u16) -> anyhow::Result<()> {
+fn serve(host: &str, port: u16) -> anyhow::Result<Ending> {
     let mut server = Server::bind(host, port, &Config::default(), |_| UpperCase::default())
         .map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
-    server.run()?;
-    Ok(())
+    Ok(server.run()?)
 }

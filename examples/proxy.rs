@@ -44,11 +44,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     cli::start_logging(args.verbosity);
-    match serve(&args) {
-        Ok(Ending::Drained) => ExitCode::SUCCESS,
-        Ok(Ending::Killed(signal)) => ExitCode::from(cli::exit_code_of(signal)),
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&args))
 }
 
 fn serve(args: &Args) -> anyhow::Result<Ending> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use multiconn::cli::{self, Verbosity, table};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Event, EventLoop, Moment, Outbox, Protocol, Token};
 
 /// Send a line to every connection, again and again
@@ -85,24 +85,22 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     cli::start_logging(args.verbosity);
-    match serve(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&args))
 }
 
-fn serve(args: &Args) -> anyhow::Result<()> {
+fn serve(args: &Args) -> anyhow::Result<Ending> {
     let mut server = Server::bind(&args.host, args.port, &Config::default(), |_| Reader)
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
     let mut ticker = Ticker { period: args.period, due: None, lines: 0 };
     let mut outcome = Ok(());
-    server.run_with(|event, event_loop| {
+    let ending = server.run_with(|event, event_loop| {
         if let Err(error) = ticker.handle(&event, event_loop) {
             outcome = Err(error); // There was no descriptor for the timer, say.
             event_loop.stop();
         }
         table::on_request(event, event_loop); // kill -USR1 shows who is slow.
     })?;
-    Ok(outcome?)
+    outcome?;
+    Ok(ending)
 }

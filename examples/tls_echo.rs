@@ -8,8 +8,8 @@
 //! decrypts what arrives, shows it to the protocol inside (`Outbox::inside`), and encrypts what that one sends.
 //!
 //! Anybody on the way can cut a TCP stream off. So TLS has an alert that says that a direction is at its end,
-//! `close_notify`. Ours goes out before our FIN, be it the protocol inside that ends, a drain or an idle timeout. A
-//! peer's FIN without it is told apart in the log.
+//! `close_notify`. Ours goes out before our FIN, be it the protocol inside that ends, a drain or an idle timeout. The log
+//! says where a peer's FIN came without one.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -25,7 +25,7 @@ use clap::Parser;
 use log::warn;
 use multiconn::cli::{self, Verbosity, table};
 use multiconn::server::echo::Echo;
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Event, Line, LogBudget, Outbox, PeerAddr, Protocol};
 use rcgen::CertifiedKey;
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -91,7 +91,7 @@ impl<P: Protocol> Tls<P> {
         let plain = mem::take(&mut self.plain);
         let mut done = 0;
         let all_shown = loop {
-            // The inner protocol may rely on it that there is room for as much as it is shown.
+            // As on a connection, an inner protocol is shown no more than it has room to answer.
             let left = &plain[done..];
             let shown = &left[..left.len().min(room_inside(out))];
             let consumed = if shown.is_empty() { 0 } else { self.call(out, |inner, out| inner.receive(shown, out))? };
@@ -220,13 +220,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     cli::start_logging(args.verbosity);
-    match serve(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&args))
 }
 
-fn serve(args: &Args) -> anyhow::Result<()> {
+fn serve(args: &Args) -> anyhow::Result<Ending> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;
     if let Some(path) = &args.certificate {
@@ -241,9 +238,9 @@ fn serve(args: &Args) -> anyhow::Result<()> {
     let mut server = Server::bind(&args.host, args.port, &config, move |_| Tls::new(session(), Echo))
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
-    server.run_with(|event, event_loop| match event {
+    let ending = server.run_with(|event, event_loop| match event {
         Event::Closed { addr, protocol, .. } => log_end(addr, &protocol.end, event_loop.log_budget()),
         event => table::on_request(event, event_loop),
     })?;
-    Ok(())
+    Ok(ending)
 }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use multiconn::cli::{self, Verbosity, table};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::sockets::ListenOptions;
 use multiconn::{Event, EventLoop, ListenerConfig, Moment, Outbox, Protocol};
 
@@ -83,13 +83,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     cli::start_logging(args.verbosity);
-    match serve(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&args))
 }
 
-fn serve(args: &Args) -> anyhow::Result<()> {
+fn serve(args: &Args) -> anyhow::Result<Ending> {
     cli::raise_descriptor_limit()?;
     let on_echo = ListenerConfig { name: "echo", connections: args.echo_connections as usize };
     let on_status = ListenerConfig { name: "status", connections: STATUS_CONNECTIONS };
@@ -101,7 +98,7 @@ fn serve(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| cli::cannot_listen(&args.host, args.status_port, &error))?;
     server.catch_signals()?;
     let mut past = Past::default();
-    server.run_with(move |event, event_loop| match event {
+    let ending = server.run_with(move |event, event_loop| match event {
         Event::Accepted { token, listener, .. } if listener == status => {
             let page = page(&past, event_loop);
             let _ = event_loop.send(token, page.as_bytes()); // Nothing waits there yet, so a page has room.
@@ -113,5 +110,5 @@ fn serve(args: &Args) -> anyhow::Result<()> {
         }
         event => table::on_request(event, event_loop),
     })?;
-    Ok(())
+    Ok(ending)
 }

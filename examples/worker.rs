@@ -19,7 +19,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use multiconn::cli::{self, Verbosity};
-use multiconn::server::{Config, Server};
+use multiconn::server::{Config, Ending, Server};
 use multiconn::{Event, EventLoop, Handle, Outbox, Protocol, Token};
 
 /// The largest limit that is taken, so that one question does not keep the worker from the others for minutes.
@@ -129,13 +129,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    match serve(&host, port) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(serve(&host, port))
 }
 
-fn serve(host: &str, port: u16) -> anyhow::Result<()> {
+fn serve(host: &str, port: u16) -> anyhow::Result<Ending> {
     let mut server = Server::bind(host, port, &Config::default(), |_| Asker::Reading)
         .map_err(|error| cli::cannot_listen(host, port, &error))?;
     server.catch_signals()?;
@@ -144,6 +141,5 @@ fn serve(host: &str, port: u16) -> anyhow::Result<()> {
     let (answered, answers) = mpsc::channel();
     thread::spawn(move || work(&asked, &answered, &handle));
     let mut desk = Desk { questions, answers, asked: 0, answered: 0 };
-    server.run_with(|event, event_loop| desk.handle(&event, event_loop))?;
-    Ok(())
+    Ok(server.run_with(|event, event_loop| desk.handle(&event, event_loop))?)
 }

@@ -345,7 +345,7 @@ fn what_does_not_fit_is_sent_when_there_is_room_again() {
         u8::try_from(place % 251).unwrap()
     }
 
-    /// Sends so many bytes, as fast as the peer takes them.
+    /// Sends `ALL` bytes, as fast as the peer takes them.
     struct Sender {
         sent: usize,
         refused: u32,

@@ -402,7 +402,7 @@ fn listen(addr: SocketAddr, backlog: i32) -> Socket {
     socket
 }
 
-/// A proxy whose backend answers no connect until it is told to.
+/// A proxy whose backend answers no connect until the test makes room in its backlog.
 struct Silent {
     proxy: Proxy,
     addr: SocketAddr,

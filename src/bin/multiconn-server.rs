@@ -72,11 +72,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     cli::start_logging(args.verbosity);
-    match run(&args) {
-        Ok(Ending::Drained) => ExitCode::SUCCESS,
-        Ok(Ending::Killed(signal)) => ExitCode::from(cli::exit_code_of(signal)),
-        Err(error) => cli::fail(&error),
-    }
+    cli::served(run(&args))
 }
 
 fn run(args: &Args) -> anyhow::Result<Ending> {

@@ -22,6 +22,7 @@ use crate::client::units::split_multiplier;
 use crate::engine::event_loop::MINIMUM_BUFFER;
 use crate::engine::signals::Signal;
 use crate::engine::{descriptors, sockets};
+use crate::server::Ending;
 
 /// The system refused something, or a connection was not intact.
 pub const EXIT_FAILURE: u8 = 1;
@@ -122,6 +123,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let _ = LossyStderr.write(format!("error: {error:#}\n").as_bytes()); // It never fails.
     ExitCode::from(EXIT_FAILURE)
+}
+
+/// The exit code of a server that ran and ended, or could not: says then why. After a second signal it is that of the
+/// signal.
+#[must_use]
+pub fn served(result: anyhow::Result<Ending>) -> ExitCode {
+    match result {
+        Ok(Ending::Drained) => ExitCode::SUCCESS,
+        Ok(Ending::Killed(signal)) => ExitCode::from(exit_code_of(signal)),
+        Err(error) => fail(&error),
+    }
 }
 
 /// Says in one line what is wrong with the command line. Returns the exit code for that.

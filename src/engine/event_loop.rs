@@ -155,7 +155,10 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
         mut socket: S::Listener,
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
     ) -> io::Result<ListenerId> {
-        let id = self.listeners.next_id().ok_or_else(|| io::Error::other("a loop has at most 256 listeners"))?;
+        let id = self
+            .listeners
+            .next_id()
+            .ok_or_else(|| io::Error::other(format!("a loop has at most {MOST_LISTENERS} listeners")))?;
         self.system.register_listener(&mut socket, id.token())?;
         self.listeners.add(socket, config, protocol_for);
         Ok(id)

@@ -47,17 +47,17 @@ impl Default for ListenerConfig {
     }
 }
 
-/// A listener, what it is called, and how many of its connections are open.
+/// A listener, how many of its connections are open, and how many may be.
 pub(crate) struct Entry<L, P> {
     pub(crate) accepting: Accepting<L, P>,
-    config: ListenerConfig,
     open: usize,
+    most: usize,
 }
 
 impl<L, P> Entry<L, P> {
     /// Whether to accept another connection, as far as this listener is concerned.
     pub(crate) fn may_accept(&self) -> bool {
-        self.accepting.may_accept(self.open, self.config.connections)
+        self.accepting.may_accept(self.open, self.most)
     }
 }
 
@@ -91,7 +91,8 @@ impl<L, P> Listeners<L, P> {
         protocol_for: impl FnMut(SocketAddr) -> P + 'static,
     ) {
         self.names.push(config.name);
-        self.entries.push(Some(Entry { accepting: Accepting::new(socket, protocol_for), config, open: 0 }));
+        let accepting = Accepting::new(socket, protocol_for);
+        self.entries.push(Some(Entry { accepting, open: 0, most: config.connections }));
     }
 
     /// Whether none is open.

@@ -316,7 +316,7 @@ mod tests {
         assert!(rehearsal.has_shut_down() && matches!(rehearsal.end(), Some(End::Finished)));
     }
 
-    /// Ticks every two seconds and holds its input until it is told otherwise.
+    /// Ticks every two seconds. Holds its input while `holds` is true.
     struct Ticker {
         next: Moment,
         tocks: bool,

@@ -28,7 +28,7 @@ pub trait Behaviour {
 /// What the path made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It went through as it was sent.
+    /// It arrived unchanged.
     Carried,
     /// It came out as something else: an orderly end as a reset, or 200 connections at once as a hundred, twice.
     Changed,

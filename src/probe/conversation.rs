@@ -15,7 +15,7 @@ use crate::engine::time::{Clock, Moment};
 /// What a connection does next. Each step begins when the one before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Sends so many bytes, and goes on when the socket has taken them.
+    /// Sends this many bytes, and goes on when the socket has taken them.
     Send(u64),
     /// Waits until everything that was sent came back.
     AwaitEcho,

@@ -407,7 +407,7 @@ const BUGS: &[Bug] = &[
         tests: (&["--test", "simulation"], "promises"),
     },
     Bug {
-        name: "the timer is told of whenever the poller says so",
+        name: "an event of the timer is believed although its time has not come",
         file: "src/engine/event_loop/turn.rs",
         right: "if when.is_some_and(|when| when <= self.now) {",
         wrong: "if when.is_some() {",

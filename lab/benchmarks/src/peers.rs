@@ -23,7 +23,7 @@ pub const OURS_SPINNING: &str = "multiconn-spin";
 pub struct Peer {
     pub name: &'static str,
     pub what: &'static str,
-    /// The command line, in which `{port}` stands for the port; or the reason why there is none.
+    /// The command line, with `{port}` in place of the port; or why the program cannot be had here.
     pub command: Result<Vec<OsString>, String>,
     /// Polls without sleeping: only interesting where sleeping is what takes the time.
     pub spins: bool,

@@ -17,7 +17,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// One of them, as it is called in the tables.
+    /// The word for one of them in the tables.
     pub fn noun(self) -> &'static str {
         match self {
             Subject::Servers => "server",

@@ -1413,7 +1413,7 @@ fn there_is_room_again_only_where_send_takes_bytes() {
     }
 }
 
-/// Holds whatever it hears until it is told otherwise, and keeps what it is given at the end.
+/// Holds its input while `takes` is false. Remembers the rest that comes with the end of input.
 #[derive(Default)]
 struct Miser {
     takes: bool,
@@ -1452,7 +1452,7 @@ fn input_that_is_held_when_the_end_has_come_already_is_shown_again_before_the_en
     assert_eq!((&heard[..], rest.as_deref()), (&b"question"[..], Some(&b""[..])));
 }
 
-/// Answers the first byte, and holds the rest until it is told otherwise.
+/// Answers the first byte, and holds the rest while the miser in it takes nothing.
 #[derive(Default)]
 struct Answerer {
     answered: bool,
@@ -1861,7 +1861,7 @@ fn the_role_hears_of_room_once_half_of_it_is_free() {
     assert!(bench.has_room);
     bench.writable();
     bench.waits();
-    assert!(!bench.has_room, "it is told once");
+    assert!(!bench.has_room, "the role hears of the room once");
 }
 
 #[test]
