@@ -64,7 +64,7 @@ Examples:
 
 /// The name of a behaviour.
 fn behaviour(text: &str) -> Result<&'static str, String> {
-    let known = BEHAVIOURS.iter().map(|&(name, _)| name);
+    let known = BEHAVIOURS.iter().map(|known| known.name);
     known.clone().find(|&name| name == text).ok_or_else(|| {
         let known: Vec<&str> = known.collect();
         format!("there is no such behaviour; there are {}", known.join(", "))
@@ -107,7 +107,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         idle_max: args.idle_max,
         size_max: u64::try_from(args.size_max)?,
         timeout: args.timeout,
-        chosen: BEHAVIOURS.iter().map(|&(name, _)| name).filter(wanted).collect(),
+        chosen: BEHAVIOURS.iter().map(|known| known.name).filter(wanted).collect(),
         run: RandomState::new().build_hasher().finish(),
     };
     let (limit, fit) = cli::raise_descriptor_limit()?;

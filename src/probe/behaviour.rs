@@ -12,17 +12,14 @@ use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 /// Finds out one thing about a path.
 pub trait Behaviour {
-    /// Its name in the table, and for `--only` and `--skip`.
-    fn name(&self) -> &'static str;
-
     /// The conversations of the next round, which are held side by side. None: everything is known.
     fn next_round(&mut self) -> Vec<Plan>;
 
     /// What the conversation with the number `index` of this round saw.
     fn hear(&mut self, index: usize, seen: Seen);
 
-    /// What was found out so far: carried, as long as nothing speaks against it.
-    fn row(&self) -> Row;
+    /// What was found out so far, under the behaviour's name: carried, as long as nothing speaks against it.
+    fn row(&self, name: &'static str) -> Row;
 }
 
 /// What the path made of it.

@@ -27,10 +27,6 @@ pub struct Connect {
 }
 
 impl Behaviour for Connect {
-    fn name(&self) -> &'static str {
-        "connect"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         // One byte, there and back: a limit may accept a connection and end it at once.
         let steps = vec![Step::Send(1), Step::AwaitEcho, Step::ShutDown, Step::AwaitEnd];
@@ -57,7 +53,7 @@ impl Behaviour for Connect {
         }
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let again = self.in_a_row.iter().chain(&self.at_once).filter(|&&after| after >= RETRANSMITTED).count();
         let mut seen = format!(
             "{} in a row: {}; {} at once: {}",
@@ -77,7 +73,7 @@ impl Behaviour for Connect {
             }
         };
         Row {
-            name: self.name(),
+            name,
             verdict,
             seen,
             advice: "Some connects fail: a limit on new connections in a firewall or server (xinetd cps, sshd \
@@ -118,7 +114,7 @@ mod tests {
         let mut connect = Connect::default();
         assert_eq!(play(&mut connect, |_| Seen::example(Ending::Done)), IN_A_ROW + 1);
         assert_eq!((connect.in_a_row.len(), connect.at_once.len()), (IN_A_ROW, AT_ONCE));
-        assert_eq!(connect.row().verdict, Verdict::Carried);
+        assert_eq!(connect.row("it").verdict, Verdict::Carried);
     }
 
     #[test]
@@ -130,8 +126,8 @@ mod tests {
         };
         let mut connect = Connect::default();
         assert_eq!(play(&mut connect, refused), 2);
-        assert_eq!(connect.row().verdict, Verdict::Refused);
-        assert!(connect.row().seen.ends_with("51 failed, the first: connect timed out"), "{:?}", connect.row());
+        assert_eq!(connect.row("it").verdict, Verdict::Refused);
+        assert!(connect.row("it").seen.ends_with("51 failed, the first: connect timed out"), "{:?}", connect.row("it"));
     }
 
     #[test]
@@ -143,13 +139,13 @@ mod tests {
             }
             _ => Seen::example(Ending::Done),
         });
-        assert_eq!(connect.row().verdict, Verdict::Refused, "{:?}", connect.row());
+        assert_eq!(connect.row("it").verdict, Verdict::Refused, "{:?}", connect.row("it"));
     }
 
     #[test]
     fn a_path_that_answers_no_end_carries_connects_all_the_same() {
         let mut connect = Connect::default();
         assert_eq!(play(&mut connect, |_| Seen::example(Ending::Silent)), 2);
-        assert_eq!(connect.row().verdict, Verdict::Carried);
+        assert_eq!(connect.row("it").verdict, Verdict::Carried);
     }
 }

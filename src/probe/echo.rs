@@ -16,10 +16,6 @@ pub struct Echo {
 }
 
 impl Behaviour for Echo {
-    fn name(&self) -> &'static str {
-        "echo"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
@@ -32,7 +28,7 @@ impl Behaviour for Echo {
         self.seen = Some(seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let (verdict, seen) = match &self.seen {
             Some(seen) if !seen.came_back() => {
                 let how = ending(seen);
@@ -45,7 +41,7 @@ impl Behaviour for Echo {
             _ => (Verdict::Carried, format!("{BYTES} B, there and back")),
         };
         Row {
-            name: self.name(),
+            name,
             verdict,
             seen,
             advice: "Without an echo nothing else can be found out, and nothing else was tried. Is the server running, is \
@@ -62,10 +58,10 @@ mod tests {
     fn an_echo_is_carried_although_its_end_is_not() {
         let mut echo = Echo::default();
         echo.hear(0, Seen::example(Ending::Silent));
-        assert_eq!(echo.row().verdict, Verdict::Carried);
+        assert_eq!(echo.row("it").verdict, Verdict::Carried);
         echo.hear(0, Seen { returned: 7, ..Seen::example(Ending::Silent) });
         assert_eq!(
-            (echo.row().verdict, echo.row().seen.as_str()),
+            (echo.row("it").verdict, echo.row("it").seen.as_str()),
             (Verdict::Silent, "7 of 22 B back; silent, given up after 5.0 s")
         );
     }

@@ -24,10 +24,6 @@ pub struct HalfClose {
 }
 
 impl Behaviour for HalfClose {
-    fn name(&self) -> &'static str {
-        "half-close"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
@@ -44,14 +40,14 @@ impl Behaviour for HalfClose {
         self.seen[index] = Some(seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let known = CASES.iter().zip(&self.seen).filter_map(|(case, seen)| Some((case, seen.as_ref()?)));
         let returned: Vec<String> =
             known.clone().map(|(&(sent, _, what), seen)| back(seen.returned, sent) + what).collect();
         let broken = known.clone().map(|(_, seen)| seen).find(|seen| !seen.is_whole());
         let how = broken.map_or(String::new(), |seen| format!("; {}", ending(seen)));
         Row {
-            name: self.name(),
+            name,
             verdict: broken.map_or(Verdict::Carried, Verdict::of),
             seen: format!("back: {}{how}", returned.join(", ")),
             advice: "A program that shuts down behind its request (netcat, many scripts) loses the answer or its end. \
@@ -72,12 +68,12 @@ mod tests {
     #[test]
     fn each_case_is_named_and_those_that_are_not_known_are_left_out() {
         let mut half_close = HalfClose::default();
-        assert_eq!(half_close.row().verdict, Verdict::Carried);
+        assert_eq!(half_close.row("it").verdict, Verdict::Carried);
         half_close.hear(3, Seen { returned: 6_000_000, planned: 6_000_000, ..Seen::example(Ending::Done) });
-        assert_eq!(half_close.row().seen, "back: all of 6 MB to a reader that pauses");
+        assert_eq!(half_close.row("it").seen, "back: all of 6 MB to a reader that pauses");
         half_close.hear(0, Seen { returned: 0, planned: 22, ..Seen::example(Ending::Done) });
         assert_eq!(
-            (half_close.row().verdict, half_close.row().seen.as_str()),
+            (half_close.row("it").verdict, half_close.row("it").seen.as_str()),
             (Verdict::Cut, "back: 0 B of 22 B, all of 6 MB to a reader that pauses; ended in order after 5.0 s")
         );
     }

@@ -62,10 +62,6 @@ impl Idle {
 }
 
 impl Behaviour for Idle {
-    fn name(&self) -> &'static str {
-        "idle"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         let first = !std::mem::replace(&mut self.begun, true);
         self.asked = match self.limit() {
@@ -94,10 +90,10 @@ impl Behaviour for Idle {
         }
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let (Some((whole, broken)), Some((_, seen))) = (self.limit(), self.broken()) else {
             return Row {
-                name: self.name(),
+                name,
                 verdict: Verdict::Carried,
                 seen: format!("left alone for up to {}", time(self.most)),
                 advice: ADVICE,
@@ -117,7 +113,7 @@ impl Behaviour for Idle {
             Some(_) => "; TCP keepalive every second does not help",
             None => "",
         };
-        Row { name: self.name(), verdict, seen: format!("{how}{keepalive}"), advice: ADVICE }
+        Row { name, verdict, seen: format!("{how}{keepalive}"), advice: ADVICE }
     }
 }
 
@@ -166,8 +162,8 @@ mod tests {
             let (whole, broken) = idle.limit().unwrap();
             assert!(whole < limit && limit <= broken && broken <= whole + NEAR, "{limit:?}: {whole:?}, {broken:?}");
             assert!(rounds <= 3, "{limit:?}: {rounds}");
-            assert_eq!(idle.row().verdict, Verdict::Silent);
-            assert!(idle.row().seen.ends_with("with TCP keepalive every second it lives"));
+            assert_eq!(idle.row("it").verdict, Verdict::Silent);
+            assert!(idle.row("it").seen.ends_with("with TCP keepalive every second it lives"));
         }
     }
 
@@ -176,8 +172,8 @@ mod tests {
         let limit = Duration::from_secs(2);
         let mut idle = Idle::new(Duration::from_secs(10));
         let rounds = play(&mut idle, limit, |quiet| seen(Ending::EarlyEnd, Some(Step::Quiet(quiet)), limit));
-        assert_eq!(idle.row().seen, "ended by a FIN at 2.0 s; with TCP keepalive every second it lives");
-        assert_eq!((idle.row().verdict, rounds), (Verdict::Cut, 1));
+        assert_eq!(idle.row("it").seen, "ended by a FIN at 2.0 s; with TCP keepalive every second it lives");
+        assert_eq!((idle.row("it").verdict, rounds), (Verdict::Cut, 1));
     }
 
     #[test]
@@ -187,7 +183,7 @@ mod tests {
         let mut idle = Idle::new(Duration::from_secs(10));
         play(&mut idle, limit, |_| seen(Ending::Reset("reset".to_owned()), Some(Step::AwaitEcho), soon));
         assert_eq!(
-            idle.row().seen,
+            idle.row("it").seen,
             "reset at the next byte, between 2.5 s and 3.0 s; with TCP keepalive every second it lives"
         );
     }
@@ -200,14 +196,17 @@ mod tests {
             returned: 0,
             ..seen(Ending::NotConnected(how.to_owned()), None, Duration::ZERO)
         });
-        assert_eq!((idle.row().verdict, rounds), (Verdict::Refused, 1));
-        assert!(idle.row().seen.starts_with(how), "{:?}", idle.row());
+        assert_eq!((idle.row("it").verdict, rounds), (Verdict::Refused, 1));
+        assert!(idle.row("it").seen.starts_with(how), "{:?}", idle.row("it"));
     }
 
     #[test]
     fn a_path_that_keeps_idle_connections_carries_them() {
         let mut idle = Idle::new(Duration::from_secs(10));
         play(&mut idle, Duration::MAX, silent);
-        assert_eq!((idle.row().verdict, idle.row().seen.as_str()), (Verdict::Carried, "left alone for up to 10.0 s"));
+        assert_eq!(
+            (idle.row("it").verdict, idle.row("it").seen.as_str()),
+            (Verdict::Carried, "left alone for up to 10.0 s")
+        );
     }
 }

@@ -32,10 +32,6 @@ impl Long {
 }
 
 impl Behaviour for Long {
-    fn name(&self) -> &'static str {
-        "long"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
@@ -49,12 +45,12 @@ impl Behaviour for Long {
         self.seen = Some(seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let every = format!("a byte every {}", time(self.every));
         // How connections end is for half-close; the last time of quiet is part of this one's life.
         let broken = self.seen.as_ref().filter(|seen| !seen.came_back() || seen.ended_in_quiet());
         Row {
-            name: self.name(),
+            name,
             verdict: broken.map_or(Verdict::Carried, Verdict::of),
             seen: match broken {
                 Some(seen) => format!("{every}: {}", ending(seen)),
@@ -86,10 +82,10 @@ mod tests {
         let mut long = Long::new(Duration::from_secs(10));
         long.hear(0, Seen { step: Some(Step::Quiet(EVERY)), ..Seen::example(Ending::EarlyEnd) });
         assert_eq!(
-            (long.row().verdict, long.row().seen.as_str()),
+            (long.row("it").verdict, long.row("it").seen.as_str()),
             (Verdict::Cut, "a byte every 250 ms: ended by a FIN after 5.0 s")
         );
         long.hear(0, Seen { step: Some(Step::AwaitEnd), ..Seen::example(Ending::Silent) });
-        assert_eq!(long.row().verdict, Verdict::Carried);
+        assert_eq!(long.row("it").verdict, Verdict::Carried);
     }
 }

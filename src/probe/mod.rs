@@ -44,16 +44,89 @@ pub struct Settings {
     pub run: u64,
 }
 
-/// The names of all behaviours, in the order of the table, with what each finds out.
-pub const BEHAVIOURS: [(&str, &str); 8] = [
-    ("echo", "is there an echo server at the other end?"),
-    ("connect", "20 connects in a row and 50 at once"),
-    ("sizes", "single messages of 1 byte up to --size-max; a size that falls silent is narrowed"),
-    ("half-close", "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses"),
-    ("slow-reader", "nothing is read for 1.5 s behind 16 MB, then everything"),
-    ("idle", "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed"),
-    ("long", "a byte every so often, for --idle-max"),
-    ("together", "200 connections at once, and 50 that come and go"),
+/// A behaviour that the probe knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Its name in the table, and for `--only` and `--skip`.
+    pub name: &'static str,
+    /// What it finds out.
+    pub what: &'static str,
+    stage: Stage,
+    make: fn(&Settings) -> Box<dyn Behaviour>,
+}
+
+/// Behaviours of one stage are tried side by side, stage after stage. Those that take many connections come by
+/// themselves: they could push the others over a limit of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Without an echo nothing else can be found out.
+    Echo,
+    Connect,
+    SideBySide,
+    Together,
+}
+
+impl Stage {
+    fn next(self) -> Option<Stage> {
+        match self {
+            Stage::Echo => Some(Stage::Connect),
+            Stage::Connect => Some(Stage::SideBySide),
+            Stage::SideBySide => Some(Stage::Together),
+            Stage::Together => None,
+        }
+    }
+}
+
+/// All behaviours, in the order of the table.
+pub const BEHAVIOURS: [Known; 8] = [
+    Known {
+        name: "echo",
+        what: "is there an echo server at the other end?",
+        stage: Stage::Echo,
+        make: |_| Box::<echo::Echo>::default(),
+    },
+    Known {
+        name: "connect",
+        what: "20 connects in a row and 50 at once",
+        stage: Stage::Connect,
+        make: |_| Box::<connect::Connect>::default(),
+    },
+    Known {
+        name: "sizes",
+        what: "single messages of 1 byte up to --size-max; a size that falls silent is narrowed",
+        stage: Stage::SideBySide,
+        make: |settings| Box::new(sizes::Sizes::new(settings.size_max)),
+    },
+    Known {
+        name: "half-close",
+        what: "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses",
+        stage: Stage::SideBySide,
+        make: |_| Box::<half_close::HalfClose>::default(),
+    },
+    Known {
+        name: "slow-reader",
+        what: "nothing is read for 1.5 s behind 16 MB, then everything",
+        stage: Stage::SideBySide,
+        make: |_| Box::<slow_reader::SlowReader>::default(),
+    },
+    Known {
+        name: "idle",
+        what: "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed",
+        stage: Stage::SideBySide,
+        make: |settings| Box::new(idle::Idle::new(settings.idle_max)),
+    },
+    Known {
+        name: "long",
+        what: "a byte every so often, for --idle-max",
+        stage: Stage::SideBySide,
+        make: |settings| Box::new(long::Long::new(settings.idle_max)),
+    },
+    Known {
+        name: "together",
+        what: "200 connections at once, and 50 that come and go",
+        stage: Stage::Together,
+        make: |_| Box::<together::Together>::default(),
+    },
 ];
 
 /// How many connections are held at once, at the most.
@@ -78,19 +151,6 @@ impl Probed {
     }
 }
 
-/// Behaviours that are tried side by side, stage after stage. Those that take many connections come by themselves: they
-/// could push the others over a limit of the path.
-fn stage(name: &str) -> u32 {
-    match name {
-        "echo" => 0,
-        "connect" => 1,
-        "together" => 3,
-        _ => 2,
-    }
-}
-
-const STAGES: u32 = 4;
-
 /// Tries the chosen behaviours of the path to the first of `addrs` that answers. Where not even an echo comes back, only
 /// that is tried.
 ///
@@ -106,12 +166,13 @@ pub fn probe(addrs: &[SocketAddr], settings: &Settings) -> io::Result<Probed> {
     let mut holder = Holder::new(addrs, settings);
     event_loop.run(&mut holder)?;
     holder.failed.map_or(Ok(()), Err)?;
-    let tried = holder.behaviours.iter().filter(|running| !holder.no_echo || stage(running.behaviour.name()) == 0);
+    let tried = holder.behaviours.iter().filter(|running| !holder.no_echo || running.known.stage == Stage::Echo);
     Ok(Probed { addr: holder.addrs[0], rows: tried.map(Running::row).collect(), interrupted: holder.interrupted })
 }
 
 /// A behaviour, and how far its round is.
 struct Running {
+    known: Known,
     behaviour: Box<dyn Behaviour>,
     /// Conversations of this round that are not over.
     open: usize,
@@ -119,24 +180,13 @@ struct Running {
 }
 
 impl Running {
-    fn new(name: &str, settings: &Settings) -> Option<Running> {
-        let behaviour: Box<dyn Behaviour> = match name {
-            "echo" => Box::<echo::Echo>::default(),
-            "connect" => Box::<connect::Connect>::default(),
-            "sizes" => Box::new(sizes::Sizes::new(settings.size_max)),
-            "half-close" => Box::<half_close::HalfClose>::default(),
-            "slow-reader" => Box::<slow_reader::SlowReader>::default(),
-            "idle" => Box::new(idle::Idle::new(settings.idle_max)),
-            "long" => Box::new(long::Long::new(settings.idle_max)),
-            "together" => Box::<together::Together>::default(),
-            _ => return None,
-        };
-        Some(Running { behaviour, open: 0, done: false })
+    fn new(known: Known, settings: &Settings) -> Running {
+        Running { known, behaviour: (known.make)(settings), open: 0, done: false }
     }
 
     /// Its row. What was not tried to the end is not known, if nothing broke before.
     fn row(&self) -> Row {
-        let row = self.behaviour.row();
+        let row = self.behaviour.row(self.known.name);
         if self.done || row.verdict != Verdict::Carried {
             return row;
         }
@@ -157,7 +207,8 @@ struct Holder<'a> {
     /// The address that is tried, and those that are left if it does not answer.
     addrs: &'a [SocketAddr],
     behaviours: Vec<Running>,
-    stage: u32,
+    /// `None` when all are over.
+    stage: Option<Stage>,
     /// No echo came back, so that nothing else can be found out.
     no_echo: bool,
     /// Conversations that begin later, by the time and a number that tells them apart.
@@ -175,12 +226,12 @@ struct Holder<'a> {
 impl<'a> Holder<'a> {
     fn new(addrs: &'a [SocketAddr], settings: &'a Settings) -> Holder<'a> {
         assert!(!addrs.is_empty(), "there has to be an address to connect to");
-        let chosen = BEHAVIOURS.iter().filter(|(name, _)| settings.chosen.contains(name));
+        let chosen = BEHAVIOURS.into_iter().filter(|known| settings.chosen.contains(&known.name));
         Holder {
             settings,
             addrs,
-            behaviours: chosen.filter_map(|(name, _)| Running::new(name, settings)).collect(),
-            stage: 0,
+            behaviours: chosen.map(|known| Running::new(known, settings)).collect(),
+            stage: Some(Stage::Echo),
             no_echo: false,
             planned: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -194,15 +245,15 @@ impl<'a> Holder<'a> {
     /// Asks the behaviours of this stage whose round is over for the next one, and goes on to the next stage when all are
     /// done. Returns whether anything is left to do.
     fn plan(&mut self, now: Moment) -> bool {
-        while self.stage < STAGES && !self.no_echo {
-            self.plan_stage(now);
-            if self.behaviours.iter().any(|running| stage(running.behaviour.name()) == self.stage && !running.done) {
+        while let Some(stage) = self.stage.filter(|_| !self.no_echo) {
+            self.plan_stage(stage, now);
+            if self.behaviours.iter().any(|running| running.known.stage == stage && !running.done) {
                 return true;
             }
-            if self.stage == 0 {
+            if stage == Stage::Echo {
                 self.judge_echo();
             } else {
-                self.stage += 1;
+                self.stage = stage.next();
             }
         }
         false
@@ -210,23 +261,20 @@ impl<'a> Holder<'a> {
 
     /// Goes on after the echo: with everything else, with the next address, or not at all.
     fn judge_echo(&mut self) {
-        let Some(echo) = self.behaviours.iter_mut().find(|running| stage(running.behaviour.name()) == 0) else {
-            self.stage += 1;
-            return;
-        };
-        match echo.row().verdict {
-            Verdict::Carried => self.stage += 1,
-            Verdict::Refused if self.addrs.len() > 1 => {
+        let echo = self.behaviours.iter_mut().find(|running| running.known.stage == Stage::Echo);
+        match echo.map(|echo| (echo.row().verdict, echo)) {
+            None | Some((Verdict::Carried, _)) => self.stage = Stage::Echo.next(),
+            Some((Verdict::Refused, echo)) if self.addrs.len() > 1 => {
                 self.addrs = &self.addrs[1..];
-                *echo = Running { behaviour: Box::<echo::Echo>::default(), open: 0, done: false };
+                *echo = Running::new(echo.known, self.settings);
             }
-            _ => self.no_echo = true,
+            Some(_) => self.no_echo = true,
         }
     }
 
-    fn plan_stage(&mut self, now: Moment) {
+    fn plan_stage(&mut self, stage: Stage, now: Moment) {
         for (number, running) in self.behaviours.iter_mut().enumerate() {
-            if running.open > 0 || running.done || stage(running.behaviour.name()) != self.stage {
+            if running.open > 0 || running.done || running.known.stage != stage {
                 continue;
             }
             let plans = running.behaviour.next_round();

@@ -55,10 +55,6 @@ impl Sizes {
 }
 
 impl Behaviour for Sizes {
-    fn name(&self) -> &'static str {
-        "sizes"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         self.asked = match self.limit() {
             None if self.seen.is_empty() => self.ladder(),
@@ -79,7 +75,7 @@ impl Behaviour for Sizes {
         self.seen.insert(self.asked[index], seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let (verdict, seen) = match self.limit() {
             None => (Verdict::Carried, format!("{} sizes from 1 B to {}", self.seen.len(), size(self.most))),
             Some((whole, broken)) => {
@@ -93,7 +89,7 @@ impl Behaviour for Sizes {
             }
         };
         Row {
-            name: self.name(),
+            name,
             verdict,
             seen,
             advice: "Connections stand and small answers come, and large ones hang: a link with a smaller MTU drops \
@@ -131,7 +127,7 @@ mod tests {
             let (whole, broken) = sizes.limit().unwrap();
             assert!(whole <= limit && limit < broken && broken - whole <= NEAR, "{limit}: {whole}, {broken}");
             assert!(rounds <= 4, "{limit}: {rounds} rounds");
-            assert_eq!(sizes.row().verdict, Verdict::Silent);
+            assert_eq!(sizes.row("it").verdict, Verdict::Silent);
         }
     }
 
@@ -140,7 +136,7 @@ mod tests {
         let mut sizes = Sizes::new(65_536);
         assert_eq!(play(&mut sizes, u64::MAX), 1);
         assert_eq!(
-            (sizes.row().verdict, sizes.row().seen.as_str()),
+            (sizes.row("it").verdict, sizes.row("it").seen.as_str()),
             (Verdict::Carried, "35 sizes from 1 B to 65.5 kB")
         );
     }

@@ -19,10 +19,6 @@ pub struct SlowReader {
 }
 
 impl Behaviour for SlowReader {
-    fn name(&self) -> &'static str {
-        "slow-reader"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
@@ -35,10 +31,10 @@ impl Behaviour for SlowReader {
         self.seen = Some(seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let seen = self.seen.as_ref();
         Row {
-            name: self.name(),
+            name,
             // How connections end is for half-close.
             verdict: seen.filter(|seen| !seen.came_back()).map_or(Verdict::Carried, Verdict::of),
             seen: seen.map_or_else(String::new, |seen| {

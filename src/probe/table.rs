@@ -17,8 +17,8 @@ const SCHEMA: u32 = 1;
 /// The names of all behaviours, each with what it finds out.
 #[must_use]
 pub fn behaviours() -> String {
-    BEHAVIOURS.iter().fold(String::new(), |mut text, (name, what)| {
-        let _ = writeln!(text, "{name:<12} {what}");
+    BEHAVIOURS.iter().fold(String::new(), |mut text, known| {
+        let _ = writeln!(text, "{:<12} {}", known.name, known.what);
         text
     })
 }

@@ -36,10 +36,6 @@ pub struct Together {
 pub const MOST_AT_ONCE: usize = AT_ONCE + PASSING as usize;
 
 impl Behaviour for Together {
-    fn name(&self) -> &'static str {
-        "together"
-    }
-
     fn next_round(&mut self) -> Vec<Plan> {
         if std::mem::replace(&mut self.begun, true) {
             return Vec::new();
@@ -68,7 +64,7 @@ impl Behaviour for Together {
         self.broken.get_or_insert(seen);
     }
 
-    fn row(&self) -> Row {
+    fn row(&self, name: &'static str) -> Row {
         let mut seen =
             format!("{} of {MOST_AT_ONCE} whole ({AT_ONCE} at once, {PASSING} that came and went)", self.whole);
         if let Some(&longest) = self.waits.iter().max() {
@@ -83,7 +79,7 @@ impl Behaviour for Together {
             None => Verdict::Changed,
         };
         Row {
-            name: self.name(),
+            name,
             verdict,
             seen,
             advice: "Above some number connections wait or fail: a limit on connections (haproxy maxconn, nginx \
@@ -101,7 +97,7 @@ mod tests {
         assert_eq!(together.next_round().len(), MOST_AT_ONCE);
         together.hear(0, Seen::example(Ending::Done));
         together.hear(1, seen);
-        together.row()
+        together.row("it")
     }
 
     #[test]
