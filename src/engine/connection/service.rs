@@ -302,7 +302,16 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
         }
         self.keep(input, context.room_now);
         let mut inbound = mem::take(&mut self.inbound);
-        let left = self.show_while_consumed(&inbound, context)?.len();
+        let mut consumed = 0;
+        loop {
+            let shown = self.fitting(&inbound[consumed..], context);
+            let left = self.show_while_consumed(shown, context)?.len();
+            consumed += shown.len() - left;
+            if left > 0 || shown.is_empty() || self.takes_nothing() || self.queued_answers(context).0 > 0 {
+                break;
+            }
+        }
+        let left = inbound.len() - consumed;
         if left > 0 {
             inbound.drain(..inbound.len() - left);
             if left < inbound.capacity() / 2 {
@@ -327,6 +336,16 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             }
         }
         Ok(input)
+    }
+
+    /// The part of kept `input` that is shown now: no more than there is room for in the queue, as a protocol may send all
+    /// that it sees. What was just read fits. But memory may be scarcer now than when the rest came.
+    fn fitting<'a>(&self, input: &'a [u8], context: &Context<'_, T, P>) -> &'a [u8] {
+        if !self.protocol.answers() {
+            return input;
+        }
+        let (queued, room_now) = self.queued_answers(context);
+        &input[..input.len().min(room_now.saturating_sub(queued))]
     }
 
     /// Keeps input that was not consumed. The buffer grows by the rule of the outbound queue.

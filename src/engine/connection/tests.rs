@@ -1968,3 +1968,33 @@ fn a_protocol_that_does_nothing_at_its_deadline_is_ended() {
     early.connection.protocol_mut().deadline = Some(at(5));
     assert_eq!(early.connection.protocol_deadline(), None);
 }
+
+/// Leaves its input while it is not ready, and then sends all that it is shown.
+#[derive(Default)]
+struct LateEcho {
+    ready: bool,
+}
+
+impl Protocol for LateEcho {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !self.ready {
+            return 0;
+        }
+        out.send(input);
+        input.len()
+    }
+}
+
+#[test]
+fn input_that_was_kept_is_shown_no_faster_than_there_is_room_although_memory_became_scarce() {
+    let mut bench = Bench::new(LateEcho::default(), [Flood(3000)]).output([BLOCKED]);
+    bench.waits();
+    bench.connection.protocol_mut().ready = true;
+    bench.room_now = 1000;
+    bench.connection.wake();
+    bench.waits();
+    assert_eq!((bench.connection.outbound_len(), bench.connection.inbound_len()), (1000, 2000));
+    bench.writable();
+    assert_eq!(bench.waits().sent.len(), 3000, "where the socket takes it, nothing waits");
+    assert_eq!((bench.connection.outbound_len(), bench.connection.inbound_len()), (0, 0));
+}
