@@ -260,6 +260,20 @@ const BUGS: &[Bug] = &[
         tests: (&["--lib"], "connection"),
     },
     Bug {
+        name: "a connection that was taken out of the queue stays there",
+        file: "src/engine/run_queue.rs",
+        right: "            self.now.retain(|&other| other != token);\n",
+        wrong: "",
+        tests: (&["--lib"], "run_queue"),
+    },
+    Bug {
+        name: "input that was kept is shown whatever the room",
+        file: "src/engine/connection/service.rs",
+        right: "&input[..input.len().min(room_now.saturating_sub(queued))]",
+        wrong: "&input[..input.len().min(room_now.max(input.len()).saturating_sub(queued / 9))]",
+        tests: (&["--lib"], "connection"),
+    },
+    Bug {
         name: "what comes back is not compared",
         file: "src/client/exchange.rs",
         right: "_ if !self.run.load.verify => input.len(),",

@@ -730,7 +730,7 @@ fn judge_exchange(Ended { id, end, exchange, sent }: &Ended, total: u64, tester:
             // A proxy's connect to what lies behind may begin late, after a stop of the process, and be unanswered for
             // longer than the exchange has patience.
             let behind = network.carrier(*id).map(|carrier| network.harm_to(carrier));
-            let waited = behind == Some(Harm::SynLost) && matches!(end, End::TimedOut(Timeout::Idle));
+            let waited = behind == Some(Harm::SynLost) && matches!(end, End::TimedOut(Timeout::Idle | Timeout::Stall));
             assert!(whole || ended_early || waited || failed && exchange.fault().is_none(), "{}", details());
         }
         Harm::Tampered(Tampering { at, how }) => {
