@@ -4,8 +4,9 @@
 
 use hdrhistogram::Histogram;
 
-/// More rows than this are no picture.
-const ROWS: usize = 12;
+/// How many rows there are at the most. A report of an intact run, with all rows that it can have, then fits the 24 lines
+/// of a terminal.
+const ROWS: usize = 7;
 
 /// Where rows begin in a decade, in hundredths, from the finest steps to the coarsest: 20, 10, 5, 3, 2 rows and 1. The first
 /// three are Renard's series of preferred numbers (ISO 3), whose steps are even. A time is at most an hour, ten decades of
@@ -30,7 +31,7 @@ pub struct Row {
     pub count: u64,
 }
 
-/// The histogram in the finest rows that are no more than twelve. Rows that hold nothing are left out, wherever they are:
+/// The histogram in the finest rows that are no more than [`ROWS`]. Rows that hold nothing are left out, wherever they are:
 /// two bulks far from each other are both seen in detail, and every time is in a row.
 #[must_use]
 pub fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
@@ -39,7 +40,18 @@ pub fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
         .into_iter()
         .map(|ladder| rows_on(ladder, histogram))
         .find(|rows| rows.len() <= ROWS)
-        .unwrap_or_else(|| rows_on(coarsest, histogram))
+        .unwrap_or_else(|| joined(rows_on(coarsest, histogram)))
+}
+
+/// Joins neighbours, those with the fewest times first, until no more than [`ROWS`] are left.
+fn joined(mut rows: Vec<Row>) -> Vec<Row> {
+    while rows.len() > ROWS {
+        let together = |first: &usize| rows[*first].count + rows[first + 1].count;
+        let Some(first) = (0..rows.len() - 1).min_by_key(together) else { break };
+        let next = rows.remove(first + 1);
+        rows[first] = Row { from: rows[first].from, below: next.below, count: rows[first].count + next.count };
+    }
+    rows
 }
 
 fn rows_on(ladder: &[u64], histogram: &Histogram<u64>) -> Vec<Row> {
@@ -125,8 +137,8 @@ mod tests {
     fn twenty_doublings_are_shown_in_wide_steps() {
         // A sparse low end, and the bulk in the highest two doublings: it has rows of its own.
         let rows = of((0..20).map(|power| (3 << power, if power < 18 { 1 } else { 10_000 })));
-        assert_eq!(labels(&rows).first().unwrap(), "3 - 10 µs");
-        assert_eq!(labels(&rows)[rows.len() - 2..], ["300 - 1000 ms", "1 - 3 s"]);
+        assert_eq!(labels(&rows).first().unwrap(), "1 - 10 µs");
+        assert_eq!(labels(&rows)[rows.len() - 2..], ["100 - 1000 ms", "1 - 10 s"]);
         assert_eq!(rows[rows.len() - 1].count, 10_000);
     }
 

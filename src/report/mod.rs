@@ -474,6 +474,21 @@ mod tests {
     }
 
     #[test]
+    fn the_report_of_an_intact_run_fits_the_lines_of_a_terminal_whatever_the_times() {
+        for is_scheduled in [false, true] {
+            let findings = findings(is_scheduled);
+            let mut time = Duration::from_micros(1);
+            while time < Duration::from_secs(3600) {
+                let scheduled = is_scheduled.then_some(time);
+                findings.figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
+                time = time * 5 / 4 + Duration::from_micros(1);
+            }
+            let text = text(&findings);
+            assert!(text.lines().count() <= 24, "{text}");
+        }
+    }
+
+    #[test]
     fn unanswered_messages_are_counted_whatever_the_loop() {
         for is_scheduled in [false, true] {
             let text = text(&Findings { unanswered: 7, ..findings(is_scheduled) });
