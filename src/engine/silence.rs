@@ -14,6 +14,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// by the same Ctrl-Z, and need a moment to answer.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long one wait lasts within the grace, at the most. A second pause within a longer wait would look like the wait
+/// itself, and take the grace away.
+const GRACE_WAIT: Duration = Duration::from_millis(250);
+
 /// How one wait for events went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wait {
@@ -62,6 +66,11 @@ impl Silence {
     /// The moment before which no connection is judged.
     pub(crate) fn judged_from(&self) -> Moment {
         self.judged_from
+    }
+
+    /// When a wait that begins at `began` has to end, with something to do at `due`.
+    pub(crate) fn wait_until(&self, due: Moment, began: Moment) -> Moment {
+        if began < self.judged_from { due.min(began.plus(GRACE_WAIT)) } else { due }
     }
 
     /// Notes how a wait went. Returns the time until which everything that happened is known, if it is known.
@@ -161,5 +170,17 @@ mod tests {
         assert_eq!(silence.judged_from(), at(10_000));
         assert_eq!(silence.after(&wait(9999, 9999, Some(0))), None);
         assert_eq!(silence.after(&wait(10_000, 10_000, Some(0))), Some(at(10_000)));
+    }
+
+    #[test]
+    fn a_second_pause_within_the_grace_begins_it_anew() {
+        let mut silence = Silence::new();
+        silence.after(&Wait { ended: at(9000), ..wait(2, 0, Some(0)) });
+        assert_eq!(silence.wait_until(at(10_000), at(9000)), at(9250));
+        assert_eq!(silence.wait_until(at(9100), at(9000)), at(9100));
+        let timeout = Some(GRACE_WAIT);
+        assert_eq!(silence.after(&Wait { timeout, ..wait(9000, 10_450, Some(1)) }), None);
+        assert_eq!(silence.judged_from(), at(11_450));
+        assert_eq!(silence.wait_until(at(12_000), at(11_450)), at(12_000), "the grace is over");
     }
 }

@@ -61,7 +61,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             }
         }
         let timeout = if self.run_queue.is_empty() {
-            earliest.zip(began).map(|(when, began)| when.since(began))
+            earliest.zip(began).map(|(when, began)| self.silence.wait_until(when, began).since(began))
         } else {
             Some(Duration::ZERO)
         };
