@@ -194,6 +194,8 @@ pub mod cli;
 pub mod client;
 mod engine;
 #[cfg(feature = "cli")]
+pub mod partner;
+#[cfg(feature = "cli")]
 pub mod probe;
 #[cfg(feature = "cli")]
 pub mod report;

@@ -7,8 +7,10 @@ use clap::Parser;
 use multiconn::cli::{self, TimeLimit, Verbosity, table};
 use multiconn::internals::event_loop::Limits;
 use multiconn::internals::sockets::ListenOptions;
+use multiconn::partner::{Partner, Partners};
 use multiconn::server::echo::Echo;
 use multiconn::server::{Config, Ending, Server};
+use multiconn::{Event, EventLoop, Protocol};
 
 /// Echo every byte of every TCP connection, on one thread
 #[derive(Debug, Parser)]
@@ -48,6 +50,10 @@ struct Args {
     /// How long to poll without sleeping after the last event: quicker answers, for up to a whole core
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration)]
     busy_poll: Duration,
+    /// Be a partner to multiconn-probe and multiconn-client: do what a connection's first line asks for, and keep an
+    /// account of what came in
+    #[arg(long)]
+    probes: bool,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -64,7 +70,9 @@ Examples:
   # All interfaces, IPv6 and IPv4
   multiconn-server \"\" 65432
   # A free port, idle peers ended
-  multiconn-server :: 0 --idle-timeout 5m";
+  multiconn-server :: 0 --idle-timeout 5m
+  # The far end of a path that multiconn-probe looks into
+  multiconn-server \"\" 65432 --probes";
 
 fn main() -> ExitCode {
     let args = match cli::parse::<Args>() {
@@ -90,8 +98,25 @@ fn run(args: &Args) -> anyhow::Result<Ending> {
         busy_poll: args.busy_poll,
         ..Config::default()
     };
-    let mut server = Server::bind(&args.host, args.port, &config, |_| Echo)
+    if args.probes {
+        let mut partners = Partners::default();
+        return serve(args, &config, Partner::default, move |event, event_loop| {
+            partners.handle(&event, event_loop);
+            table::on_request(event, event_loop);
+        });
+    }
+    serve(args, &config, || Echo, table::on_request)
+}
+
+/// Serves until a signal ends the server, each peer with a new protocol.
+fn serve<P: Protocol>(
+    args: &Args,
+    config: &Config,
+    protocol: impl Fn() -> P + 'static,
+    on_event: impl FnMut(Event<P>, &mut EventLoop<P>),
+) -> anyhow::Result<Ending> {
+    let mut server = Server::bind(&args.host, args.port, config, move |_| protocol())
         .map_err(|error| cli::cannot_listen(&args.host, args.port, &error))?;
     server.catch_signals()?;
-    Ok(server.run_with(table::on_request)?)
+    Ok(server.run_with(on_event)?)
 }

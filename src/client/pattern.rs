@@ -12,7 +12,8 @@ pub const MAX_CONNECTION: u32 = 16_000_000;
 
 const _: () = assert!(MAX_CONNECTION as u64 + 1 < u64::MAX / WORDS);
 
-const WORD: usize = 8;
+/// How many bytes there are in a word.
+pub const WORD: usize = 8;
 
 /// How many words are compared before the result is looked at: enough for the compiler to make vectors of them.
 const STRETCH: usize = 512;
@@ -55,6 +56,19 @@ impl Pattern {
         assert!(connection <= MAX_CONNECTION, "more connections than a word can tell apart");
         // Runs with similar keys have dissimilar streams.
         Pattern { key: mix(run), first: u64::from(connection) * WORDS }
+    }
+
+    /// The stream whose word at `index` is this one, whatever its run and connection. Only bytes are to be asked of it: it
+    /// knows its place in no run.
+    #[must_use]
+    pub fn with_word(word: [u8; WORD], index: u64) -> Pattern {
+        Pattern { key: unspell(word).wrapping_sub(index.wrapping_mul(FACTOR)), first: 0 }
+    }
+
+    /// The first eight bytes of the stream as a number in big-endian order: its name among all streams.
+    #[must_use]
+    pub fn first_word(self) -> u64 {
+        u64::from_be_bytes(self.word(0))
     }
 
     /// The word at `index`, as a number; that of the next is larger by [`FACTOR`].

@@ -1,0 +1,427 @@
+//! The partner of a probe: an echo server that does more for a connection whose first line asks for it.
+//!
+//! Owns what the server does for such a connection ([`Partner`]), and what it remembers of connections that are over
+//! ([`Partners`]). Every other connection is echoed like any. The language is [`question`]'s.
+
+pub mod account;
+mod proxy_header;
+pub mod question;
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use mio::Token;
+
+use self::account::Account;
+use self::proxy_header::Front;
+use self::question::{Asked, GREETING, Heard, OPENING, Question};
+use crate::client::pattern::Pattern;
+use crate::client::verdict;
+use crate::engine::connection::{Connection, End};
+use crate::engine::event_loop::{Event, EventLoop};
+use crate::engine::log_budget::LogBudget;
+use crate::engine::peer_addr::PeerAddr;
+use crate::engine::protocol::{Outbox, Produced, Protocol};
+use crate::engine::sockets;
+use crate::engine::time::{Clock, Moment};
+use crate::server::echo::Echo;
+
+/// How many connections that are over can be asked for. Each takes some 60 bytes.
+pub const REMEMBERED: usize = 4096;
+
+/// A connection that was silent for this long says nothing by itself, and may be greeted.
+const SILENT: Duration = Duration::from_millis(300);
+
+/// For how long a question for greetings holds. No other connection is greeted, so it is short.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+
+/// One connection of a server that is a partner.
+#[derive(Debug)]
+pub struct Partner {
+    /// Counted from 1 by [`Partners`].
+    number: u64,
+    /// What is sent to a peer that asks for bytes.
+    stream: Pattern,
+    /// Whether it asked a question. Its bytes are nothing to read then.
+    asked: bool,
+    /// What came behind the question, or in all if there was none.
+    account: Account,
+    /// The PROXY header in front.
+    proxy: Option<String>,
+    /// How many bytes were unread when a time of reading nothing was over.
+    unread: Option<u64>,
+    state: State,
+    /// What the role is to do.
+    wish: Option<Wish>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing came yet. If nothing comes until then, the peer is greeted.
+    Fresh(Option<Moment>),
+    /// What came so far may be a question. It is echoed in any case.
+    Opening(Asked),
+    /// A question was answered, and its empty line is missing.
+    Answered(Question),
+    /// What comes is echoed.
+    Echo,
+    /// What comes is counted only.
+    Sink,
+    /// Nothing is read until then. What follows is the sending of so many bytes and a close, or reading.
+    Holding { until: Moment, then: Option<u64> },
+    /// A part of our stream is yet to be sent.
+    Sending { from: u64, to: u64, end: LastAct },
+    /// Everything was sent that comes before a reset or a close.
+    Sent(LastAct),
+    /// The role knows it.
+    Ending,
+}
+
+/// How a stream of ours ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastAct {
+    Finish,
+    Reset,
+    Close,
+}
+
+/// What a connection asks its role for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Answer(Result<Question, &'static str>),
+    /// A time of reading nothing is over.
+    ReadOn,
+    Greeted,
+    End(LastAct),
+}
+
+impl Default for Partner {
+    fn default() -> Partner {
+        Partner {
+            number: 0,
+            stream: Pattern::new(0, 0),
+            asked: false,
+            account: Account::default(),
+            proxy: None,
+            unread: None,
+            state: State::Fresh(None),
+            wish: None,
+        }
+    }
+}
+
+impl Partner {
+    fn ask(&mut self, wish: Wish, out: &mut Outbox<'_>) {
+        self.wish = Some(wish);
+        out.notify();
+    }
+
+    fn echo<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        self.account.receive(input);
+        out.send(input);
+        input.len()
+    }
+
+    /// Echoes bytes that may be a question, to the end of its line. Returns how many.
+    fn open<'a>(&mut self, mut asked: Asked, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        for (index, &byte) in input.iter().enumerate() {
+            match asked.hear(byte) {
+                Heard::Part => {}
+                Heard::Nothing => {
+                    self.state = State::Echo;
+                    return self.echo(input, out);
+                }
+                Heard::Whole(question) => {
+                    out.send(&input[..=index]);
+                    self.asked = true;
+                    self.account = Account::default(); // The question is no part of a stream.
+                    self.state = State::Answered(question.unwrap_or(Question::Who));
+                    self.ask(Wish::Answer(question), out);
+                    out.hold(); // The role's answer goes out in front of the next echo.
+                    return index + 1;
+                }
+            }
+        }
+        self.state = State::Opening(asked);
+        self.echo(input, out)
+    }
+
+    /// Echoes the empty line behind a question, and begins what was asked for.
+    fn begin<'a>(&mut self, question: Question, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        if !input.starts_with(b"\n") {
+            self.state = State::Echo;
+            return self.echo(input, out);
+        }
+        out.send(&input[..1]);
+        let now = out.now();
+        let mut hold = |time, then| {
+            out.hold();
+            State::Holding { until: now.plus(time), then }
+        };
+        self.state = match question {
+            Question::Who | Question::End(..) | Question::Account(_) | Question::Greet(_) => State::Echo,
+            Question::Finish(to) => State::Sending { from: 0, to, end: LastAct::Finish },
+            Question::Reset(to) => State::Sending { from: 0, to, end: LastAct::Reset },
+            Question::Close(to, time) => hold(time, Some(to)),
+            Question::Hold(time) => hold(time, None),
+        };
+        1
+    }
+
+    /// The role has counted it as the connection with that number.
+    fn accepted(&mut self, number: u64, stream: Pattern, greet_at: Option<Moment>) {
+        (self.number, self.stream) = (number, stream);
+        if let State::Fresh(when) = &mut self.state {
+            *when = greet_at;
+        }
+    }
+}
+
+impl Protocol for Partner {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        let mut length = 0;
+        if let State::Fresh(_) = self.state {
+            match proxy_header::front(input) {
+                Front::Partial => return 0,
+                Front::None => {}
+                Front::Header { length: header, named } => (length, self.proxy) = (header, Some(named)),
+            }
+            self.state = State::Opening(Asked::default());
+        }
+        let rest = &input[length..];
+        if rest.is_empty() {
+            return length;
+        }
+        length
+            + match &mut self.state {
+                State::Opening(asked) => {
+                    let asked = std::mem::take(asked);
+                    self.open(asked, rest, out)
+                }
+                &mut State::Answered(question) => self.begin(question, rest, out),
+                State::Fresh(_) | State::Echo => self.echo(rest, out),
+                State::Holding { .. } => {
+                    out.hold();
+                    0
+                }
+                State::Sink | State::Sending { .. } | State::Sent(_) | State::Ending => {
+                    self.account.receive(rest);
+                    rest.len()
+                }
+            }
+    }
+
+    fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+        let State::Sending { from, to, end } = &mut self.state else { return Produced::Nothing };
+        let count = usize::try_from(*to - *from).unwrap_or(usize::MAX).min(space.len());
+        if count > 0 {
+            self.stream.fill(*from, &mut space[..count]);
+            *from += count as u64;
+            return Produced::Bytes(count);
+        }
+        if *end == LastAct::Finish {
+            self.state = State::Sink;
+            return Produced::Finished;
+        }
+        self.state = State::Sent(*end);
+        Produced::Nothing
+    }
+
+    fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
+        match self.state {
+            // There is more to come from us, and its own end.
+            State::Sending { .. } | State::Sent(_) | State::Ending => {}
+            _ => {
+                self.echo(rest, out); // The beginning of what might have become a PROXY header.
+                out.shut_down();
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Fresh(greet_at) => greet_at,
+            State::Holding { until, .. } => Some(until),
+            State::Sent(_) => Some(Moment::START), // Now: only in a deadline can the role be told of it.
+            _ => None,
+        }
+    }
+
+    fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
+        match self.state {
+            State::Fresh(_) => {
+                out.copy(GREETING.as_bytes());
+                self.state = State::Fresh(None);
+                self.ask(Wish::Greeted, out);
+            }
+            State::Holding { then, .. } => {
+                self.state = match then {
+                    Some(to) => State::Sending { from: 0, to, end: LastAct::Close },
+                    None => State::Sink,
+                };
+                self.ask(Wish::ReadOn, out);
+            }
+            State::Sent(end) => {
+                self.state = State::Ending;
+                self.ask(Wish::End(end), out);
+            }
+            _ => {}
+        }
+    }
+
+    fn log_sent(&self, bytes: &[u8], peer: &PeerAddr, log: &mut LogBudget) {
+        if !self.asked {
+            Echo.log_sent(bytes, peer, log);
+        }
+    }
+}
+
+/// What is known of a connection, above all when it is over.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    number: u64,
+    first_word: Option<u64>,
+    received: u64,
+    right: u64,
+    unread: Option<u64>,
+    how: &'static str,
+}
+
+impl Ended {
+    fn of(partner: &Partner, how: &'static str) -> Ended {
+        let account = &partner.account;
+        Ended {
+            number: partner.number,
+            first_word: account.first_word(),
+            received: account.received(),
+            right: account.right(),
+            unread: partner.unread,
+            how,
+        }
+    }
+}
+
+/// The role's part of a partner: counts connections, answers questions, and remembers how connections ended.
+#[derive(Debug)]
+pub struct Partners {
+    /// Names this server among several behind one address.
+    server: u64,
+    accepted: u64,
+    /// How many more connections may be greeted, and until when.
+    greetings: (u64, Moment),
+    ended: VecDeque<Ended>,
+}
+
+impl Default for Partners {
+    fn default() -> Partners {
+        let server = RandomState::new().build_hasher().finish(); // std's source of random numbers.
+        Partners { server, accepted: 0, greetings: (0, Moment::START), ended: VecDeque::new() }
+    }
+}
+
+impl Partners {
+    /// Does what an event asks for. To be called with every event of the loop.
+    pub fn handle(&mut self, event: &Event<Partner>, event_loop: &mut EventLoop<Partner>) {
+        match event {
+            Event::Accepted { token, .. } => {
+                self.accepted += 1;
+                let now = event_loop.now();
+                let greet_at = (self.greetings.0 > 0 && now < self.greetings.1).then(|| now.plus(SILENT));
+                let stream = Pattern::new(self.server.wrapping_add(self.accepted), 0);
+                if let Some(partner) = event_loop.protocol_mut(*token) {
+                    partner.accepted(self.accepted, stream, greet_at);
+                }
+                if greet_at.is_some() {
+                    event_loop.wake(*token); // Its deadline has changed.
+                }
+            }
+            Event::Notified { token } => self.grant(*token, event_loop),
+            Event::Closed { protocol, end, .. } => {
+                if self.ended.len() == REMEMBERED {
+                    self.ended.pop_front();
+                }
+                let how = match end {
+                    End::Finished => "fin",
+                    End::Failed(error) if verdict::is_reset(error) => "reset",
+                    _ => "other",
+                };
+                self.ended.push_back(Ended::of(protocol, how));
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what a connection asks for.
+    fn grant(&mut self, token: Token, event_loop: &mut EventLoop<Partner>) {
+        let wish = event_loop.protocol_mut(token).and_then(|partner| partner.wish.take());
+        match wish {
+            None => {}
+            Some(Wish::Answer(question)) => {
+                let answer = match question {
+                    Ok(question) => self.answer(question, token, event_loop),
+                    Err(why) => format!("{OPENING}error {why}\n"),
+                };
+                // It is short, and little was sent before it: there is room.
+                let _ = event_loop.send(token, answer.as_bytes());
+                event_loop.wake(token);
+            }
+            Some(Wish::ReadOn) => {
+                let socket = event_loop.connection(token).map(Connection::transport);
+                let unread = socket.and_then(|socket| rustix::io::ioctl_fionread(socket).ok());
+                if let Some(partner) = event_loop.protocol_mut(token) {
+                    partner.unread = unread;
+                }
+                event_loop.wake(token);
+            }
+            Some(Wish::Greeted) => self.greetings.0 = self.greetings.0.saturating_sub(1),
+            Some(Wish::End(LastAct::Reset)) => event_loop.reset(token),
+            Some(Wish::End(LastAct::Close | LastAct::Finish)) => event_loop.close(token),
+        }
+    }
+
+    fn answer(&mut self, question: Question, token: Token, event_loop: &EventLoop<Partner>) -> String {
+        let mut answer = format!("{OPENING}ok server={:016x}", self.server);
+        let found = match question {
+            Question::Greet(count) => {
+                self.greetings = (count, event_loop.now().plus(GREETING_TIME));
+                None
+            }
+            Question::End(server, _) if server != self.server => Some(None),
+            Question::End(_, number) => Some(self.find(event_loop, |connection| connection.number == number)),
+            Question::Account(word) => {
+                Some(self.find(event_loop, |connection| connection.first_word == Some(word)))
+            }
+            Question::Who | Question::Finish(_) | Question::Reset(_) | Question::Close(..) | Question::Hold(_) => None,
+        };
+        match found {
+            Some(Some(Ended { received, right, unread, how, .. })) => {
+                let _ = write!(answer, " state={how} received={received} right={right}");
+                if let Some(unread) = unread {
+                    let _ = write!(answer, " unread={unread}");
+                }
+            }
+            Some(None) => answer += " state=unknown",
+            None => {
+                if let Some(connection) = event_loop.connection(token) {
+                    let Partner { number, stream, proxy, .. } = connection.protocol();
+                    let _ = write!(answer, " connection={number} stream={:016x}", stream.first_word());
+                    let _ = write!(answer, " peer={}", connection.addr());
+                    if let Ok(local) = connection.transport().local_addr() {
+                        let _ = write!(answer, " local={}", sockets::canonical(local));
+                    }
+                    let _ = write!(answer, " proxy={}", proxy.as_deref().unwrap_or("none"));
+                }
+            }
+        }
+        answer + "\n"
+    }
+
+    /// The connection of which that is true, the newest first, whether it is open or over.
+    fn find(&self, event_loop: &EventLoop<Partner>, is_it: impl Fn(&Ended) -> bool) -> Option<Ended> {
+        let open = event_loop.connections().map(|(_, connection)| Ended::of(connection.protocol(), "open"));
+        let over = self.ended.iter().rev().copied();
+        open.chain(over).find(is_it)
+    }
+}
