@@ -4,6 +4,7 @@
 //! connection. The bytes and their times are the [`Exchange`]'s; how what was found is shown is the report's.
 
 pub mod connect_window;
+pub mod direction;
 pub mod exchange;
 pub mod fault;
 pub mod findings;

@@ -69,20 +69,19 @@ enum State {
     Echo,
     /// What comes is counted only.
     Sink,
-    /// Nothing is read until then. What follows is the sending of so many bytes and a close, or reading.
+    /// Nothing is read until then. So many bytes are sent then and the socket closed, or it is read on.
     Holding { until: Moment, then: Option<u64> },
-    /// A part of our stream is yet to be sent.
-    Sending { from: u64, to: u64, end: LastAct },
+    /// A part of our stream is yet to be sent, and a FIN behind it or a reset.
+    Sending { from: u64, to: u64, reset: bool },
     /// Everything was sent that comes before a reset or a close.
     Sent(LastAct),
     /// The role knows it.
     Ending,
 }
 
-/// How a stream of ours ends.
+/// How the role ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LastAct {
-    Finish,
     Reset,
     Close,
 }
@@ -162,8 +161,8 @@ impl Partner {
         };
         self.state = match question {
             Question::Who | Question::End(..) | Question::Account(_) | Question::Greet(_) => State::Echo,
-            Question::Finish(to) => State::Sending { from: 0, to, end: LastAct::Finish },
-            Question::Reset(to) => State::Sending { from: 0, to, end: LastAct::Reset },
+            Question::Finish(to) => State::Sending { from: 0, to, reset: false },
+            Question::Reset(to) => State::Sending { from: 0, to, reset: true },
             Question::Close(to, time) => hold(time, Some(to)),
             Question::Hold(time) => hold(time, None),
         };
@@ -214,19 +213,19 @@ impl Protocol for Partner {
     }
 
     fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
-        let State::Sending { from, to, end } = &mut self.state else { return Produced::Nothing };
+        let State::Sending { from, to, reset } = &mut self.state else { return Produced::Nothing };
         let count = usize::try_from(*to - *from).unwrap_or(usize::MAX).min(space.len());
         if count > 0 {
             self.stream.fill(*from, &mut space[..count]);
             *from += count as u64;
             return Produced::Bytes(count);
         }
-        if *end == LastAct::Finish {
-            self.state = State::Sink;
-            return Produced::Finished;
+        if *reset {
+            self.state = State::Sent(LastAct::Reset);
+            return Produced::Nothing;
         }
-        self.state = State::Sent(*end);
-        Produced::Nothing
+        self.state = State::Sink;
+        Produced::Finished
     }
 
     fn end_of_input<'a>(&mut self, rest: &'a [u8], out: &mut Outbox<'a>) {
@@ -256,11 +255,15 @@ impl Protocol for Partner {
                 self.state = State::Fresh(None);
                 self.ask(Wish::Greeted, out);
             }
-            State::Holding { then, .. } => {
-                self.state = match then {
-                    Some(to) => State::Sending { from: 0, to, end: LastAct::Close },
-                    None => State::Sink,
-                };
+            // What came meanwhile stays unread.
+            State::Holding { then: Some(count), .. } => {
+                let mut bytes = vec![0; usize::try_from(count).unwrap_or_default()];
+                self.stream.fill(0, &mut bytes);
+                out.copy(&bytes);
+                self.state = State::Sent(LastAct::Close);
+            }
+            State::Holding { then: None, .. } => {
+                self.state = State::Sink;
                 self.ask(Wish::ReadOn, out);
             }
             State::Sent(end) => {
@@ -377,7 +380,7 @@ impl Partners {
             }
             Some(Wish::Greeted) => self.greetings.0 = self.greetings.0.saturating_sub(1),
             Some(Wish::End(LastAct::Reset)) => event_loop.reset(token),
-            Some(Wish::End(LastAct::Close | LastAct::Finish)) => event_loop.close(token),
+            Some(Wish::End(LastAct::Close)) => event_loop.close(token),
         }
     }
 
@@ -390,9 +393,7 @@ impl Partners {
             }
             Question::End(server, _) if server != self.server => Some(None),
             Question::End(_, number) => Some(self.find(event_loop, |connection| connection.number == number)),
-            Question::Account(word) => {
-                Some(self.find(event_loop, |connection| connection.first_word == Some(word)))
-            }
+            Question::Account(word) => Some(self.find(event_loop, |connection| connection.first_word == Some(word))),
             Question::Who | Question::Finish(_) | Question::Reset(_) | Question::Close(..) | Question::Hold(_) => None,
         };
         match found {

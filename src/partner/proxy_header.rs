@@ -53,7 +53,9 @@ pub(super) fn front(input: &[u8]) -> Front {
             };
             Front::Header { length: header.len(), named: format!("v2,{named}") }
         }
-        result if result.is_incomplete() && input.len() < if is_line { LONGEST_LINE } else { LONGEST } => Front::Partial,
+        result if result.is_incomplete() && input.len() < if is_line { LONGEST_LINE } else { LONGEST } => {
+            Front::Partial
+        }
         _ => Front::None,
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::client::direction::Received;
+
 /// What every line of the language begins with; the number is that of the language.
 pub const OPENING: &str = "multiconn-probe/1 ";
 
@@ -131,6 +133,12 @@ impl Answer {
         self.text(name)?.parse().ok()
     }
 
+    /// What it says of a stream, if the partner keeps an account of it.
+    #[must_use]
+    pub fn received(&self) -> Option<Received> {
+        Some(Received { bytes: self.number("received")?, right: self.number("right")? })
+    }
+
     /// The hexadecimal number with that name.
     #[must_use]
     pub fn hex(&self, name: &str) -> Option<u64> {
@@ -244,6 +252,12 @@ impl Asked {
     }
 }
 
+/// The answer with these names and values.
+#[cfg(test)]
+pub(crate) fn answer(pairs: &str) -> Answer {
+    Answer::of(&format!("{OPENING}ok {pairs}")).expect("pairs")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,9 +302,13 @@ mod tests {
 
     #[test]
     fn other_bytes_are_no_question() {
-        for text in ["x", "multiconn-probe/2 who", "multiconn\n", &format!("{OPENING}{}", "a".repeat(LONGEST_QUESTION))] {
+        for text in ["x", "multiconn-probe/2 who", "multiconn\n", &format!("{OPENING}{}", "a".repeat(LONGEST_QUESTION))]
+        {
             let mut asked = Asked::default();
-            assert_eq!(text.bytes().map(|byte| asked.hear(byte)).find(|heard| *heard != Heard::Part), Some(Heard::Nothing));
+            assert_eq!(
+                text.bytes().map(|byte| asked.hear(byte)).find(|heard| *heard != Heard::Part),
+                Some(Heard::Nothing)
+            );
         }
     }
 

@@ -35,8 +35,10 @@ pub enum Verdict {
     Silent,
     /// Connections were refused or not answered.
     Refused,
-    /// The probe was ended before it was known.
+    /// The probe was ended before it was known, or could not find it out.
     NotKnown,
+    /// It needs a partner, and there is none.
+    NotTried,
 }
 
 impl Verdict {
@@ -53,6 +55,7 @@ impl Verdict {
             Verdict::Silent => "silent",
             Verdict::Refused => "refused",
             Verdict::NotKnown => "not known",
+            Verdict::NotTried => "not tried",
         }
     }
 
@@ -109,11 +112,14 @@ pub struct Expected {
 }
 
 impl Row {
-    /// Whether the path did what was expected of it: to carry it, if nothing else was said.
+    /// Whether the path did what was expected of it: to carry it, if nothing else was said. What needs a partner, where
+    /// there is none, is nothing that the path did.
     #[must_use]
     pub fn is_as_expected(&self, expected: &[Expected]) -> bool {
-        let said = expected.iter().rev().find(|expected| expected.name == self.name);
-        self.verdict == said.map_or(Verdict::Carried, |expected| expected.verdict)
+        match expected.iter().rev().find(|expected| expected.name == self.name) {
+            Some(expected) => self.verdict == expected.verdict,
+            None => matches!(self.verdict, Verdict::Carried | Verdict::NotTried),
+        }
     }
 }
 
@@ -141,8 +147,23 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// How a conversation ended, for people.
+/// The advice that fits what a conversation saw: `usual`, unless bytes were altered.
+pub(crate) fn advice(seen: Option<&Seen>, usual: &'static str) -> &'static str {
+    if seen.is_some_and(|seen| seen.wrong_at.is_some()) {
+        "Bytes are altered, and TCP's checksum does not show it: a box that rewrites payloads (an application gateway, a \
+         filter), or memory or a network card that fails. Only a checksum in the application notices (TLS has one)."
+    } else {
+        usual
+    }
+}
+
+/// How a conversation ended, and on which way it failed, for people.
 pub(crate) fn ending(seen: &Seen) -> String {
+    let way = seen.way.map_or(String::new(), |way| format!("; {way}"));
+    how_it_ended(seen) + &way
+}
+
+fn how_it_ended(seen: &Seen) -> String {
     if let Some(at) = seen.wrong_at {
         let what = match foreign_bytes::recognise(&seen.wrong) {
             // In the middle of a stream, what looks like a protocol's first bytes does so by chance.

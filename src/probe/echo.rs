@@ -3,6 +3,7 @@
 //! Owns the conversation and its row. The probe goes on only if the bytes come back; how the connection ends is for
 //! half-close to say.
 
+use crate::partner::question::Question;
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
@@ -11,21 +12,30 @@ const BYTES: u64 = 22;
 /// Whether there is an echo server at the other end.
 #[derive(Debug, Default)]
 pub struct Echo {
-    begun: bool,
+    rounds: usize,
     seen: Option<Seen>,
+    /// Whether a partner is there.
+    partner: bool,
 }
 
 impl Behaviour for Echo {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
-            return Vec::new();
-        }
+        self.rounds += 1;
         let steps = vec![Step::Send(BYTES), Step::AwaitEcho, Step::ShutDown, Step::AwaitEnd];
-        vec![Plan { steps, ..Plan::default() }]
+        match self.rounds {
+            1 => vec![Plan { steps, ..Plan::default() }],
+            2 if self.seen.as_ref().is_some_and(Seen::came_back) => {
+                vec![Plan { ask: Some(Question::Who), ..Plan::default() }]
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        self.seen = Some(seen);
+        match self.seen {
+            None => self.seen = Some(seen),
+            Some(_) => self.partner = seen.answer.is_some(),
+        }
     }
 
     fn row(&self, name: &'static str) -> Row {
@@ -38,7 +48,10 @@ impl Behaviour for Echo {
                 };
                 (Verdict::of_admission(seen), format!("{bytes}{how}"))
             }
-            _ => (Verdict::Carried, format!("{BYTES} B, there and back")),
+            _ => {
+                let partner = if self.partner { ", at multiconn-server --probes" } else { "" };
+                (Verdict::Carried, format!("{BYTES} B, there and back{partner}"))
+            }
         };
         Row {
             name,
@@ -59,6 +72,7 @@ mod tests {
         let mut echo = Echo::default();
         echo.hear(0, Seen::example(Ending::Silent));
         assert_eq!(echo.row("it").verdict, Verdict::Carried);
+        let mut echo = Echo::default();
         echo.hear(0, Seen { returned: 7, ..Seen::example(Ending::Silent) });
         assert_eq!(
             (echo.row("it").verdict, echo.row("it").seen.as_str()),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
+use crate::probe::behaviour::{Behaviour, Row, Verdict, advice, ending, size};
 use crate::probe::conversation::{Plan, Seen, Step};
 
 /// What is sent, how long the reader waits before it reads, and how the case is called.
@@ -50,8 +50,11 @@ impl Behaviour for HalfClose {
             name,
             verdict: broken.map_or(Verdict::Carried, Verdict::of),
             seen: format!("back: {}{how}", returned.join(", ")),
-            advice: "A program that shuts down behind its request (netcat, many scripts) loses the answer or its end. \
-                     nginx stream: proxy_half_close on; socat: a longer -t; rinetd has no setting for it.",
+            advice: advice(
+                broken,
+                "A program that shuts down behind its request (netcat, many scripts) loses the answer or its end. nginx \
+                 stream: proxy_half_close on; socat: a longer -t; rinetd has no setting for it.",
+            ),
         }
     }
 }

@@ -3,31 +3,42 @@
 //! Owns the role: which conversations are held when, with which of a name's addresses, and the order of the behaviours.
 //! What a behaviour asks for and how it judges is in a file of its own.
 
+mod address;
+mod backends;
+mod backpressure;
 pub mod behaviour;
 mod connect;
 pub mod conversation;
 mod echo;
+mod first_byte;
 mod half_close;
+mod half_close_server;
 mod idle;
+mod inquiry;
+mod last_bytes;
 mod long;
+mod reset_client;
 mod sizes;
 mod slow_reader;
 pub mod table;
 mod together;
+mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::client::direction::Way;
 use crate::client::pattern::Pattern;
 use crate::engine::connection::{Connection, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role, Token};
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
 use crate::engine::time::Moment;
+use crate::partner::question::{Answer, Question};
 use crate::probe::behaviour::{Behaviour, Expected, Row, Verdict};
-use crate::probe::conversation::{Conversation, Plan};
+use crate::probe::conversation::{Conversation, Plan, Seen, Wish};
 
 /// How much is tried, and how long is waited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +62,8 @@ pub struct Known {
     pub name: &'static str,
     /// What it finds out.
     pub what: &'static str,
+    /// Whether it needs a partner at the other end: `multiconn-server --probes`.
+    pub needs_partner: bool,
     stage: Stage,
     make: fn(&Settings) -> Box<dyn Behaviour>,
 }
@@ -78,56 +91,66 @@ impl Stage {
 }
 
 /// All behaviours, in the order of the table.
-pub const BEHAVIOURS: [Known; 8] = [
+pub const BEHAVIOURS: [Known; 17] = [
     Known {
-        name: "echo",
-        what: "is there an echo server at the other end?",
         stage: Stage::Echo,
-        make: |_| Box::<echo::Echo>::default(),
+        ..known("echo", "is there an echo server at the other end?", |_| Box::<echo::Echo>::default())
     },
     Known {
-        name: "connect",
-        what: "20 connects in a row and 50 at once",
         stage: Stage::Connect,
-        make: |_| Box::<connect::Connect>::default(),
+        ..known("connect", "20 connects in a row and 50 at once", |_| Box::<connect::Connect>::default())
     },
+    with_partner("first-byte", "nothing is sent, and the server's greeting awaited", |_| {
+        Box::<first_byte::FirstByte>::default()
+    }),
+    known("sizes", "single messages of 1 byte up to --size-max; a size that falls silent is narrowed", |settings| {
+        Box::new(sizes::Sizes::new(settings.size_max))
+    }),
+    known("half-close", "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses", |_| {
+        Box::<half_close::HalfClose>::default()
+    }),
+    with_partner("half-close-server", "the server's FIN right behind 100 kB, and 1000 B to it afterwards", |_| {
+        Box::<half_close_server::HalfCloseServer>::default()
+    }),
+    with_partner("reset-client", "our reset: what does the server see?", |_| {
+        Box::<reset_client::ResetClient>::default()
+    }),
+    with_partner("reset-server", "the server's reset behind 1000 B", |_| {
+        Box::new(last_bytes::LastBytes::in_front_of_a_reset())
+    }),
+    with_partner("unread-close", "the server's close with bytes of ours unread, behind 1000 B", |_| {
+        Box::new(last_bytes::LastBytes::in_front_of_a_close_with_unread_bytes())
+    }),
+    known("slow-reader", "nothing is read for 1.5 s behind 16 MB, then everything", |_| {
+        Box::<slow_reader::SlowReader>::default()
+    }),
+    with_partner("backpressure", "32 MB to a server that reads nothing for 1.5 s", |_| {
+        Box::<backpressure::Backpressure>::default()
+    }),
+    known("idle", "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed", |settings| {
+        Box::new(idle::Idle::new(settings.idle_max))
+    }),
+    known("long", "a byte every so often, for --idle-max", |settings| Box::new(long::Long::new(settings.idle_max))),
+    with_partner("urgent", "an urgent byte in the stream", |_| Box::<urgent::Urgent>::default()),
+    with_partner("address", "the address under which the server sees us", |_| Box::<address::Address>::default()),
+    with_partner("backends", "how many servers answer 20 connections", |_| Box::<backends::Backends>::default()),
     Known {
-        name: "sizes",
-        what: "single messages of 1 byte up to --size-max; a size that falls silent is narrowed",
-        stage: Stage::SideBySide,
-        make: |settings| Box::new(sizes::Sizes::new(settings.size_max)),
-    },
-    Known {
-        name: "half-close",
-        what: "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses",
-        stage: Stage::SideBySide,
-        make: |_| Box::<half_close::HalfClose>::default(),
-    },
-    Known {
-        name: "slow-reader",
-        what: "nothing is read for 1.5 s behind 16 MB, then everything",
-        stage: Stage::SideBySide,
-        make: |_| Box::<slow_reader::SlowReader>::default(),
-    },
-    Known {
-        name: "idle",
-        what: "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed",
-        stage: Stage::SideBySide,
-        make: |settings| Box::new(idle::Idle::new(settings.idle_max)),
-    },
-    Known {
-        name: "long",
-        what: "a byte every so often, for --idle-max",
-        stage: Stage::SideBySide,
-        make: |settings| Box::new(long::Long::new(settings.idle_max)),
-    },
-    Known {
-        name: "together",
-        what: "200 connections at once, and 50 that come and go",
         stage: Stage::Together,
-        make: |_| Box::<together::Together>::default(),
+        ..known("together", "200 connections at once, and 50 that come and go", |_| {
+            Box::<together::Together>::default()
+        })
     },
 ];
+
+/// A behaviour that is tried beside others.
+const fn known(name: &'static str, what: &'static str, make: fn(&Settings) -> Box<dyn Behaviour>) -> Known {
+    Known { name, what, needs_partner: false, stage: Stage::SideBySide, make }
+}
+
+/// The same for one that needs a partner.
+const fn with_partner(name: &'static str, what: &'static str, make: fn(&Settings) -> Box<dyn Behaviour>) -> Known {
+    Known { needs_partner: true, ..known(name, what, make) }
+}
 
 /// How many connections are held at once, at the most.
 pub const MOST_AT_ONCE: usize = together::MOST_AT_ONCE;
@@ -167,7 +190,8 @@ pub fn probe(addrs: &[SocketAddr], settings: &Settings) -> io::Result<Probed> {
     event_loop.run(&mut holder)?;
     holder.failed.map_or(Ok(()), Err)?;
     let tried = holder.behaviours.iter().filter(|running| !holder.no_echo || running.known.stage == Stage::Echo);
-    Ok(Probed { addr: holder.addrs[0], rows: tried.map(Running::row).collect(), interrupted: holder.interrupted })
+    let rows = tried.map(|running| running.row(holder.partner)).collect();
+    Ok(Probed { addr: holder.addrs[0], rows, interrupted: holder.interrupted })
 }
 
 /// A behaviour, and how far its round is.
@@ -176,17 +200,28 @@ struct Running {
     behaviour: Box<dyn Behaviour>,
     /// Conversations of this round that are not over.
     open: usize,
+    /// How many conversations a partner was asked about.
+    accounts: usize,
     done: bool,
 }
 
 impl Running {
     fn new(known: Known, settings: &Settings) -> Running {
-        Running { known, behaviour: (known.make)(settings), open: 0, done: false }
+        Running { known, behaviour: (known.make)(settings), open: 0, accounts: 0, done: false }
+    }
+
+    fn hear(&mut self, place: Place, seen: Seen) {
+        self.open -= 1;
+        self.behaviour.hear(place.index, seen);
     }
 
     /// Its row. What was not tried to the end is not known, if nothing broke before.
-    fn row(&self) -> Row {
+    fn row(&self, partner: bool) -> Row {
         let row = self.behaviour.row(self.known.name);
+        if self.known.needs_partner && !partner {
+            let seen = "it needs multiconn-server --probes at the other end".to_owned();
+            return Row { verdict: Verdict::NotTried, seen, ..row };
+        }
         if self.done || row.verdict != Verdict::Carried {
             return row;
         }
@@ -201,6 +236,19 @@ struct Place {
     index: usize,
 }
 
+/// A conversation that is held, or will be.
+#[derive(Debug)]
+struct Held {
+    place: Place,
+    plan: Plan,
+    /// What was seen in the one that this one asks about.
+    about: Option<Box<Seen>>,
+}
+
+/// How many conversations of one behaviour are asked about, at the most: more than any has whose failures differ. Each takes
+/// a connection, and those of a broken path all fail alike.
+const MOST_ACCOUNTS: usize = 100;
+
 /// The role: holds the conversations that the behaviours ask for.
 struct Holder<'a> {
     settings: &'a Settings,
@@ -211,9 +259,11 @@ struct Holder<'a> {
     stage: Option<Stage>,
     /// No echo came back, so that nothing else can be found out.
     no_echo: bool,
+    /// A partner answered.
+    partner: bool,
     /// Conversations that begin later, by the time and a number that tells them apart.
-    planned: BTreeMap<(Moment, u32), (Place, Plan)>,
-    held: BTreeMap<Token, (Place, Plan)>,
+    planned: BTreeMap<(Moment, u32), Held>,
+    held: BTreeMap<Token, Held>,
     /// When those that read nothing begin to read.
     deaf: BTreeSet<(Moment, Token)>,
     /// How many conversations there were. Each has bytes of its own.
@@ -233,6 +283,7 @@ impl<'a> Holder<'a> {
             behaviours: chosen.map(|known| Running::new(known, settings)).collect(),
             stage: Some(Stage::Echo),
             no_echo: false,
+            partner: false,
             planned: BTreeMap::new(),
             held: BTreeMap::new(),
             deaf: BTreeSet::new(),
@@ -262,7 +313,7 @@ impl<'a> Holder<'a> {
     /// Goes on after the echo: with everything else, with the next address, or not at all.
     fn judge_echo(&mut self) {
         let echo = self.behaviours.iter_mut().find(|running| running.known.stage == Stage::Echo);
-        match echo.map(|echo| (echo.row().verdict, echo)) {
+        match echo.map(|echo| (echo.row(false).verdict, echo)) {
             None | Some((Verdict::Carried, _)) => self.stage = Stage::Echo.next(),
             Some((Verdict::Refused, echo)) if self.addrs.len() > 1 => {
                 self.addrs = &self.addrs[1..];
@@ -277,12 +328,17 @@ impl<'a> Holder<'a> {
             if running.open > 0 || running.done || running.known.stage != stage {
                 continue;
             }
+            if running.known.needs_partner && !self.partner {
+                running.done = true;
+                continue;
+            }
             let plans = running.behaviour.next_round();
             running.open = plans.len();
             running.done = plans.is_empty();
             for (index, plan) in plans.into_iter().enumerate() {
                 self.begun += 1;
-                self.planned.insert((now.plus(plan.delay), self.begun), (Place { behaviour: number, index }, plan));
+                let place = Place { behaviour: number, index };
+                self.planned.insert((now.plus(plan.delay), self.begun), Held { place, plan, about: None });
             }
         }
     }
@@ -292,11 +348,11 @@ impl<'a> Holder<'a> {
         while let Some(entry) = self.planned.first_entry()
             && entry.key().0 <= now
         {
-            let ((_, number), (place, plan)) = entry.remove_entry();
+            let ((_, number), held) = entry.remove_entry();
             let pattern = Pattern::new(self.settings.run, number);
-            let conversation = Conversation::new(plan.steps.clone(), pattern, self.settings.timeout);
+            let conversation = Conversation::new(&held.plan, pattern, self.settings.timeout);
             let token = event_loop.connect(self.addrs[0], conversation);
-            self.held.insert(token, (place, plan));
+            self.held.insert(token, held);
         }
     }
 
@@ -316,7 +372,7 @@ impl<'a> Holder<'a> {
 
     fn connected(&mut self, token: Token, after: Duration, event_loop: &mut EventLoop<Conversation>) {
         let now = event_loop.clock_now();
-        let Some((_, plan)) = self.held.get(&token) else { return };
+        let Some(Held { plan, .. }) = self.held.get(&token) else { return };
         let deaf = plan.deaf;
         if !plan.deaf.is_zero() {
             event_loop.pause(token);
@@ -327,8 +383,55 @@ impl<'a> Holder<'a> {
         {
             sockets::keep_alive(connection.transport(), every);
         }
+        let transport = event_loop.connection(token).map(Connection::transport);
+        let local = transport.and_then(|stream| stream.local_addr().ok()).map(sockets::canonical);
+        let segment = transport.and_then(sockets::segment);
         if let Some(conversation) = event_loop.protocol_mut(token) {
             conversation.connected(now, after, deaf);
+            conversation.know(local, segment);
+        }
+        event_loop.wake(token);
+    }
+
+    /// A conversation is over. Where bytes of an echo were lost or changed, a partner is asked on which way, before the
+    /// behaviour hears of it.
+    fn over(&mut self, held: Held, seen: Seen, now: Moment) {
+        self.partner |= seen.answer.is_some();
+        let Held { place, plan, about } = held;
+        let running = &mut self.behaviours[place.behaviour];
+        if let Some(about) = about {
+            let received = seen.answer.as_ref().and_then(Answer::received);
+            let way = about.fault_at().map(|at| Way::of(received, at, about.sent));
+            return running.hear(place, Seen { way, ..*about });
+        }
+        let echoes = matches!(plan.ask, None | Some(Question::Who));
+        match seen.fault_at() {
+            Some(_) if echoes && self.partner && running.accounts < MOST_ACCOUNTS => {
+                running.accounts += 1;
+                self.begun += 1;
+                let plan = Plan { ask: Some(Question::Account(seen.stream)), ..Plan::default() };
+                self.planned.insert((now, self.begun), Held { place, plan, about: Some(Box::new(seen)) });
+            }
+            // A wrong first byte is another program's answer, and no fault of the path.
+            Some(2..) if echoes && seen.wrong_at.is_some() && !self.partner => {
+                running.hear(place, Seen { way: Some(Way::Unknown), ..seen });
+            }
+            _ => running.hear(place, seen),
+        }
+    }
+
+    /// Does what a conversation asks for.
+    fn grant(token: Token, event_loop: &mut EventLoop<Conversation>) {
+        let Some(connection) = event_loop.connection(token) else { return };
+        match connection.protocol().wish() {
+            None => return,
+            // The socket took what came before, so it has room for a byte. If not, nothing comes back of it.
+            Some(Wish::SendUrgent(byte)) => sockets::send_urgent(connection.transport(), byte),
+            Some(Wish::Reset) => event_loop.reset(token),
+        }
+        let now = event_loop.clock_now();
+        if let Some(conversation) = event_loop.protocol_mut(token) {
+            conversation.done(now);
         }
         event_loop.wake(token);
     }
@@ -355,12 +458,12 @@ impl Role<Conversation> for Holder<'_> {
     fn handle(&mut self, event: Event<Conversation>, event_loop: &mut EventLoop<Conversation>) {
         match event {
             Event::Connected { token, after } => self.connected(token, after, event_loop),
+            Event::Notified { token } => Self::grant(token, event_loop),
             Event::Closed { token, protocol, end, .. } => {
-                if let Some((place, _)) = self.held.remove(&token) {
+                if let Some(held) = self.held.remove(&token) {
                     self.deaf.retain(|&(_, deaf)| deaf != token);
-                    let running = &mut self.behaviours[place.behaviour];
-                    running.open -= 1;
-                    running.behaviour.hear(place.index, protocol.seen(&end, event_loop.clock_now()));
+                    let now = event_loop.clock_now();
+                    self.over(held, protocol.seen(&end, now), now);
                 }
             }
             Event::Signal(signal) if signal != Signal::Status => {

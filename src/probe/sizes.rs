@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
+use crate::probe::behaviour::{Behaviour, Row, Verdict, advice, ending, size};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 /// The usual sizes of a segment's payload, which a path with another limit breaks at: the least that every host takes
@@ -44,6 +44,12 @@ impl Sizes {
         !matches!(self.seen[&broken].ending, Ending::NotConnected(_))
     }
 
+    /// The largest segment that the kernels agreed on, in words.
+    fn segment(&self) -> String {
+        let segment = self.seen.values().find_map(|seen| seen.segment);
+        segment.map_or(String::new(), |segment| format!("; segments of {segment} B at most"))
+    }
+
     fn ladder(&self) -> Vec<u64> {
         let powers = (0..=63).map(|power| 1_u64 << power).take_while(|&size| size <= self.most);
         let segments = SEGMENTS.into_iter().flat_map(|size| [size, size + 1]);
@@ -77,7 +83,10 @@ impl Behaviour for Sizes {
 
     fn row(&self, name: &'static str) -> Row {
         let (verdict, seen) = match self.limit() {
-            None => (Verdict::Carried, format!("{} sizes from 1 B to {}", self.seen.len(), size(self.most))),
+            None => {
+                let sizes = format!("{} sizes from 1 B to {}", self.seen.len(), size(self.most));
+                (Verdict::Carried, sizes + &self.segment())
+            }
             Some((whole, broken)) => {
                 let seen = &self.seen[&broken];
                 let seen_so_far = match whole {
@@ -85,16 +94,19 @@ impl Behaviour for Sizes {
                     0 => format!("not even {broken} B come back"),
                     _ => format!("{whole} B come back, {broken} B do not"),
                 };
-                (Verdict::of(seen), format!("{seen_so_far}: {}", ending(seen)))
+                (Verdict::of(seen), format!("{seen_so_far}: {}{}", ending(seen), self.segment()))
             }
         };
         Row {
             name,
             verdict,
             seen,
-            advice: "Connections stand and small answers come, and large ones hang: a link with a smaller MTU drops \
-                     \"fragmentation needed\". Let ICMP through, clamp the MSS to the path, or set \
-                     net.ipv4.tcp_mtu_probing=1.",
+            advice: advice(
+                self.limit().map(|(_, broken)| &self.seen[&broken]),
+                "Connections stand and small answers come, and large ones hang: a link with a smaller MTU drops \
+                 \"fragmentation needed\". Let ICMP through, clamp the MSS to the path, or set \
+                 net.ipv4.tcp_mtu_probing=1.",
+            ),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
+use crate::probe::behaviour::{Behaviour, Row, Verdict, advice, ending, size};
 use crate::probe::conversation::{Plan, Seen, Step};
 
 const BYTES: u64 = 16_000_000;
@@ -46,8 +46,11 @@ impl Behaviour for SlowReader {
                     size(seen.planned)
                 )
             }),
-            advice: "A slow client loses the end of its download. Look for a timeout on writing, or a limit of a buffer, \
-                     that ends a connection whose reader pauses (nginx proxy_timeout, haproxy timeout client).",
+            advice: advice(
+                seen,
+                "A slow client loses the end of its download. Look for a timeout on writing, or a limit of a buffer, that \
+                 ends a connection whose reader pauses (nginx proxy_timeout, haproxy timeout client).",
+            ),
         }
     }
 }

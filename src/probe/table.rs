@@ -8,40 +8,54 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::engine::signals::Signal;
-use crate::probe::behaviour::{Expected, Verdict};
+use crate::probe::behaviour::{Expected, Row, Verdict};
 use crate::probe::{BEHAVIOURS, Probed};
 
 /// The version of the JSON object; it is raised when a field changes its meaning or goes away.
 const SCHEMA: u32 = 1;
 
+/// The width of the column of names.
+const NAME: usize = 19;
+
 /// The names of all behaviours, each with what it finds out.
 #[must_use]
 pub fn behaviours() -> String {
     BEHAVIOURS.iter().fold(String::new(), |mut text, known| {
-        let _ = writeln!(text, "{:<12} {}", known.name, known.what);
+        let partner = if known.needs_partner { " *" } else { "" };
+        let _ = writeln!(text, "{:<NAME$}{}{partner}", known.name, known.what);
         text
-    })
+    }) + "\n* needs multiconn-server --probes at the other end\n"
 }
 
 /// The table, and below it what each failure means.
 #[must_use]
 pub fn text(probed: &Probed, expected: &[Expected]) -> String {
     let mut text = format!("The path to {}:\n\n", probed.addr);
-    for row in &probed.rows {
-        let head = format!("{:<12}{:<11}", row.name, row.verdict);
+    let (not_tried, tried): (Vec<&Row>, _) = probed.rows.iter().partition(|row| row.verdict == Verdict::NotTried);
+    for row in tried {
+        let head = format!("{:<NAME$}{:<11}", row.name, row.verdict);
         text += &wrapped(&head, head.len(), &row.seen);
     }
+    if !not_tried.is_empty() {
+        let names: Vec<&str> = not_tried.iter().map(|row| row.name).collect();
+        let why = format!("{} need multiconn-server --probes at the other end.", names.join(", "));
+        text += "\n";
+        text += &wrapped("Not tried: ", 2, &why);
+    }
     let unexpected = || probed.rows.iter().filter(|row| !row.is_as_expected(expected));
-    for row in unexpected().filter(|row| row.verdict != Verdict::NotKnown) {
+    let told = |row: &&Row| !matches!(row.verdict, Verdict::NotKnown | Verdict::NotTried);
+    for row in unexpected().filter(told) {
         text += "\n";
         text += &wrapped(&format!("{}: ", row.name), 2, row.advice);
     }
     let verdict = match (probed.interrupted, unexpected().count()) {
         (Some(signal), _) => format!("Ended by {}: not everything was tried.", signal.name()),
-        (None, 0) if probed.rows.iter().all(|row| row.verdict == Verdict::Carried) => "All carried.".to_owned(),
+        (None, 0) if probed.rows.iter().all(|row| matches!(row.verdict, Verdict::Carried | Verdict::NotTried)) => {
+            "All carried.".to_owned()
+        }
         (None, 0) => "All as expected.".to_owned(),
-        (None, 1) => format!("1 of {} is not as expected.", probed.rows.len()),
-        (None, count) => format!("{count} of {} are not as expected.", probed.rows.len()),
+        (None, 1) => format!("1 of {} is not as expected.", probed.rows.len() - not_tried.len()),
+        (None, count) => format!("{count} of {} are not as expected.", probed.rows.len() - not_tried.len()),
     };
     text + "\n" + &verdict + "\n"
 }
@@ -124,7 +138,6 @@ pub fn json(probed: &Probed, expected: &[Expected]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::behaviour::Row;
 
     fn probed(rows: &[(&'static str, Verdict)]) -> Probed {
         let advice = "Mind it.";
