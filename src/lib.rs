@@ -84,7 +84,8 @@
 //! | `bin` | the programs, thin |
 //! | `cli` | arguments, the logger, standard error that never blocks, exit codes, the table of connections |
 //! | `report` | what a run found, for people and for programs; expectations |
-//! | `probe` | what a path does to TCP; names of `client` only `pattern`, `foreign_bytes` and `verdict` |
+//! | `probe` | what a path does to TCP; names of `client` only `pattern`, `foreign_bytes`, `verdict` and `direction` |
+//! | `partner` | the server that a probe can ask: `multiconn-server --probes` |
 //! | `client` | load, schedule, comparison of every byte, faults, measurements |
 //! | [`server`] | the server's role: what becomes of an accepted peer, a signal, an end; [`Echo`](server::echo::Echo) |
 //! | `engine` | one loop over mio; knows nothing of echoes, measurements or arguments |
@@ -114,15 +115,25 @@
 //! | `load`, `schedule`, `rate` | what is sent; when it is due |
 //! | `pattern`, `exchange` | bytes that know their place; one connection's sending and comparing |
 //! | `fault`, `foreign_bytes`, `verdict` | a fault and its words; what bytes from elsewhere look like; which fault an end is |
+//! | `direction` | on which way a fault happened |
 //! | `measure`, `findings` | counts and histograms; what a run found, for `report` |
 //! | `connect_window` | how many connects are under way |
 //! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |
+//!
+//! | file in `partner` | what it owns |
+//! | --- | --- |
+//! | `question` | the language: the line that asks, the line that answers |
+//! | `account` | what came in of a generated stream, without its key |
+//! | `proxy_header` | whether a PROXY header is in front |
+//! | `mod` | what the server does for a connection that asks, and what it remembers of those that are over |
 //!
 //! | file in `probe` | what it owns |
 //! | --- | --- |
 //! | `behaviour` | what a behaviour is; verdicts, rows and their words |
 //! | `conversation` | one connection: its steps, and what it saw |
-//! | `echo`, `connect`, `sizes`, `half_close`, `slow_reader`, `idle`, `long`, `together` | a behaviour each: what it asks for, and its row |
+//! | `inquiry` | what the partner saw of a conversation, asked for until it is known |
+//! | `last_bytes` | two behaviours: what comes in front of the server's reset, and of its close with unread bytes |
+//! | all others | a behaviour each: what it asks for, and its row |
 //! | `table` | the table, and the JSON object |
 //!
 //! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `turn`
