@@ -123,7 +123,7 @@
 //! | file in `partner` | what it owns |
 //! | --- | --- |
 //! | `question` | the language: the line that asks, the line that answers |
-//! | `account` | what came in of a generated stream, without its key |
+//! | `account`, `accounts` | what came in of a generated stream, without its key; a client's asking for it |
 //! | `proxy_header` | whether a PROXY header is in front |
 //! | `mod` | what the server does for a connection that asks, and what it remembers of those that are over |
 //!

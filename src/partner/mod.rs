@@ -4,6 +4,7 @@
 //! ([`Partners`]). Every other connection is echoed like any. The language is [`question`]'s.
 
 pub mod account;
+pub mod accounts;
 mod proxy_header;
 pub mod question;
 

@@ -1,0 +1,119 @@
+//! Asks a partner for its accounts, after a run that had faults.
+//!
+//! Owns a loop of its own for that. Judges nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::client::direction::Received;
+use crate::engine::connection::Timeouts;
+use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
+use crate::engine::log_budget::LogBudget;
+use crate::engine::peer_addr::PeerAddr;
+use crate::engine::protocol::{Expects, Outbox, Produced, Protocol};
+use crate::engine::signals::Signal;
+use crate::engine::time::{Clock, Moment};
+use crate::partner::question::{Asking, Question, Reply};
+
+/// What the server at `addr` received of each of these streams, which are named by their first words; `None` where it keeps
+/// no account or did not answer within `patience`. Each takes a connection, all at once.
+///
+/// # Errors
+/// The poller or the signal pipe failed.
+pub fn ask(addr: SocketAddr, streams: &[u64], patience: Duration) -> io::Result<Vec<Option<Received>>> {
+    let timeouts = Timeouts { connect: Some(patience), ..Timeouts::default() };
+    let mut event_loop = EventLoop::new(Limits::default(), timeouts)?;
+    event_loop.catch_signals()?; // Who has no patience left gets the report at once.
+    let until = event_loop.clock_now().plus(patience);
+    for (index, &stream) in streams.iter().enumerate() {
+        event_loop.connect(addr, Asker { asking: Asking::new(Question::Account(stream)), index, until });
+    }
+    let mut answers = Answers { open: streams.len(), received: vec![None; streams.len()] };
+    event_loop.run(&mut answers)?;
+    Ok(answers.received)
+}
+
+/// One question on its way.
+struct Asker {
+    asking: Asking,
+    index: usize,
+    until: Moment,
+}
+
+impl Protocol for Asker {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        self.asking.hear(input);
+        if self.asking.reply().is_some() {
+            out.abort(); // What else comes is of no interest.
+        }
+        input.len()
+    }
+
+    fn produce(&mut self, space: &mut [u8], _clock: &dyn Clock) -> Produced {
+        match self.asking.fill(space) {
+            0 => Produced::Nothing,
+            count => Produced::Bytes(count),
+        }
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        Some(self.until)
+    }
+
+    fn answers(&self) -> bool {
+        false
+    }
+
+    fn expects(&self) -> Expects {
+        Expects::Nothing
+    }
+
+    /// A question is nothing that the user sent.
+    fn log_sent(&self, _bytes: &[u8], _peer: &PeerAddr, _log: &mut LogBudget) {}
+}
+
+/// The role: waits for all replies.
+struct Answers {
+    open: usize,
+    received: Vec<Option<Received>>,
+}
+
+impl Role<Asker> for Answers {
+    fn advance(&mut self, _event_loop: &mut EventLoop<Asker>) -> bool {
+        self.open > 0
+    }
+
+    fn handle(&mut self, event: Event<Asker>, event_loop: &mut EventLoop<Asker>) {
+        match event {
+            Event::Closed { protocol, .. } => {
+                self.open -= 1;
+                if let Some(Reply::Answer(answer)) = protocol.asking.reply() {
+                    self.received[protocol.index] = answer.received();
+                }
+            }
+            Event::Signal(signal) if signal != Signal::Status => event_loop.stop(),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    #[test]
+    fn a_server_that_says_nothing_or_is_not_there_costs_no_more_than_the_patience() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let begun = Instant::now();
+        assert_eq!(ask(silent.local_addr().unwrap(), &[1, 2], Duration::from_millis(100)).unwrap(), [None, None]);
+        assert!(begun.elapsed() >= Duration::from_millis(100) && begun.elapsed() < Duration::from_secs(10));
+        let addr = silent.local_addr().unwrap();
+        drop(silent);
+        assert_eq!(ask(addr, &[1], Duration::from_secs(60)).unwrap(), [None]);
+        assert_eq!(ask(addr, &[], Duration::from_secs(60)).unwrap(), []);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
