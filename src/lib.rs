@@ -215,6 +215,7 @@ pub use crate::engine::sockets;
 pub use crate::engine::system::{Mio, System};
 pub use crate::engine::time::{Clock, Moment};
 pub use crate::server::Server;
+pub use tcp_state::TcpState;
 
 /// What simulation, fuzzing and benchmarks look at. It may change with any version.
 #[doc(hidden)]
