@@ -144,6 +144,11 @@ fn every_byte_survives_a_network_that_loses_packets() {
         let report = report(&run);
         assert_eq!((run.code, &report["connections"]["intact"]), (Some(0), &connections.into()), "{what}: {run:?}");
         assert_eq!(report["bytes"]["sent"], report["bytes"]["echoed"], "{what}: {report}");
+        let segments = &report["kernel"]["segments"];
+        assert!(segments["retransmitted"].as_u64().unwrap() > 0, "{what}: {report}");
+        assert_eq!(report["kernel"]["mss"], serde_json::json!({ "min": 1448, "max": 1448 }), "{what}: {report}");
+        let again = format!("{} of {}", segments["retransmitted"], segments["sent"]);
+        figure(&format!("segments that the client's kernel sent again at 5 % loss each way, {what}"), again);
         figure(&format!("messages intact at 5 % loss each way, {what}"), &report["messages"]["echoed"]);
         figure(&format!("p99 at 5 % loss each way, {what}, µs"), &report["latency_us"]["service"]["p99"]);
         figure(&format!("time at 5 % loss each way, {what}, ms"), begun.elapsed().as_millis());
