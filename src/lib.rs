@@ -114,6 +114,7 @@
 //! | `load`, `schedule`, `rate` | what is sent; when it is due |
 //! | `pattern`, `exchange` | bytes that know their place; one connection's sending and comparing |
 //! | `fault`, `foreign_bytes`, `verdict` | a fault and its words; what bytes from elsewhere look like; which fault an end is |
+//! | `cause` | on whom a connection waits on which nothing moves, by what the kernel knows |
 //! | `measure`, `kernel`, `findings` | counts and histograms; the kernel's; what a run found, for `report` |
 //! | `connect_window` | how many connects are under way |
 //! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use serde::{Serialize, Serializer};
 
+use crate::client::cause::Cause;
 use crate::client::foreign_bytes;
 use crate::client::pattern::Origin;
 use crate::engine::escape::Escaped;
@@ -88,6 +89,8 @@ pub struct Fault {
     pub sent: Option<u64>,
     /// How many of them came back right.
     pub returned: Option<u64>,
+    /// Where nothing moves: on whom the connection waits, if the system tells.
+    pub cause: Option<Cause>,
     /// What the system said, where that decides the kind.
     #[serde(skip)]
     pub reason: String,
@@ -105,6 +108,7 @@ impl Fault {
             origin: None,
             sent: None,
             returned: None,
+            cause: None,
             reason: String::new(),
         }
     }
@@ -144,20 +148,23 @@ impl fmt::Display for Fault {
             | FaultKind::Failed => f.write_str(&self.reason)?,
         }
         match self.kind {
-            FaultKind::Corrupted | FaultKind::Extra => match foreign_bytes::recognise(&self.got) {
-                Some(name) => write!(f, "; this looks like {name}"),
-                None => Ok(()),
-            },
+            FaultKind::Corrupted | FaultKind::Extra => {
+                if let Some(name) = foreign_bytes::recognise(&self.got) {
+                    write!(f, "; this looks like {name}")?;
+                }
+            }
             FaultKind::Truncated
             | FaultKind::ClosedEarly
             | FaultKind::Unclosed
             | FaultKind::NoProgress
-            | FaultKind::Reset => match (self.returned, self.sent) {
-                (Some(returned), Some(sent)) => write!(f, "; {returned} of {sent} bytes sent are back"),
-                _ => Ok(()),
-            },
-            _ => Ok(()),
+            | FaultKind::Reset => {
+                if let (Some(returned), Some(sent)) = (self.returned, self.sent) {
+                    write!(f, "; {returned} of {sent} bytes sent are back")?;
+                }
+            }
+            _ => {}
         }
+        self.cause.map_or(Ok(()), |cause| write!(f, "; {cause}"))
     }
 }
 

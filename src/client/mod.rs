@@ -3,6 +3,7 @@
 //! Owns the course of a run: connecting, holding, sending by the schedule, and the account of what became of each
 //! connection. The bytes and their times are the [`Exchange`]'s; how what was found is shown is the report's.
 
+pub mod cause;
 pub mod connect_window;
 pub mod exchange;
 pub mod fault;
