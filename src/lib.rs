@@ -84,7 +84,7 @@
 //! | `bin` | the programs, thin |
 //! | `cli` | arguments, the logger, standard error that never blocks, exit codes, the table of connections |
 //! | `report` | what a run found, for people and for programs; expectations |
-//! | `probe` | what a path does to TCP; names of `client` only `pattern`, `foreign_bytes`, `verdict` and `direction` |
+//! | `probe` | what a path does to TCP; names of `client` only `pattern`, `foreign_bytes`, `verdict`, `cause` and `direction` |
 //! | `partner` | the server that a probe can ask: `multiconn-server --probes` |
 //! | `client` | load, schedule, comparison of every byte, faults, measurements |
 //! | [`server`] | the server's role: what becomes of an accepted peer, a signal, an end; [`Echo`](server::echo::Echo) |
@@ -115,8 +115,8 @@
 //! | `load`, `schedule`, `rate` | what is sent; when it is due |
 //! | `pattern`, `exchange` | bytes that know their place; one connection's sending and comparing |
 //! | `fault`, `foreign_bytes`, `verdict` | a fault and its words; what bytes from elsewhere look like; which fault an end is |
-//! | `direction` | on which way a fault happened |
-//! | `measure`, `findings` | counts and histograms; what a run found, for `report` |
+//! | `cause`, `direction` | on whom a connection waits on which nothing moves; on which way bytes were lost or changed |
+//! | `measure`, `kernel`, `findings` | counts and histograms; the kernel's; what a run found, for `report` |
 //! | `connect_window` | how many connects are under way |
 //! | `side`, `progress`, `units` | a loop's protocol, echo or exchange; the progress line's words; numbers as people write them |
 //!
@@ -228,6 +228,7 @@ pub use crate::engine::sockets;
 pub use crate::engine::system::{Mio, System};
 pub use crate::engine::time::{Clock, Moment};
 pub use crate::server::Server;
+pub use tcp_state::TcpState;
 
 /// What simulation, fuzzing and benchmarks look at. It may change with any version.
 #[doc(hidden)]

@@ -111,6 +111,65 @@ fn a_server_that_never_finishes_is_unclosed() {
     fails(serve, "unclosed", "the peer does not finish; 44 of 44 bytes sent are back");
 }
 
+/// Runs the client where nothing moves. Expects this cause for each connection, in JSON and in words.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn waits_in_vain(addr: SocketAddr, args: &[&str], kind: &str, cause: &str, words: &str) {
+    let run = client(addr, 2, &[&["--json", "--timeout", "1s"], args].concat());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["faults"].as_array().unwrap().len(), 2, "{report}");
+    for fault in report["faults"].as_array().unwrap() {
+        assert_eq!((&fault["kind"], &fault["cause"]), (&kind.into(), &cause.into()), "{report}");
+        assert!(fault["detail"].as_str().unwrap().contains(words), "{report}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+const ACKNOWLEDGED: &str = " bytes sent are back; what was sent is acknowledged, and no answer comes: ";
+#[cfg(target_os = "linux")]
+const CLOSED_WINDOW: &str = " bytes sent are back; the peer's window is closed: ";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_reads_and_never_answers_is_no_answer() {
+    let addr = faulty(|mut stream| {
+        std::thread::spawn(move || while stream.read(&mut [0; 8192]).is_ok_and(|count| count > 0) {});
+    });
+    waits_in_vain(addr, &[], "no_progress", "no_answer", ACKNOWLEDGED);
+    // An open loop sends to the end.
+    let open_loop = ["--rate", "2k", "--duration", "10s"];
+    waits_in_vain(addr, &open_loop, "no_progress", "no_answer", ACKNOWLEDGED);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_never_reads_has_closed_its_window() {
+    let addr = faulty(std::mem::forget); // Stays open as long as the test runs.
+    waits_in_vain(addr, &["--size", "16MiB"], "no_progress", "window_closed", CLOSED_WINDOW);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_is_stopped_acknowledges_until_its_window_is_closed() {
+    let server = Server::start(&[]);
+    server.program.signal(Signal::STOP);
+    waits_in_vain(server.addr, &[], "no_progress", "no_answer", ACKNOWLEDGED);
+    waits_in_vain(server.addr, &["--size", "16MiB"], "no_progress", "window_closed", CLOSED_WINDOW);
+    server.program.signal(Signal::CONT);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_acknowledges_our_fin_and_sends_none_is_no_answer() {
+    let addr = faulty(|mut stream| {
+        read_all(&mut stream);
+        stream.write_all(SENT).unwrap();
+        std::mem::forget(stream); // Stays open as long as the test runs.
+    });
+    waits_in_vain(addr, &[], "unclosed", "no_answer", ACKNOWLEDGED);
+}
+
 #[test]
 fn a_refused_connect_comes_with_advice() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -138,6 +197,9 @@ fn an_unanswered_connect_times_out() {
     assert_eq!(run.code, Some(1));
     assert!(run.stdout.contains("faults       2 connect timeout\n"), "{run:?}");
     assert!(run.stderr.contains("no answer; is the host up"), "{run:?}");
+    if cfg!(target_os = "linux") {
+        assert!(run.stderr.contains("?; the SYN was sent once\n"), "{run:?}");
+    }
 }
 
 #[test]

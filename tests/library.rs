@@ -180,6 +180,59 @@ fn serve_one<P: Protocol>(
     peer.join().unwrap();
 }
 
+/// An echo that looks at the kernel's state whenever it may.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+struct Watchful {
+    looks: Vec<multiconn::TcpState>,
+}
+
+#[cfg(target_os = "linux")]
+impl Protocol for Watchful {
+    fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
+        out.send(input);
+        out.notify();
+        input.len()
+    }
+
+    fn ending(&mut self, look: &dyn Fn() -> Option<multiconn::TcpState>) {
+        self.looks.extend(look());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_protocol_may_look_at_the_kernels_state_before_our_fin_and_when_all_is_over() {
+    #[derive(Default)]
+    struct Shutter {
+        looks: Vec<multiconn::TcpState>,
+    }
+    impl Role<Watchful> for Shutter {
+        fn handle(&mut self, event: Event<Watchful>, event_loop: &mut EventLoop<Watchful>) {
+            match event {
+                Event::Notified { token } => {
+                    event_loop.shut_down(token);
+                    event_loop.stop_listening();
+                }
+                Event::Closed { protocol, .. } => self.looks = protocol.looks,
+                _ => {}
+            }
+        }
+    }
+    let mut shutter = Shutter::default();
+    serve_one(&mut shutter, Watchful::default, |mut stream| {
+        stream.write_all(b"hello").unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"hello");
+    });
+    let [before, after] = shutter.looks[..] else { panic!("two looks: {:?}", shutter.looks) };
+    // Five bytes and our FIN; the peer's FIN acknowledged them at the latest.
+    assert!(after.bytes_acknowledged.unwrap() > before.bytes_acknowledged.unwrap(), "{before:?} {after:?}");
+    assert!(after.segments_sent.unwrap() > before.segments_sent.unwrap(), "{before:?} {after:?}");
+    assert_eq!(after.segments_unacknowledged, 0, "{after:?}");
+}
+
 #[test]
 fn an_answer_may_come_after_the_end_of_input() {
     struct Office;

@@ -670,6 +670,35 @@ fn the_json_report_has_the_documented_shape() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernels_view_stands_beside_the_programs() {
+    let server = Server::start(&[]);
+    let (code, report) = json(server.addr, 10, &["--size", "100", "--messages", "20"]);
+    assert_eq!(code, Some(0), "{report}");
+    let kernel = &report["kernel"];
+    // SYN, 20 messages and FIN, and at the least one acknowledgement of the server's SYN.
+    assert!(kernel["segments"]["sent"].as_u64().unwrap() >= 10 * 23, "{report}");
+    assert!(kernel["segments"]["retransmitted"].is_u64(), "{report}");
+    let [shortest, median] = ["min", "p50"].map(|which| kernel["rtt_us"][which].as_u64().unwrap());
+    assert!(0 < shortest && shortest <= median, "{report}");
+    assert!(median < report["latency_us"]["service"]["max"].as_u64().unwrap(), "{report}");
+    assert!(kernel["mss"]["min"].as_u64().unwrap() >= 536, "{report}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_has_the_kernels_view_of_the_connections_that_stood() {
+    let server = Server::start(&[]);
+    let mut program = start_client(server.addr, 10, &["--rate", "1000", "--duration", "20s"]);
+    server.until_table_has("10 connections: 10 established");
+    program.signal(Signal::INT);
+    let report = report_of(&mut program, 130);
+    assert_eq!(report["connections"]["unfinished"], 10, "{report}");
+    assert!(report["kernel"]["segments"]["sent"].as_u64().unwrap() >= 20, "{report}");
+    assert!(report["kernel"]["rtt_us"]["p50"].is_u64(), "{report}");
+}
+
 #[test]
 fn options_that_exclude_each_other_are_named() {
     let addr: SocketAddr = "127.0.0.1:7".parse().unwrap();

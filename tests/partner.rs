@@ -5,13 +5,15 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, expect, expect_end, ping};
+use common::schema::check_against;
+use common::{PATIENCE, Server, client, expect, expect_end, ping};
 use multiconn::client::pattern::Pattern;
 use multiconn::partner::REMEMBERED;
 use rustix::process::Signal;
+use serde_json::Value;
 
 const LANGUAGE: &str = "multiconn-probe/1 ";
 
@@ -220,7 +222,7 @@ fn reset_and_close_end_with_a_reset_behind_their_bytes() {
 
     let begun = Instant::now();
     let mut asked = ask(&server, "close 1000 300");
-    asked.stream().write_all(&[7; 100_000]).unwrap();
+    asked.stream().write_all(&vec![7; 100_000]).unwrap();
     assert_eq!(asked.rest(), (from_server(&asked, 1000), Some(ErrorKind::ConnectionReset)));
     assert!(begun.elapsed() >= Duration::from_millis(300));
     // Without unread bytes, a close is an end in order.
@@ -287,6 +289,72 @@ fn an_account_says_what_came_of_a_generated_stream() {
     let mut asked = ask(&server, "who");
     ping(asked.stream(), &bytes);
     account(true, 77_777);
+}
+
+/// A relay that flips a bit of the byte at `at`, on the way `there` or back, and forwards everything else.
+fn flipping(to: SocketAddr, at: usize, there: bool) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let pump = |mut from: TcpStream, mut to: TcpStream, flip: Option<usize>| {
+        let (mut buffer, mut passed) = ([0; 4096], 0);
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if let Some(place) = flip.and_then(|at| at.checked_sub(passed)).filter(|&place| place < count) {
+                buffer[place] ^= 1;
+            }
+            passed += count;
+            if to.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let far = TcpStream::connect(to).unwrap();
+            let ends = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || pump(near, far, there.then_some(at)));
+            std::thread::spawn(move || pump(ends.1, ends.0, (!there).then_some(at)));
+        }
+    });
+    addr
+}
+
+#[test]
+fn the_client_says_on_which_way_a_byte_was_changed() {
+    let partner = server();
+    let plain = Server::start(&[]);
+    // A question and its answer are shorter, and pass.
+    for at in [700, 999] {
+        for (there, to, way, words) in [
+            (true, partner.addr, "there", format!("; on the way there: at byte {at} it was wrong at the server")),
+            (false, partner.addr, "back", "; on the way back: 1000 bytes reached the server right".to_owned()),
+            (true, plain.addr, "unknown", String::new()),
+        ] {
+            let relay = flipping(to, at, there);
+            let run = client(relay, 2, &["--size", "1000", "--json", "-q"]);
+            let report: Value = serde_json::from_str(&run.stdout).unwrap();
+            check_against("report.schema.json", &report);
+            for fault in report["faults"].as_array().unwrap() {
+                assert_eq!(
+                    (&fault["kind"], &fault["offset"], &fault["way"]),
+                    (&"corrupted".into(), &at.into(), &way.into()),
+                    "{fault}"
+                );
+                let detail = fault["detail"].as_str().unwrap();
+                assert!(detail.ends_with(&words) && detail.contains("on the way") != words.is_empty(), "{detail}");
+            }
+            let text = client(relay, 1, &["--size", "1000", "-q"]).stdout;
+            assert_eq!(
+                text.contains("\nway          unknown: the server keeps no account (multiconn-server --probes"),
+                way == "unknown",
+                "{text}"
+            );
+        }
+    }
+    // Nobody is asked about messages that show no place, and nobody has to be there.
+    let relay = flipping(partner.addr, 5, true);
+    let report: Value = serde_json::from_str(&client(relay, 1, &["--json", "-q"]).stdout).unwrap();
+    assert_eq!((&report["faults"][0]["kind"], &report["faults"][0]["way"]), (&"corrupted".into(), &Value::Null));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use multiconn::client::pattern::MAX_CONNECTION;
 use multiconn::client::rate::Rate;
 use multiconn::client::{self, Plan};
 use multiconn::internals::sockets;
+use multiconn::partner::accounts;
 use multiconn::report::expect::Expectation;
 use multiconn::report::{Report, hdr_log};
 
@@ -120,6 +121,9 @@ Examples:
 
 /// The size of generated messages if none is given.
 const SIZE: usize = 64;
+
+/// How long a server is asked for its accounts of faulty connections. It is another one, or it answers in a round trip.
+const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
 fn host(text: &str) -> Result<String, String> {
     if text.is_empty() {
@@ -231,7 +235,10 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         None => None,
     };
     let began = SystemTime::now();
-    let findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    let mut findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    if let (Content::Generated { run, .. }, None) = (&plan.load.content, findings.interrupted) {
+        accounts::find_ways(&mut findings, *run, plan.timeout.min(MOST_PATIENCE))?;
+    }
     let report = Report::of(&findings, &args.expect);
     let written = match log {
         Some((mut file, path)) => hdr_log::write(&mut file, &findings.figured.figures(), began, findings.measured)

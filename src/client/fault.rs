@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use serde::{Serialize, Serializer};
 
+use crate::client::cause::Cause;
+use crate::client::direction::Way;
 use crate::client::foreign_bytes;
 use crate::client::pattern::Origin;
 use crate::engine::escape::Escaped;
@@ -88,6 +90,10 @@ pub struct Fault {
     pub sent: Option<u64>,
     /// How many of them came back right.
     pub returned: Option<u64>,
+    /// Where nothing moves: on whom the connection waits, if the system tells.
+    pub cause: Option<Cause>,
+    /// Where bytes are wrong or missing: on which way that happened, if a server was asked for it.
+    pub way: Option<Way>,
     /// What the system said, where that decides the kind.
     #[serde(skip)]
     pub reason: String,
@@ -105,6 +111,8 @@ impl Fault {
             origin: None,
             sent: None,
             returned: None,
+            cause: None,
+            way: None,
             reason: String::new(),
         }
     }
@@ -144,19 +152,28 @@ impl fmt::Display for Fault {
             | FaultKind::Failed => f.write_str(&self.reason)?,
         }
         match self.kind {
-            FaultKind::Corrupted | FaultKind::Extra => match foreign_bytes::recognise(&self.got) {
-                Some(name) => write!(f, "; this looks like {name}"),
-                None => Ok(()),
-            },
+            FaultKind::Corrupted | FaultKind::Extra => {
+                if let Some(name) = foreign_bytes::recognise(&self.got) {
+                    write!(f, "; this looks like {name}")?;
+                }
+            }
             FaultKind::Truncated
             | FaultKind::ClosedEarly
             | FaultKind::Unclosed
             | FaultKind::NoProgress
-            | FaultKind::Reset => match (self.returned, self.sent) {
-                (Some(returned), Some(sent)) => write!(f, "; {returned} of {sent} bytes sent are back"),
-                _ => Ok(()),
-            },
-            _ => Ok(()),
+            | FaultKind::Reset => {
+                if let (Some(returned), Some(sent)) = (self.returned, self.sent) {
+                    write!(f, "; {returned} of {sent} bytes sent are back")?;
+                }
+            }
+            _ => {}
+        }
+        if let Some(cause) = self.cause {
+            write!(f, "; {cause}")?;
+        }
+        match self.way {
+            Some(way) if way != Way::Unknown => write!(f, "; {way}"),
+            _ => Ok(()), // The report says it once, of all.
         }
     }
 }
@@ -179,6 +196,21 @@ impl FaultyConnection {
     pub(super) fn new(connection: u32, peer: SocketAddr, fault: Fault) -> FaultyConnection {
         let detail = fault.to_string();
         FaultyConnection { connection, fault, peer, detail }
+    }
+
+    /// The first byte that did not come back right, and how many were sent; `None` if all that were sent came back, or
+    /// none was.
+    #[must_use]
+    pub fn broken_at(&self) -> Option<(u64, u64)> {
+        let Fault { offset, returned, sent, .. } = self.fault;
+        let (at, sent) = (offset.or(returned)?, sent?);
+        (at < sent).then_some((at, sent))
+    }
+
+    /// Notes on which way it happened.
+    pub fn happened_on(&mut self, way: Way) {
+        self.fault.way = Some(way);
+        self.detail = self.fault.to_string();
     }
 }
 

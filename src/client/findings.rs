@@ -11,9 +11,11 @@ use serde::Serialize;
 
 use super::{Client, Phase};
 use crate::client::fault::{FaultKind, FaultyConnection};
+use crate::client::kernel::Kernel;
 use crate::client::load::Pacing;
 use crate::client::measure::{Figured, Figures};
 use crate::client::side::Side;
+use crate::engine::connection::Transport;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::signals::Signal;
 use crate::engine::system::Mio;
@@ -48,6 +50,8 @@ pub struct Findings {
     pub measured: Duration,
     /// What this process spent in the measured part.
     pub effort: Effort,
+    /// What the kernel counted and measured, on every connection that was begun.
+    pub kernel: Kernel,
     /// The first faulty connections, [`DESCRIBED_FAULTS`] at the most.
     pub faults: Vec<FaultyConnection>,
     /// How many connections had each kind of fault.
@@ -111,7 +115,8 @@ struct NotBack {
 impl Client {
     /// What the client found: counted to the end for connections that are over, so far for those still on `event_loop`.
     #[must_use]
-    pub fn into_findings(self, event_loop: &EventLoop<Side>) -> Findings {
+    pub fn into_findings(mut self, event_loop: &EventLoop<Side>) -> Findings {
+        self.look_at_the_unfinished(event_loop);
         let (connections, messages, measured) = {
             let figures = self.figured.figures();
             let messages = self.not_back(&figures, event_loop);
@@ -131,10 +136,22 @@ impl Client {
             elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
             measured,
             effort: Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default()),
+            kernel: self.kernel,
             figured: self.figured,
             faults: self.faults,
             faults_by_kind: self.faults_by_kind,
             interrupted: self.interrupted,
+        }
+    }
+
+    /// Takes the look that the others had at their end at the connections that are still on `event_loop`.
+    fn look_at_the_unfinished(&mut self, event_loop: &EventLoop<Side>) {
+        for (_, connection) in event_loop.connections() {
+            if connection.protocol().exchange().is_some()
+                && let Some(state) = connection.transport().tcp_state()
+            {
+                self.kernel.add(&state, !connection.is_connecting());
+            }
         }
     }
 

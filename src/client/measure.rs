@@ -109,12 +109,8 @@ pub struct Figured(Rc<RefCell<Figures>>);
 
 impl Figured {
     /// No figures yet.
-    ///
-    /// # Panics
-    /// Never: the histograms' bounds are constants, and sound.
     #[must_use]
     pub fn new() -> Figured {
-        let histogram = || Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("these bounds are sound");
         Figured(Rc::new(RefCell::new(Figures {
             messages_sent: 0,
             messages_echoed: 0,
@@ -180,7 +176,12 @@ pub fn ratio(count: u64, of: f64) -> f64 {
     count as f64 / of
 }
 
-fn record(histogram: &mut Histogram<u64>, time: Duration) {
+/// No times yet.
+pub(super) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("these bounds are constants, and sound")
+}
+
+pub(super) fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(LONGEST_US));
 }
 

@@ -3,12 +3,14 @@
 //! Owns the course of a run: connecting, holding, sending by the schedule, and the account of what became of each
 //! connection. The bytes and their times are the [`Exchange`]'s; how what was found is shown is the report's.
 
+pub mod cause;
 pub mod connect_window;
 pub mod direction;
 pub mod exchange;
 pub mod fault;
 pub mod findings;
 pub(crate) mod foreign_bytes;
+pub mod kernel;
 pub mod load;
 pub mod measure;
 pub mod pattern;
@@ -32,6 +34,7 @@ use self::connect_window::ConnectWindow;
 use self::exchange::Exchange;
 use self::fault::{FaultKind, FaultyConnection};
 use self::findings::{Connections, DESCRIBED_FAULTS, Effort, Findings};
+use self::kernel::Kernel;
 use self::load::{Content, Load};
 use self::measure::Figured;
 use self::rate::Rate;
@@ -163,6 +166,7 @@ pub struct Client {
     effort_before: Option<Effort>,
     now: Moment,
     connections: Connections,
+    kernel: Kernel,
     faults: Vec<FaultyConnection>,
     faults_by_kind: BTreeMap<FaultKind, u32>,
     interrupted: Option<Signal>,
@@ -209,6 +213,7 @@ impl Client {
             effort_before: None,
             now: Moment::START,
             connections: Connections { requested: plan.connections, ..Connections::default() },
+            kernel: Kernel::new(),
             faults: Vec::new(),
             faults_by_kind: BTreeMap::new(),
             interrupted: None,
@@ -385,7 +390,11 @@ impl Client {
         event_loop: &mut EventLoop<Side>,
     ) {
         let number = exchange.number();
-        if verdict::is_failed_connect(end) {
+        let stood = !verdict::is_failed_connect(end);
+        if let Some(state) = exchange.kernel() {
+            self.kernel.add(state, stood);
+        }
+        if !stood {
             if let Some(next) = self.next_addr(number, addr) {
                 self.window.moved_on();
                 if self.logs_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {

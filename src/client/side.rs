@@ -3,6 +3,8 @@
 //! Owns nothing but the choice: everything is handed on to the protocol of that end. The methods are inlined, so that the
 //! choice costs no call.
 
+use tcp_state::TcpState;
+
 use crate::client::exchange::Exchange;
 use crate::engine::log_budget::LogBudget;
 use crate::engine::peer_addr::PeerAddr;
@@ -84,6 +86,14 @@ impl Protocol for Side {
         match self {
             Side::Echo(echo) => echo.expects(),
             Side::Exchange(exchange) => exchange.expects(),
+        }
+    }
+
+    #[inline]
+    fn ending(&mut self, look: &dyn Fn() -> Option<TcpState>) {
+        match self {
+            Side::Echo(echo) => echo.ending(look),
+            Side::Exchange(exchange) => exchange.ending(look),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
+use crate::client::cause::Cause;
 use crate::client::exchange::Exchange;
 use crate::client::fault::{Fault, FaultKind};
 use crate::engine::connection::{End, Timeout};
@@ -26,7 +27,7 @@ pub(super) fn is_failed_connect(end: &End) -> bool {
 }
 
 /// Whether nothing came back to the connect.
-pub(super) fn is_unanswered(end: &End) -> bool {
+pub(crate) fn is_unanswered(end: &End) -> bool {
     match end {
         End::ConnectFailed(error) => error.kind() == ErrorKind::TimedOut,
         end => matches!(end, End::TimedOut(Timeout::Connect)),
@@ -41,7 +42,7 @@ pub(crate) fn is_reset(error: &io::Error) -> bool {
 /// What an end means if the bytes were right.
 fn fault_of_end(end: &End, exchange: &Exchange, others_stand: bool) -> Option<Fault> {
     let with_reason = |kind, reason| Fault { reason, ..Fault::new(kind) };
-    let (is_finished, given_up) = (exchange.is_finished(), exchange.given_up());
+    let (is_finished, given_up, kernel) = (exchange.is_finished(), exchange.given_up(), exchange.kernel());
     Some(match end {
         // Everything that was sent is back, but not everything was sent.
         End::Finished | End::TimedOut(_) if is_finished && given_up > 0 => {
@@ -55,14 +56,20 @@ fn fault_of_end(end: &End, exchange: &Exchange, others_stand: bool) -> Option<Fa
                 _ if is_reset(error) => FaultKind::Reset,
                 _ => FaultKind::ConnectFailed,
             };
-            with_reason(kind, format!("{error}; {}", sockets::connect_advice(error, others_stand)))
+            let cause = kernel.filter(|_| kind == FaultKind::ConnectTimeout).map(Cause::of_connect);
+            let reason = format!("{error}; {}", sockets::connect_advice(error, others_stand));
+            Fault { cause, ..with_reason(kind, reason) }
         }
         End::TimedOut(Timeout::Connect) => {
             let advice = sockets::connect_advice(&ErrorKind::TimedOut.into(), others_stand);
-            with_reason(FaultKind::ConnectTimeout, format!("no answer; {advice}"))
+            let cause = kernel.map(Cause::of_connect);
+            Fault { cause, ..with_reason(FaultKind::ConnectTimeout, format!("no answer; {advice}")) }
         }
-        End::TimedOut(_) if is_finished => Fault::new(FaultKind::Unclosed),
-        End::TimedOut(_) => Fault::new(FaultKind::NoProgress),
+        End::TimedOut(_) => {
+            let cause = kernel.map(|state| Cause::of_silence(state, exchange.bytes_echoed()));
+            let kind = if is_finished { FaultKind::Unclosed } else { FaultKind::NoProgress };
+            Fault { cause, ..Fault::new(kind) }
+        }
         End::Failed(error) if is_reset(error) => with_reason(FaultKind::Reset, error.to_string()),
         end => with_reason(FaultKind::Failed, end.to_string()),
     })
@@ -72,6 +79,8 @@ fn fault_of_end(end: &End, exchange: &Exchange, others_stand: bool) -> Option<Fa
 mod tests {
     use std::rc::Rc;
     use std::time::Duration;
+
+    use tcp_state::TcpState;
 
     use super::*;
     use crate::client::load::{Content, Load, Pacing};
@@ -150,6 +159,28 @@ mod tests {
         exchange.produce(&mut [0; 16], &Moment::START);
         let found = fault(&exchange, &End::TimedOut(Timeout::Idle), 5, false).unwrap();
         assert_eq!(found.to_string(), "the peer does not finish; 5 of 5 bytes sent are back");
+    }
+
+    #[test]
+    fn where_nothing_moves_the_kernels_view_is_part_of_the_fault() {
+        let mut exchange = exchange();
+        let unacknowledged = TcpState { segments_unacknowledged: 1, timeouts: 3, ..TcpState::default() };
+        exchange.ending(&|| Some(unacknowledged));
+        let fault_at = |end: &End| fault(&exchange, end, 5, false).unwrap();
+        let idle = fault_at(&End::TimedOut(Timeout::Idle));
+        assert_eq!(idle.cause, Some(Cause::Unacknowledged { since: Duration::ZERO, again: 3 }));
+        let words = "nothing moves; 0 of 5 bytes sent are back; nothing that was sent in the last ";
+        assert!(idle.to_string().starts_with(words), "{idle}");
+        for end in [End::TimedOut(Timeout::Connect), End::ConnectFailed(ErrorKind::TimedOut.into())] {
+            let unanswered = fault_at(&end);
+            assert_eq!(unanswered.cause, Some(Cause::UnansweredSyn { again: 0 }));
+            assert!(unanswered.to_string().ends_with("?; the SYN was sent once"), "{unanswered}");
+        }
+        // What the peer said is cause enough.
+        for end in [End::ConnectFailed(ErrorKind::ConnectionRefused.into()), End::Failed(ErrorKind::BrokenPipe.into())]
+        {
+            assert_eq!(fault_at(&end).cause, None);
+        }
     }
 
     #[test]

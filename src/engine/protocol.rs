@@ -4,6 +4,7 @@
 //! loop, so a protocol is tested without them ([`Rehearsal`](crate::Rehearsal)).
 
 use log::info;
+use tcp_state::TcpState;
 
 use crate::engine::buffer::SendBuffer;
 use crate::engine::escape::Escaped;
@@ -110,6 +111,14 @@ pub trait Protocol {
     /// What the peer has to do not to be called idle. For a server, anything at all.
     fn expects(&self) -> Expects {
         Expects::Anything
+    }
+
+    /// The connection is about to end: called before our FIN goes out, if it ever does, and again when the connection is
+    /// over, before its socket closes. `look` asks the kernel what it knows of the connection: segments sent again, round
+    /// trips, what the peer has not acknowledged. It costs a system call, and is `None` where the system does not tell. By
+    /// default nobody asks. Not called for a connect that fails at once.
+    fn ending(&mut self, look: &dyn Fn() -> Option<TcpState>) {
+        let _ = look;
     }
 
     /// Bytes arrived: the place for a log line about them. By default there is none.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tcp_state::TcpState;
 
 use crate::engine::connection::{Transport, Unacknowledged};
 
@@ -244,6 +245,10 @@ impl Transport for TcpStream {
         let bytes = tcp_state::unacknowledged(self.as_fd()).ok()?;
         let last_acknowledgement = tcp_state::last_acknowledgement(self.as_fd()).ok()?;
         Some(Unacknowledged { bytes, last_acknowledgement })
+    }
+
+    fn tcp_state(&self) -> Option<TcpState> {
+        tcp_state::look(self.as_fd()).ok()
     }
 }
 

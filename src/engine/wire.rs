@@ -6,6 +6,8 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
+use tcp_state::TcpState;
+
 /// What a connection needs of its socket: bytes in and out without blocking, a FIN, and the kernel's send queue.
 pub trait Transport: Read + Write {
     /// Shuts our direction down: the peer reads the end of input behind what was written (shutdown(2) with `SHUT_WR`).
@@ -26,6 +28,11 @@ pub trait Transport: Read + Write {
 
     /// What the kernel still holds for the peer; `None` if the system cannot tell.
     fn unacknowledged(&self) -> Option<Unacknowledged> {
+        None
+    }
+
+    /// What the kernel knows of the connection; `None` if the system does not tell.
+    fn tcp_state(&self) -> Option<TcpState> {
         None
     }
 }

@@ -1,12 +1,14 @@
-//! Asks a partner for its accounts, after a run that had faults.
+//! Asks a partner for its accounts, after a run that had faults: on which way did they happen?
 //!
-//! Owns a loop of its own for that. Judges nothing.
+//! Owns a loop of its own for that.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::client::direction::Received;
+use crate::client::direction::{Received, Way};
+use crate::client::findings::Findings;
+use crate::client::pattern::Pattern;
 use crate::engine::connection::Timeouts;
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
 use crate::engine::log_budget::LogBudget;
@@ -16,17 +18,34 @@ use crate::engine::signals::Signal;
 use crate::engine::time::{Clock, Moment};
 use crate::partner::question::{Asking, Question, Reply};
 
-/// What the server at `addr` received of each of these streams, which are named by their first words; `None` where it keeps
-/// no account or did not answer within `patience`. Each takes a connection, all at once.
+/// Asks the server about each described fault of a run with generated messages in which bytes were lost or changed, for
+/// `patience` at the most, and notes on which way that happened. `run` is the key of the messages.
 ///
 /// # Errors
 /// The poller or the signal pipe failed.
-pub fn ask(addr: SocketAddr, streams: &[u64], patience: Duration) -> io::Result<Vec<Option<Received>>> {
+pub fn find_ways(findings: &mut Findings, run: u64, patience: Duration) -> io::Result<()> {
+    let broken = findings.faults.iter_mut().filter_map(|faulty| Some((faulty.broken_at()?, faulty)));
+    let (places, faults): (Vec<_>, Vec<_>) = broken.unzip();
+    let stream = |connection| Pattern::new(run, connection).first_word();
+    let streams: Vec<_> = faults.iter().map(|faulty| (faulty.peer, stream(faulty.connection))).collect();
+    if streams.is_empty() {
+        return Ok(());
+    }
+    let received = ask(&streams, patience)?;
+    for ((faulty, (at, sent)), received) in faults.into_iter().zip(places).zip(received) {
+        faulty.happened_on(Way::of(received, at, sent));
+    }
+    Ok(())
+}
+
+/// What each server received of a stream, which is named by its first word; `None` where it keeps no account or did not
+/// answer in time. Each takes a connection, all at once.
+fn ask(streams: &[(SocketAddr, u64)], patience: Duration) -> io::Result<Vec<Option<Received>>> {
     let timeouts = Timeouts { connect: Some(patience), ..Timeouts::default() };
     let mut event_loop = EventLoop::new(Limits::default(), timeouts)?;
     event_loop.catch_signals()?; // Who has no patience left gets the report at once.
     let until = event_loop.clock_now().plus(patience);
-    for (index, &stream) in streams.iter().enumerate() {
+    for (index, &(addr, stream)) in streams.iter().enumerate() {
         event_loop.connect(addr, Asker { asking: Asking::new(Question::Account(stream)), index, until });
     }
     let mut answers = Answers { open: streams.len(), received: vec![None; streams.len()] };
@@ -108,12 +127,11 @@ mod tests {
     fn a_server_that_says_nothing_or_is_not_there_costs_no_more_than_the_patience() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let begun = Instant::now();
-        assert_eq!(ask(silent.local_addr().unwrap(), &[1, 2], Duration::from_millis(100)).unwrap(), [None, None]);
-        assert!(begun.elapsed() >= Duration::from_millis(100) && begun.elapsed() < Duration::from_secs(10));
         let addr = silent.local_addr().unwrap();
+        assert_eq!(ask(&[(addr, 1), (addr, 2)], Duration::from_millis(100)).unwrap(), [None, None]);
+        assert!(begun.elapsed() >= Duration::from_millis(100) && begun.elapsed() < Duration::from_secs(10));
         drop(silent);
-        assert_eq!(ask(addr, &[1], Duration::from_secs(60)).unwrap(), [None]);
-        assert_eq!(ask(addr, &[], Duration::from_secs(60)).unwrap(), []);
+        assert_eq!(ask(&[(addr, 1)], Duration::from_secs(60)).unwrap(), [None]);
         assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }

@@ -177,8 +177,11 @@ fn how_it_ended(seen: &Seen) -> String {
         Ending::Done => format!("ended in order after {when}"),
         Ending::EarlyEnd => format!("ended by a FIN after {when}"),
         Ending::Reset(how) => format!("{how} after {when}"),
-        Ending::Silent => format!("silent, given up after {when}"),
-        Ending::NotConnected(how) => how.clone(),
+        Ending::Silent => {
+            let cause = seen.cause.map_or(String::new(), |cause| format!(": {cause}"));
+            format!("silent, given up after {when}{cause}")
+        }
+        Ending::NotConnected(how) => seen.cause.map_or_else(|| how.clone(), |cause| format!("{how}: {cause}")),
     }
 }
 

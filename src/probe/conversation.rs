@@ -5,6 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tcp_state::TcpState;
+
+use crate::client::cause::Cause;
 use crate::client::direction::Way;
 use crate::client::pattern::{Pattern, WORD};
 use crate::client::verdict;
@@ -110,6 +113,8 @@ pub struct Seen {
     pub segment: Option<u32>,
     /// Names the stream of bytes that was sent.
     pub stream: u64,
+    /// On whom it waited, if it was silent and the system tells.
+    pub cause: Option<Cause>,
     /// On which way bytes were lost or changed, as far as it was asked for.
     pub way: Option<Way>,
 }
@@ -184,6 +189,9 @@ pub struct Conversation {
     told: bool,
     local: Option<SocketAddr>,
     segment: Option<u32>,
+    /// Bytes of the question that the kernel took.
+    asked: u64,
+    cause: Option<Cause>,
 }
 
 /// A socket that takes nothing for this long is stuck, and not only slow.
@@ -206,6 +214,8 @@ impl Conversation {
             told: false,
             local: None,
             segment: None,
+            asked: 0,
+            cause: None,
             sent_when_stuck: None,
             last_produced: Moment::START,
             at: 0,
@@ -300,6 +310,7 @@ impl Conversation {
             local: self.local,
             segment: self.segment,
             stream: self.pattern.first_word(),
+            cause: self.cause.filter(|_| self.connected_after.is_some() || verdict::is_unanswered(end)),
             way: None,
         }
     }
@@ -462,6 +473,7 @@ impl Protocol for Conversation {
         }
         if let Some(asking) = &mut self.asking {
             let count = asking.fill(space);
+            self.asked += count as u64;
             return if count > 0 { Produced::Bytes(count) } else { Produced::Nothing };
         }
         loop {
@@ -534,6 +546,16 @@ impl Protocol for Conversation {
         out.abort();
     }
 
+    /// Looks why nothing moves.
+    fn ending(&mut self, look: &dyn Fn() -> Option<TcpState>) {
+        if self.connected_after.is_none() {
+            self.cause = look().map(|state| Cause::of_connect(&state));
+        } else if self.over == Some(Over::Silent) {
+            // What the kernel acknowledged counts the question as well.
+            self.cause = look().map(|state| Cause::of_silence(&state, self.returned + self.asked));
+        }
+    }
+
     /// What comes back is only looked at.
     fn answers(&self) -> bool {
         false
@@ -571,6 +593,7 @@ impl Seen {
             local: None,
             segment: None,
             stream: 0,
+            cause: None,
             way: None,
         }
     }

@@ -17,8 +17,10 @@ use serde::{Serialize, Serializer};
 
 use self::distribution::Row;
 use self::expect::{Expectation, Outcome};
+use crate::client::direction::Way;
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
+use crate::client::kernel::Kernel;
 use crate::client::measure::{self, Figures, LATE, ratio};
 use crate::engine::signals::Signal;
 
@@ -61,6 +63,8 @@ pub struct Report {
     pub first_byte_us: Option<Times>,
     /// How late messages were sent, in an open loop.
     pub schedule_error_us: Option<Times>,
+    /// What the kernel counted and measured, if it tells.
+    pub kernel: Option<KernelView>,
     /// The first faulty connections.
     pub faults: Vec<FaultyConnection>,
     /// How many connections had each kind of fault.
@@ -94,6 +98,73 @@ pub struct Bytes {
     pub sent: u64,
     /// Back, and right.
     pub echoed: u64,
+}
+
+/// What the kernel counted and measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KernelView {
+    /// Segments of all connections.
+    pub segments: Segments,
+    /// Round trips in microseconds; `None` if none was measured.
+    pub rtt_us: Option<RoundTrips>,
+    /// The most bytes that were put into one segment in the end; `None` if no connection stood.
+    pub mss: Option<Mss>,
+}
+
+/// Counts of segments.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Segments {
+    /// Sent, of any kind, those that were sent again among them.
+    pub sent: u64,
+    /// Sent again.
+    pub retransmitted: u64,
+}
+
+/// Round trips between the kernels of both ends, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RoundTrips {
+    /// The shortest of all.
+    pub min: u64,
+    /// Half of the connections had a smoothed round trip no longer than this in the end.
+    pub p50: u64,
+}
+
+/// The maximum segment sizes of all connections, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mss {
+    /// The smallest.
+    pub min: u32,
+    /// The largest.
+    pub max: u32,
+}
+
+impl KernelView {
+    fn of(kernel: &Kernel) -> Option<KernelView> {
+        let Kernel { segments_sent: sent, segments_retransmitted: retransmitted, shortest_rtt, rtt, mss } = kernel;
+        let p50 = measure::percentile(rtt, 0, 50.0);
+        let min = shortest_rtt.and_then(|time| u64::try_from(time.as_micros()).ok());
+        (*sent > 0).then(|| KernelView {
+            segments: Segments { sent: *sent, retransmitted: *retransmitted },
+            rtt_us: min.zip(p50).map(|(min, p50)| RoundTrips { min, p50 }),
+            mss: mss.as_ref().map(|mss| Mss { min: *mss.start(), max: *mss.end() }),
+        })
+    }
+}
+
+/// One line, without its name.
+impl fmt::Display for KernelView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Segments { sent, retransmitted } = self.segments;
+        write!(f, "{retransmitted} of {sent} segments sent again")?;
+        if let Some(RoundTrips { min, p50 }) = self.rtt_us {
+            write!(f, "; RTT {min} µs at least, {p50} µs median")?;
+        }
+        match self.mss {
+            Some(Mss { min, max }) if min == max => write!(f, "; MSS {min}"),
+            Some(Mss { min, max }) => write!(f, "; MSS {min} to {max}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Times of messages.
@@ -250,6 +321,7 @@ impl Report {
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
+            kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
             faults_by_kind: findings.faults_by_kind.clone(),
             expectations: expectations
@@ -306,6 +378,9 @@ impl fmt::Display for Report {
             write!(f, ", {measured} s of it measured")?;
         }
         writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
+        if let Some(kernel) = &self.kernel {
+            writeln!(f, "kernel       {kernel}")?;
+        }
         self.write_times(f)?;
         self.write_distribution(f)?;
         let never = self.latency_us.never;
@@ -389,10 +464,13 @@ impl Report {
             writeln!(f, "  {fault}")?;
         }
         let all: u32 = self.faults_by_kind.values().sum();
-        match all as usize - self.faults.len() {
-            0 => Ok(()),
-            more => writeln!(f, "  and {more} more"),
+        if all as usize > self.faults.len() {
+            writeln!(f, "  and {} more", all as usize - self.faults.len())?;
         }
+        if self.faults.iter().any(|faulty| faulty.fault.way == Some(Way::Unknown)) {
+            writeln!(f, "way          unknown: the server keeps no account (multiconn-server --probes keeps one)")?;
+        }
+        Ok(())
     }
 
     /// One line, for readers of one line.
@@ -426,6 +504,8 @@ fn percent(count: u64, total: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tcp_state::TcpState;
+
     use crate::client::findings::Effort;
     use crate::client::measure::{Figured, Meter, Sample};
     use crate::engine::time::Moment;
@@ -449,6 +529,7 @@ mod tests {
             elapsed: Duration::from_secs(1),
             measured: Duration::from_secs(1),
             effort: Effort::default(),
+            kernel: Kernel::new(),
             faults: Vec::new(),
             faults_by_kind: BTreeMap::new(),
             interrupted: None,
@@ -476,7 +557,8 @@ mod tests {
     #[test]
     fn the_report_of_an_intact_run_fits_the_lines_of_a_terminal_whatever_the_times() {
         for is_scheduled in [false, true] {
-            let findings = findings(is_scheduled);
+            let mut findings = findings(is_scheduled);
+            findings.kernel.add(&looked_at(1448), true);
             let mut time = Duration::from_micros(1);
             while time < Duration::from_secs(3600) {
                 let scheduled = is_scheduled.then_some(time);
@@ -484,8 +566,46 @@ mod tests {
                 time = time * 5 / 4 + Duration::from_micros(1);
             }
             let text = text(&findings);
-            assert!(text.lines().count() <= 24, "{text}");
+            assert!(text.contains("\nkernel       ") && text.lines().count() <= 24, "{text}");
         }
+    }
+
+    /// What the kernel knows of a connection with this MSS.
+    fn looked_at(mss: u32) -> TcpState {
+        TcpState {
+            segments_sent: Some(1020),
+            segments_retransmitted: 6,
+            shortest_rtt: Some(Duration::from_micros(21)),
+            smoothed_rtt: Some(Duration::from_micros(35)),
+            mss,
+            ..TcpState::default()
+        }
+    }
+
+    #[test]
+    fn the_kernels_line_says_what_the_kernel_tells() {
+        let kernel = |looks: &[(TcpState, bool)]| {
+            let mut findings = findings(false);
+            for (state, stood) in looks {
+                findings.kernel.add(state, *stood);
+            }
+            Report::of(&findings, &[])
+        };
+        for (looks, line) in [
+            (
+                &[(looked_at(1448), true), (looked_at(1448), true)][..],
+                "\nkernel       12 of 2040 segments sent again; RTT 21 µs at least, 35 µs median; MSS 1448\n",
+            ),
+            (&[(looked_at(1448), true), (looked_at(1300), true)], " median; MSS 1300 to 1448\n"),
+            // A connect that nobody answered.
+            (&[(looked_at(536), false)], "\nkernel       6 of 1020 segments sent again\n"),
+        ] {
+            let report = kernel(looks);
+            assert!(report.to_string().contains(line), "{report}");
+        }
+        let silent = kernel(&[]);
+        assert!(!silent.to_string().contains("kernel"), "{silent}");
+        assert_eq!(serde_json::to_value(&silent).unwrap()["kernel"], serde_json::Value::Null);
     }
 
     #[test]

@@ -144,6 +144,11 @@ fn every_byte_survives_a_network_that_loses_packets() {
         let report = report(&run);
         assert_eq!((run.code, &report["connections"]["intact"]), (Some(0), &connections.into()), "{what}: {run:?}");
         assert_eq!(report["bytes"]["sent"], report["bytes"]["echoed"], "{what}: {report}");
+        let segments = &report["kernel"]["segments"];
+        assert!(segments["retransmitted"].as_u64().unwrap() > 0, "{what}: {report}");
+        assert_eq!(report["kernel"]["mss"], serde_json::json!({ "min": 1448, "max": 1448 }), "{what}: {report}");
+        let again = format!("{} of {}", segments["retransmitted"], segments["sent"]);
+        figure(&format!("segments that the client's kernel sent again at 5 % loss each way, {what}"), again);
         figure(&format!("messages intact at 5 % loss each way, {what}"), &report["messages"]["echoed"]);
         figure(&format!("p99 at 5 % loss each way, {what}, µs"), &report["latency_us"]["service"]["p99"]);
         figure(&format!("time at 5 % loss each way, {what}, ms"), begun.elapsed().as_millis());
@@ -155,6 +160,44 @@ fn every_byte_survives_a_network_that_loses_packets() {
         figure("packets that the network lost, one way", count);
     }
     ends_well(server);
+}
+
+#[test]
+#[ignore = "needs root, ip, nft and ss"]
+fn what_the_path_swallows_is_unacknowledged() {
+    let Some(network) = Network::new() else { return };
+    // What the client sends never arrives; then, what the server acknowledges never comes back.
+    for (namespace, which) in [(&network.server, "dport"), (&network.client, "sport")] {
+        let server = network.server("");
+        let port = server.addr.port();
+        let run = network.start_client(&server, 5, "--rate 500 --duration 60s --timeout 2s");
+        server.until_table_has("5 connections: 5 established");
+        system(inside(namespace, "nft").arg(format!(
+            "table inet hole {{\n chain arriving {{\n type filter hook input priority 0;\n \
+             iifname {CABLE} tcp {which} {port} drop\n }}\n }}"
+        )));
+        let run = run.join().unwrap();
+        let report = report(&run);
+        assert_eq!((run.code, &report["faults_by_kind"]["no_progress"]), (Some(1), &5.into()), "{run:?}");
+        for fault in report["faults"].as_array().unwrap() {
+            assert_eq!(fault["cause"], "unacknowledged", "{run:?}");
+            let detail = fault["detail"].as_str().unwrap();
+            let (seconds, rest) = detail
+                .split_once("; nothing that was sent in the last ")
+                .and_then(|(_, rest)| rest.split_once(" s is acknowledged, "))
+                .unwrap_or_else(|| panic!("{detail}"));
+            assert!((1.5..10.0).contains(&seconds.parse::<f64>().unwrap()), "{detail}");
+            let again = rest.strip_suffix(" retransmissions: the path, or the peer's host").unwrap();
+            assert!(again.parse::<u32>().unwrap() >= 2, "{detail}");
+        }
+        // A connect ends there as well.
+        let run = run_within(PATIENCE, &mut network.client(&server, 1, "--connect-timeout 2500ms"));
+        let report = self::report(&run);
+        let fault = &report["faults"][0];
+        assert_eq!((&fault["kind"], &fault["cause"]), (&"connect_timeout".into(), &"unacknowledged".into()), "{run:?}");
+        let detail = fault["detail"].as_str().unwrap();
+        assert!(detail.contains("; the SYN was sent ") && detail.ends_with(" times"), "{detail}");
+    }
 }
 
 /// The client's local ports of a server's connections.

@@ -25,6 +25,17 @@ struct Answer<'a> {
 }
 
 impl<T: Transport, P: Protocol> Connection<T, P> {
+    /// Lets the protocol take a last look, and closes the socket.
+    pub(crate) fn take_leave(mut self) -> P {
+        self.let_look();
+        self.protocol
+    }
+
+    fn let_look(&mut self) {
+        let transport = &self.wire.transport;
+        self.protocol.ending(&|| transport.tcp_state());
+    }
+
     /// Does what can be done now, within [`SERVICE_BUDGET`]. Returns an outcome and not a `Result`, so that one
     /// connection's error cannot end the loop.
     pub fn service(&mut self, context: &mut Context<'_, T, P>) -> Outcome {
@@ -489,6 +500,7 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
                 }
             }
             self.writing = Writing::ShutDown;
+            self.let_look();
             // With the peer's FIN read, close(2) sends ours: a system call saved on every connection.
             if self.reading != Reading::Ended {
                 self.wire.transport.shutdown_write().map_err(End::Failed)?;

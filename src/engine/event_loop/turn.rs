@@ -302,7 +302,7 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             self.run_queue.push(partner);
         }
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
-        let protocol = connection.into_protocol();
+        let protocol = connection.take_leave();
         self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent, partner });
         self.resume_accepting();
     }
