@@ -8,9 +8,11 @@ pub mod accounts;
 mod proxy_header;
 pub mod question;
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
 use std::time::Duration;
 
 use mio::Token;
@@ -29,7 +31,7 @@ use crate::engine::sockets;
 use crate::engine::time::{Clock, Moment};
 use crate::server::echo::Echo;
 
-/// How many connections that are over can be asked for. Each takes some 60 bytes.
+/// How many connections that are over can be asked for. Each takes some 150 bytes.
 pub const REMEMBERED: usize = 4096;
 
 /// A connection that was silent for this long says nothing by itself, and may be greeted.
@@ -47,12 +49,10 @@ pub struct Partner {
     stream: Pattern,
     /// Whether it asked a question. Its bytes are nothing to read then.
     asked: bool,
-    /// What came behind the question, or in all if there was none.
-    account: Account,
     /// The PROXY header in front.
     proxy: Option<String>,
-    /// How many bytes were unread when a time of reading nothing was over.
-    unread: Option<u64>,
+    /// What others may ask about. The role holds it too.
+    record: Rc<RefCell<Record>>,
     state: State,
     /// What the role is to do.
     wish: Option<Wish>,
@@ -103,9 +103,8 @@ impl Default for Partner {
             number: 0,
             stream: Pattern::new(0, 0),
             asked: false,
-            account: Account::default(),
             proxy: None,
-            unread: None,
+            record: Rc::new(RefCell::new(Record { account: Account::default(), unread: None, state: "open" })),
             state: State::Fresh(None),
             wish: None,
         }
@@ -119,7 +118,7 @@ impl Partner {
     }
 
     fn echo<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
-        self.account.receive(input);
+        self.record.borrow_mut().account.receive(input);
         out.send(input);
         input.len()
     }
@@ -136,7 +135,7 @@ impl Partner {
                 Heard::Whole(question) => {
                     out.send(&input[..=index]);
                     self.asked = true;
-                    self.account = Account::default(); // The question is no part of a stream.
+                    self.record.borrow_mut().account = Account::default(); // The question is no part of a stream.
                     self.state = State::Answered(question.unwrap_or(Question::Who));
                     self.ask(Wish::Answer(question), out);
                     out.hold(); // The role's answer goes out in front of the next echo.
@@ -207,7 +206,7 @@ impl Protocol for Partner {
                     0
                 }
                 State::Sink | State::Sending { .. } | State::Sent(_) | State::Ending => {
-                    self.account.receive(rest);
+                    self.record.borrow_mut().account.receive(rest);
                     rest.len()
                 }
             }
@@ -282,29 +281,15 @@ impl Protocol for Partner {
     }
 }
 
-/// What is known of a connection, above all when it is over.
-#[derive(Clone, Copy, Debug)]
-struct Ended {
-    number: u64,
-    first_word: Option<u64>,
-    received: u64,
-    right: u64,
+/// What is known of a connection.
+#[derive(Debug)]
+struct Record {
+    /// What came behind the question, or in all if there was none.
+    account: Account,
+    /// How many bytes were unread when a time of reading nothing was over.
     unread: Option<u64>,
-    how: &'static str,
-}
-
-impl Ended {
-    fn of(partner: &Partner, how: &'static str) -> Ended {
-        let account = &partner.account;
-        Ended {
-            number: partner.number,
-            first_word: account.first_word(),
-            received: account.received(),
-            right: account.right(),
-            unread: partner.unread,
-            how,
-        }
-    }
+    /// "open", or how it ended.
+    state: &'static str,
 }
 
 /// The role's part of a partner: counts connections, answers questions, and remembers how connections ended.
@@ -315,13 +300,17 @@ pub struct Partners {
     accepted: u64,
     /// How many more connections may be greeted, and until when.
     greetings: (u64, Moment),
-    ended: VecDeque<Ended>,
+    /// All connections that are open, and those that ended last.
+    records: BTreeMap<u64, Rc<RefCell<Record>>>,
+    /// Those that are over, in that order.
+    ended: VecDeque<u64>,
 }
 
 impl Default for Partners {
     fn default() -> Partners {
         let server = RandomState::new().build_hasher().finish(); // std's source of random numbers.
-        Partners { server, accepted: 0, greetings: (0, Moment::START), ended: VecDeque::new() }
+        let greetings = (0, Moment::START);
+        Partners { server, accepted: 0, greetings, records: BTreeMap::new(), ended: VecDeque::new() }
     }
 }
 
@@ -336,6 +325,7 @@ impl Partners {
                 let stream = Pattern::new(self.server.wrapping_add(self.accepted), 0);
                 if let Some(partner) = event_loop.protocol_mut(*token) {
                     partner.accepted(self.accepted, stream, greet_at);
+                    self.records.insert(self.accepted, Rc::clone(&partner.record));
                 }
                 if greet_at.is_some() {
                     event_loop.wake(*token); // Its deadline has changed.
@@ -343,15 +333,20 @@ impl Partners {
             }
             Event::Notified { token } => self.grant(*token, event_loop),
             Event::Closed { protocol, end, .. } => {
-                if self.ended.len() == REMEMBERED {
-                    self.ended.pop_front();
-                }
-                let how = match end {
+                protocol.record.borrow_mut().state = match end {
                     End::Finished => "fin",
                     End::Failed(error) if verdict::is_reset(error) => "reset",
                     _ => "other",
                 };
-                self.ended.push_back(Ended::of(protocol, how));
+                if protocol.number == 0 {
+                    return; // The poller did not take it, and nobody was told its number.
+                }
+                self.ended.push_back(protocol.number);
+                if self.ended.len() > REMEMBERED
+                    && let Some(forgotten) = self.ended.pop_front()
+                {
+                    self.records.remove(&forgotten);
+                }
             }
             _ => {}
         }
@@ -375,7 +370,7 @@ impl Partners {
                 let socket = event_loop.connection(token).map(Connection::transport);
                 let unread = socket.and_then(|socket| rustix::io::ioctl_fionread(socket).ok());
                 if let Some(partner) = event_loop.protocol_mut(token) {
-                    partner.unread = unread;
+                    partner.record.borrow_mut().unread = unread;
                 }
                 event_loop.wake(token);
             }
@@ -393,13 +388,18 @@ impl Partners {
                 None
             }
             Question::End(server, _) if server != self.server => Some(None),
-            Question::End(_, number) => Some(self.find(event_loop, |connection| connection.number == number)),
-            Question::Account(word) => Some(self.find(event_loop, |connection| connection.first_word == Some(word))),
+            Question::End(_, number) => Some(self.records.get(&number)),
+            // The newest one first: a run that is repeated has the same streams.
+            Question::Account(word) => {
+                Some(self.records.values().rev().find(|record| record.borrow().account.first_word() == Some(word)))
+            }
             Question::Who | Question::Finish(_) | Question::Reset(_) | Question::Close(..) | Question::Hold(_) => None,
         };
         match found {
-            Some(Some(Ended { received, right, unread, how, .. })) => {
-                let _ = write!(answer, " state={how} received={received} right={right}");
+            Some(Some(record)) => {
+                let Record { account, unread, state } = &*record.borrow();
+                let (received, right) = (account.received(), account.right());
+                let _ = write!(answer, " state={state} received={received} right={right}");
                 if let Some(unread) = unread {
                     let _ = write!(answer, " unread={unread}");
                 }
@@ -418,12 +418,5 @@ impl Partners {
             }
         }
         answer + "\n"
-    }
-
-    /// The connection of which that is true, the newest first, whether it is open or over.
-    fn find(&self, event_loop: &EventLoop<Partner>, is_it: impl Fn(&Ended) -> bool) -> Option<Ended> {
-        let open = event_loop.connections().map(|(_, connection)| Ended::of(connection.protocol(), "open"));
-        let over = self.ended.iter().rev().copied();
-        open.chain(over).find(is_it)
     }
 }
