@@ -5,9 +5,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use common::relay::Relay;
 use common::schema::check_against;
 use common::{PATIENCE, Server, client, expect, expect_end, ping};
 use multiconn::client::pattern::Pattern;
@@ -291,34 +292,6 @@ fn an_account_says_what_came_of_a_generated_stream() {
     account(true, 77_777);
 }
 
-/// A relay that flips a bit of the byte at `at`, on the way `there` or back, and forwards everything else.
-fn flipping(to: SocketAddr, at: usize, there: bool) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let addr = listener.local_addr().unwrap();
-    let pump = |mut from: TcpStream, mut to: TcpStream, flip: Option<usize>| {
-        let (mut buffer, mut passed) = ([0; 4096], 0);
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            if let Some(place) = flip.and_then(|at| at.checked_sub(passed)).filter(|&place| place < count) {
-                buffer[place] ^= 1;
-            }
-            passed += count;
-            if to.write_all(&buffer[..count]).is_err() {
-                return;
-            }
-        }
-        let _ = to.shutdown(Shutdown::Write);
-    };
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let far = TcpStream::connect(to).unwrap();
-            let ends = (near.try_clone().unwrap(), far.try_clone().unwrap());
-            std::thread::spawn(move || pump(near, far, there.then_some(at)));
-            std::thread::spawn(move || pump(ends.1, ends.0, (!there).then_some(at)));
-        }
-    });
-    addr
-}
-
 #[test]
 fn the_client_says_on_which_way_a_byte_was_changed() {
     let partner = server();
@@ -330,7 +303,12 @@ fn the_client_says_on_which_way_a_byte_was_changed() {
             (false, partner.addr, "back", "; on the way back: 1000 bytes reached the server right".to_owned()),
             (true, plain.addr, "unknown", String::new()),
         ] {
-            let relay = flipping(to, at, there);
+            let relay = if there {
+                Relay { flips_there: Some(at), ..Relay::default() }
+            } else {
+                Relay { flips_back: Some(at), ..Relay::default() }
+            };
+            let relay = relay.start(&[to]);
             let run = client(relay, 2, &["--size", "1000", "--json", "-q"]);
             let report: Value = serde_json::from_str(&run.stdout).unwrap();
             check_against("report.schema.json", &report);
@@ -352,7 +330,7 @@ fn the_client_says_on_which_way_a_byte_was_changed() {
         }
     }
     // Nobody is asked about messages that show no place, and nobody has to be there.
-    let relay = flipping(partner.addr, 5, true);
+    let relay = Relay { flips_there: Some(5), ..Relay::default() }.start(&[partner.addr]);
     let report: Value = serde_json::from_str(&client(relay, 1, &["--json", "-q"]).stdout).unwrap();
     assert_eq!((&report["faults"][0]["kind"], &report["faults"][0]["way"]), (&"corrupted".into(), &Value::Null));
 }

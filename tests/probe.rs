@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::relay::Relay;
 use common::schema::check_against;
 use common::{PATIENCE, PROBE, Program, Run, Server, run_within};
 use multiconn::probe::behaviour::Verdict;
@@ -106,13 +107,11 @@ fn swallow(stream: &mut TcpStream) {
 /// Tests that measure the machine's own speed, or spoil it, one at a time.
 static MACHINE: Mutex<()> = Mutex::new(());
 
+/// How long it takes is for `tests/lab/boxes.rs` to say, where no other test runs.
 #[test]
-fn the_way_to_our_own_server_is_carried_in_time() {
-    let _alone = MACHINE.lock();
+fn the_way_to_our_own_server_is_carried() {
     let server = Server::start(&["--probes"]);
-    let begun = Instant::now();
-    let run = run(server.addr, "--idle-max 4s");
-    assert!(begun.elapsed() < Duration::from_secs(4 + 3), "{:?}", begun.elapsed());
+    let run = run(server.addr, "--idle-max 2s");
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     assert!(
         run.stdout.starts_with(&format!("The path to {}:\n\necho               carried    22 B", server.addr)),
@@ -491,6 +490,73 @@ fn a_path_that_flips_a_byte_is_caught_at_its_offset() {
     assert!(seen.contains("1000 B come back, 100") && seen.contains(": a wrong byte at offset 1000: b\""), "{seen}");
     for name in ["half-close", "slow-reader"] {
         assert!(rows.seen(name, "cut").contains("a wrong byte at offset 1000"), "{run:?}");
+    }
+}
+
+#[test]
+fn what_a_relay_changes_is_seen_with_a_partner_behind_it() {
+    let _alone = MACHINE.lock();
+    let server = Server::start(&["--probes"]);
+    let relay = Relay::default().start(&[server.addr]);
+    let run = run(relay, "--idle-max 2s --skip together --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["reset-client", "reset-server", "unread-close", "urgent", "address"]);
+    assert_eq!(rows.seen("reset-client", "changed"), "the server saw an orderly end");
+    for name in ["reset-server", "unread-close"] {
+        assert_eq!(rows.seen(name, "changed"), "1000 of the server's last 1000 B, then an orderly end");
+    }
+    assert_eq!(rows.seen("urgent", "cut"), "the urgent byte is lost; those around it came back");
+    assert!(rows.seen("address", "changed").starts_with("the server sees our address, and port "), "{run:?}");
+    assert!(rows.seen("backpressure", "carried").starts_with("32 MB arrived; "), "{run:?}");
+    assert!(rows.seen("first-byte", "carried").starts_with("the server's greeting came after "), "{run:?}");
+}
+
+#[test]
+fn a_relay_that_waits_for_the_first_byte_swallows_greetings() {
+    let server = Server::start(&["--probes"]);
+    let relay = Relay { waits: true, ..Relay::default() }.start(&[server.addr]);
+    let run = run(relay, "--only first-byte,backends --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["first-byte"]);
+    assert_eq!(rows.seen("first-byte", "changed"), "no greeting within 1.5 s; our bytes came back afterwards");
+}
+
+#[test]
+fn servers_that_take_turns_are_counted() {
+    let servers = [Server::start(&["--probes"]), Server::start(&["--probes"])];
+    let relay = Relay::default().start(&[servers[0].addr, servers[1].addr]);
+    let run = run(relay, "--only backends,sizes --json");
+    let rows = Rows::of(&run);
+    rows.carried_but(&["backends"]);
+    // (Other behaviours' connections are among theirs.)
+    assert!(rows.seen("backends", "changed").starts_with("2 servers answered "), "{run:?}");
+}
+
+#[test]
+fn a_partner_says_on_which_way_an_echo_was_broken() {
+    let server = Server::start(&["--probes"]);
+    let there = Relay { flips_there: Some(50_000), ..Relay::default() };
+    let back = Relay { flips_back: Some(50_000), ..Relay::default() };
+    for (relay, way) in [(there, "; on the way there: at byte 50000 it was wrong"), (back, "; on the way back: ")] {
+        let run = run(relay.start(&[server.addr]), "--only sizes,half-close,slow-reader --json");
+        let rows = Rows::of(&run);
+        for name in ["sizes", "half-close", "slow-reader"] {
+            let seen = rows.seen(name, "cut");
+            assert!(seen.contains("a wrong byte at offset 50000: ") && seen.contains(way), "{seen}");
+        }
+    }
+}
+
+#[test]
+fn what_needs_a_partner_is_not_tried_without_one_unless_it_is_named() {
+    let server = Server::start(&[]);
+    for (options, code) in
+        [("--only sizes", 0), ("--only sizes,urgent", 1), ("--skip idle,long,together,slow-reader,half-close", 0)]
+    {
+        let run = run(server.addr, options);
+        assert_eq!(run.code, Some(code), "{run:?}");
+        let said = "\n\nNot tried: ";
+        assert_eq!(run.stdout.contains(said), options != "--only sizes", "{run:?}");
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod dice;
 #[cfg(target_os = "linux")]
 pub mod pairs;
+pub mod relay;
 #[cfg(feature = "cli")]
 pub mod schema;
 
