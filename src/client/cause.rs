@@ -17,8 +17,9 @@ const PROBES_OF_SILENCE: u8 = 2;
 pub enum Cause {
     /// What was sent is not acknowledged.
     Unacknowledged {
-        /// How long ago anything was acknowledged.
-        since: Duration,
+        /// How long ago anything came from the peer. It may be shorter than the silence: a peer to which nothing of ours
+        /// comes through may still send its own bytes again.
+        heard: Duration,
         /// How often the kernel has sent the oldest of it, or a probe of a closed window, in vain.
         again: u32,
     },
@@ -42,7 +43,7 @@ impl Cause {
     /// The cause of a silence on a connection on which `returned` bytes came back. The peer owes an answer to what we sent,
     /// or to our FIN.
     pub(crate) fn of_silence(state: &TcpState, returned: u64) -> Cause {
-        let unacknowledged = |again| Cause::Unacknowledged { since: state.since_acknowledgement, again };
+        let unacknowledged = |again| Cause::Unacknowledged { heard: state.since_acknowledgement, again };
         let in_flight = state.segments_unacknowledged > 0;
         // With nothing in flight, only the window keeps back what is not sent. It may be narrow and not shut: the kernel
         // sends no part of a segment before it has to.
@@ -81,20 +82,25 @@ impl Serialize for Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::Unacknowledged { since, again } => write!(
-                f,
-                "nothing that was sent in the last {:.1} s is acknowledged, {again} retransmissions: the path, or the peer's \
-                 host",
-                since.as_secs_f64()
-            ),
-            Cause::UnansweredSyn { again: 0 } => f.write_str("the SYN was sent once"),
-            Cause::UnansweredSyn { again } => write!(f, "the SYN was sent {} times", again + 1),
+            Cause::Unacknowledged { heard, again } => {
+                f.write_str("what was sent is not acknowledged")?;
+                if *again > 0 {
+                    write!(f, ", though sent again {}", times(*again))?;
+                }
+                let seconds = heard.as_secs_f64();
+                write!(f, " (the peer was last heard {seconds:.1} s ago): the path, or the peer's host")
+            }
+            Cause::UnansweredSyn { again } => write!(f, "the SYN was sent {}", times(again + 1)),
             Cause::NoAnswer => f.write_str(
                 "what was sent is acknowledged, and no answer comes: the far program, or a box that acknowledges for it",
             ),
             Cause::WindowClosed => f.write_str("the peer's window is closed: the far program, or a box before it, does not read"),
         }
     }
+}
+
+fn times(count: u32) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 #[cfg(test)]
@@ -117,8 +123,8 @@ mod tests {
         let state = TcpState { segments_unacknowledged: 3, timeouts: 4, ..acknowledged() };
         for returned in [0, 100] {
             let cause = Cause::of_silence(&state, returned);
-            let words = "nothing that was sent in the last 1.2 s is acknowledged, 4 retransmissions: the path, or the peer's \
-                         host";
+            let words = "what was sent is not acknowledged, though sent again 4 times (the peer was last heard 1.2 s ago): \
+                         the path, or the peer's host";
             assert_eq!((cause.name(), &*cause.to_string()), ("unacknowledged", words));
         }
     }
@@ -140,7 +146,8 @@ mod tests {
         assert_eq!(Cause::of_silence(&state, 50), Cause::NoAnswer);
         // Where all that was acknowledged is back, it is the one that is missed.
         let cause = Cause::of_silence(&state, 100);
-        assert_eq!(cause, Cause::Unacknowledged { since: Duration::from_millis(1234), again: 0 });
+        assert_eq!(cause, Cause::Unacknowledged { heard: Duration::from_millis(1234), again: 0 });
+        assert!(cause.to_string().starts_with("what was sent is not acknowledged (the peer was last heard 1.2 s ago)"));
     }
 
     #[test]
@@ -167,7 +174,7 @@ mod tests {
     fn probes_of_a_closed_window_that_nobody_answers_are_unacknowledged() {
         let state = TcpState { peer_window: Some(0), bytes_unsent: Some(5000), probes_unanswered: 3, ..acknowledged() };
         let cause = Cause::of_silence(&state, 0);
-        assert_eq!(cause, Cause::Unacknowledged { since: Duration::from_millis(1234), again: 3 });
+        assert_eq!(cause, Cause::Unacknowledged { heard: Duration::from_millis(1234), again: 3 });
     }
 
     #[test]

@@ -168,8 +168,9 @@ mod tests {
         exchange.ending(&|| Some(unacknowledged));
         let fault_at = |end: &End| fault(&exchange, end, 5, false).unwrap();
         let idle = fault_at(&End::TimedOut(Timeout::Idle));
-        assert_eq!(idle.cause, Some(Cause::Unacknowledged { since: Duration::ZERO, again: 3 }));
-        let words = "nothing moves; 0 of 5 bytes sent are back; nothing that was sent in the last ";
+        assert_eq!(idle.cause, Some(Cause::Unacknowledged { heard: Duration::ZERO, again: 3 }));
+        let words =
+            "nothing moves; 0 of 5 bytes sent are back; what was sent is not acknowledged, though sent again 3 times ";
         assert!(idle.to_string().starts_with(words), "{idle}");
         for end in [End::TimedOut(Timeout::Connect), End::ConnectFailed(ErrorKind::TimedOut.into())] {
             let unanswered = fault_at(&end);

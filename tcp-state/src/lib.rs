@@ -56,7 +56,8 @@ pub struct TcpState {
     pub smoothed_rtt: Option<Duration>,
     /// The most bytes that the kernel puts into one segment now. Before the peer has answered the SYN, a guess.
     pub mss: u32,
-    /// How long ago the peer's last acknowledgement arrived, exact to a timer tick of the kernel, some milliseconds.
+    /// How long ago the peer's last acknowledgement arrived, exact to a timer tick of the kernel, some milliseconds. Every
+    /// segment of the peer carries one, also one that acknowledges nothing new.
     pub since_acknowledgement: Duration,
     /// How long ago data were last sent, for the first time or again; as exact.
     pub since_data_sent: Duration,
