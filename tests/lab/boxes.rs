@@ -10,15 +10,18 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::schema::check_against;
-use common::{PATIENCE, PROBE, Program, SERVER, Server, built, figure, have, run, run_within, skipped};
+use common::{CLIENT, PATIENCE, PROBE, Program, Run, SERVER, Server, built, have, run, run_within, skipped};
 use serde_json::Value;
 
 const PATH_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/path.py");
 
-const NAMES: [&str; 7] = ["connect", "sizes", "half-close", "slow-reader", "idle", "long", "together"];
+const FLIP_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/flip.py");
+
+const NAMES: [&str; 8] = ["echo", "connect", "sizes", "half-close", "slow-reader", "idle", "long", "together"];
 
 /// What a box makes of each of [`NAMES`], one thing `or` another if it depends on the moment; `None`: it is not tried. socat and xinetd start a process for each connection,
 /// and 250 at a time are too many.
@@ -26,6 +29,9 @@ type Verdicts = [Option<&'static str>; NAMES.len()];
 
 const C: Option<&str> = Some("carried");
 const CARRIED: Verdicts = [C; NAMES.len()];
+
+/// Where the echo is cut, and so nothing else is tried.
+const NO_ECHO: Verdicts = [Some("cut"), None, None, None, None, None, None, None];
 
 /// The verdicts of a box that carries all but these.
 fn but<const N: usize>(others: [(&str, Option<&'static str>); N]) -> Verdicts {
@@ -67,6 +73,16 @@ fn start(name: &'static str, port: u16, expected: Verdicts, commands: Vec<Comman
     Running { name, addr, expected, _programs: programs }
 }
 
+/// haproxy from `listen` to `server`, with this time limit for the client, a limit of the frontend, and an option of the
+/// server.
+fn haproxy_config(listen: SocketAddr, server: SocketAddr, client: &str, maxconn: &str, header: &str) -> String {
+    format!(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client {client}\n timeout server 60s\n\
+         frontend in\n bind {listen}\n {maxconn}\n default_backend out\n\
+         backend out\n server echo {server} {header}\n"
+    )
+}
+
 /// Each box in turn, in front of `server`.
 fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>> {
     let file = move |name: &str, text: &str| {
@@ -75,13 +91,10 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
         path.to_str().unwrap().to_owned()
     };
     let to = server.port();
-    let haproxy = move |name, expected, client: &str, maxconn: &str| {
+    let haproxy = move |name, expected, client: &str, maxconn: &str, header: &str| {
         let port = free_port();
-        let config = format!(
-            "defaults\n mode tcp\n timeout connect 5s\n timeout client {client}\n timeout server 60s\n\
-             frontend in\n bind 127.0.0.1:{port}\n {maxconn}\n default_backend out\n\
-             backend out\n server echo 127.0.0.1:{to}\n"
-        );
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let config = haproxy_config(listen, server, client, maxconn, header);
         start(name, port, expected, vec![command("haproxy", &["-db", "-f", &file("haproxy.cfg", &config)])])
     };
     let nginx = move |name, expected, half_close: &str| {
@@ -121,7 +134,7 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
             key.display()
         );
         let ends = [file("far.conf", &far), file("near.conf", &near)];
-        // It loses the end of what a pausing reader has not read yet, in some runs.
+        // It may close with bytes of the server's unread, if the server's FIN comes while the way to the client is full.
         let expected = but([("half-close", Some("carried or cut"))]);
         start("stunnel on both sides", front, expected, ends.map(|end| command("stunnel", &[&end])).into())
     };
@@ -155,9 +168,11 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
     vec![
         Box::new(direct),
         Box::new(ours),
-        Box::new(move || haproxy("haproxy", CARRIED, "60s", "")),
-        Box::new(move || haproxy("haproxy, timeout client 2s", but(ended), "2s", "")),
-        Box::new(move || haproxy("haproxy, maxconn 50", but(full), "60s", "maxconn 50")),
+        Box::new(move || haproxy("haproxy", CARRIED, "60s", "", "")),
+        Box::new(move || haproxy("haproxy, timeout client 2s", but(ended), "2s", "", "")),
+        Box::new(move || haproxy("haproxy, maxconn 50", but(full), "60s", "maxconn 50", "")),
+        Box::new(move || haproxy("haproxy, send-proxy", NO_ECHO, "60s", "", "send-proxy")),
+        Box::new(move || haproxy("haproxy, send-proxy-v2", NO_ECHO, "60s", "", "send-proxy-v2")),
         Box::new(move || nginx("nginx stream", but(nothing_back), "")),
         Box::new(move || nginx("nginx stream, proxy_half_close on", CARRIED, "proxy_half_close on;")),
         Box::new(move || socat("socat", but(impatient), &[])),
@@ -169,7 +184,10 @@ fn boxes(server: SocketAddr, folder: &Path) -> Vec<Box<dyn Fn() -> Running + '_>
 }
 
 /// The rows of the probe, by name: the verdict, and what was seen.
-fn rows(command: &mut Command) -> Vec<(String, String, String)> {
+type Rows = Vec<(String, String, String)>;
+
+/// Runs the probe.
+fn rows(command: &mut Command) -> Rows {
     let run = run_within(5 * PATIENCE, command.arg("--json"));
     let object: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
     check_against("probe.schema.json", &object);
@@ -178,17 +196,102 @@ fn rows(command: &mut Command) -> Vec<(String, String, String)> {
     rows.iter().map(|row| (text(&row["name"]), text(&row["verdict"]), text(&row["seen"]))).collect()
 }
 
+/// What was seen of one behaviour.
+#[track_caller]
+fn seen<'a>(rows: &'a Rows, name: &str) -> &'a str {
+    &rows.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("no {name} in {rows:?}")).2
+}
+
+/// Two looks at one box: the probe's and the script's.
+struct Looks {
+    /// The box, and where it stands.
+    what: String,
+    rows: Rows,
+    script: Value,
+}
+
+/// Looks at what listens at `addr`, by programs that `inside` starts.
+fn look(what: String, inside: impl Fn(&str) -> Command, addr: SocketAddr, expected: Verdicts) -> Looks {
+    let (host, port) = (addr.ip().to_string(), addr.port().to_string());
+    let tried: Vec<&str> = match expected {
+        NO_ECHO => NAMES.to_vec(), // The probe itself leaves them out.
+        _ => NAMES.iter().zip(expected).filter(|(_, verdict)| verdict.is_some()).map(|(&name, _)| name).collect(),
+    };
+    let mut probe = inside(PROBE);
+    probe.args([&host, &port, "--only", &tried.join(","), "--idle-max", "4s"]);
+    let rows = rows(&mut probe);
+    let script = run_within(2 * PATIENCE, inside("python3").args([PATH_PY, &host, &port]));
+    let script = serde_json::from_str(&script.stdout).unwrap_or_else(|_| panic!("{script:?}"));
+    Looks { what, rows, script }
+}
+
+/// The table of `docs/path.md`, and what stands below it.
+struct Table {
+    lines: String,
+    details: String,
+    wrong: Vec<String>,
+}
+
+impl Table {
+    fn new() -> Table {
+        let lines = format!("| box | {} |\n|{}\n", NAMES.join(" | "), " --- |".repeat(NAMES.len() + 1));
+        Table { lines, details: String::new(), wrong: Vec::new() }
+    }
+
+    /// Adds a box, wherever it stands, and what of it is not as expected.
+    fn add(&mut self, name: &str, expected: Verdicts, looks: &[Looks]) {
+        let mut line = format!("| {name} |");
+        for (behaviour, expected) in NAMES.iter().zip(expected) {
+            let mut as_expected = true;
+            for Looks { what, rows, .. } in looks {
+                let found = rows.iter().find(|row| row.0 == *behaviour);
+                let this_one = match (found, expected) {
+                    (Some(row), Some(expected)) => expected.split(" or ").any(|verdict| verdict == row.1),
+                    (found, expected) => found.is_none() && expected.is_none(),
+                };
+                if !this_one {
+                    as_expected = false;
+                    self.wrong.push(format!("{what}: {behaviour} is expected to be {expected:?}: {found:?}"));
+                }
+            }
+            let _ = write!(line, " {} |", if as_expected { expected.unwrap_or("not tried") } else { "?" });
+        }
+        let _ = writeln!(self.lines, "{line}");
+        for Looks { what, rows, script } in looks {
+            for (name, verdict, seen) in rows.iter().filter(|row| row.1 != "carried") {
+                let _ = writeln!(self.details, "- {what}, {name}: {verdict}: {seen}");
+            }
+            let differences = disagreements(rows, script, expected);
+            self.wrong.extend(differences.iter().map(|line| format!("{what}: {line}")));
+        }
+    }
+
+    /// Prints the table.
+    #[track_caller]
+    fn finish(self) {
+        println!("{}\n{}", self.lines, self.details);
+        assert!(self.wrong.is_empty(), "{:#?}", self.wrong);
+    }
+}
+
 /// Where the script sees something else than the probe.
-fn disagreements(rows: &[(String, String, String)], script: &Value, certain: impl Fn(&str) -> bool) -> Vec<String> {
-    let is_true = |value: &Value| value.as_bool().unwrap();
-    let says = [
-        ("half-close", script["half-close"].as_array().unwrap().iter().all(|case| is_true(&case["whole"]))),
-        ("idle", script["idle"].as_object().unwrap().values().all(is_true)),
-        ("sizes", script["sizes"].as_object().unwrap().values().all(is_true)),
-    ];
-    let verdict = |name| rows.iter().find(|row| row.0 == name).map(|row| row.1 == "carried");
-    let differs = says.iter().filter(|&&(name, whole)| certain(name) && verdict(name) != Some(whole));
-    differs.map(|(name, whole)| format!("{name}: the script says {whole}: {script}")).collect()
+fn disagreements(rows: &Rows, script: &Value, expected: Verdicts) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (name, expected) in NAMES.iter().zip(expected) {
+        let Some(found) = script.get(name) else { continue };
+        let whole = match found {
+            Value::Array(cases) => cases.iter().all(|case| case["whole"] == true),
+            Value::Object(cases) => cases.values().all(|whole| whole == true),
+            whole => whole == true,
+        };
+        let verdict = rows.iter().find(|row| row.0 == *name).map(|row| row.1 == "carried");
+        // What depends on the moment may differ between two looks at it.
+        let certain = expected.is_some_and(|verdict| !verdict.contains(" or "));
+        if certain && verdict != Some(whole) {
+            differences.push(format!("{name}: the script says {whole}: {script}"));
+        }
+    }
+    differences
 }
 
 #[test]
@@ -199,167 +302,358 @@ fn each_box_makes_of_each_behaviour_what_is_known_of_it() {
     }
     let server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();
-    let mut table = format!("| box | {} |\n|{}\n", NAMES.join(" | "), " --- |".repeat(NAMES.len() + 1));
-    let (mut details, mut wrong) = (String::new(), Vec::new());
+    let mut table = Table::new();
     for start in boxes(server.addr, folder.path()) {
         let running = start();
-        let port = running.addr.port().to_string();
-        let tried = NAMES.iter().zip(running.expected).filter(|(_, verdict)| verdict.is_some());
-        let only: Vec<&str> = tried.map(|(&name, _)| name).collect();
-        let mut probe = Command::new(PROBE);
-        let rows = rows(probe.args(["127.0.0.1", &port, "--idle-max", "4s", "--only", &only.join(",")]));
-        let script = run_within(2 * PATIENCE, Command::new("python3").args([PATH_PY, "127.0.0.1", &port]));
-        let script: Value = serde_json::from_str(&script.stdout).unwrap_or_else(|_| panic!("{script:?}"));
-        let _ = write!(table, "| {} |", running.name);
-        for (name, expected) in NAMES.iter().zip(running.expected) {
-            let found = rows.iter().find(|row| row.0 == *name);
-            let as_expected = match (found, expected) {
-                (Some(row), Some(expected)) => expected.split(" or ").any(|verdict| verdict == row.1),
-                (found, expected) => found.is_none() && expected.is_none(),
-            };
-            let _ = write!(table, " {} |", if as_expected { expected.unwrap_or("not tried") } else { "?" });
-            if !as_expected {
-                wrong.push(format!("{}: {name} is expected to be {expected:?}: {found:?}", running.name));
-            }
+        let looks = look(running.name.to_owned(), |program| Command::new(program), running.addr, running.expected);
+        if let Some(version) = running.name.strip_prefix("haproxy, send-proxy") {
+            let version = version.strip_prefix("-v").unwrap_or("1");
+            let looks_like = format!("it looks like a PROXY protocol v{version} header");
+            assert!(seen(&looks.rows, "echo").ends_with(&looks_like), "{:?}", looks.rows);
         }
-        table.push('\n');
-        for (name, verdict, seen) in rows.iter().filter(|row| row.1 != "carried") {
-            let _ = writeln!(details, "- {}, {name}: {verdict}: {seen}", running.name);
-        }
-        // What depends on the moment may differ between two looks at it.
-        let certain = |name: &str| {
-            !NAMES
-                .iter()
-                .zip(running.expected)
-                .any(|(&known, verdict)| known == name && verdict.is_some_and(|verdict| verdict.contains(" or ")))
-        };
-        wrong.extend(disagreements(&rows, &script, certain).iter().map(|line| format!("{}: {line}", running.name)));
+        table.add(running.name, running.expected, &[looks]);
     }
-    println!("{table}\n{details}");
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    table.finish();
 }
 
-/// Two hosts with a router between them, each in a network namespace of its own, gone with the value.
+/// Where a router stands that does something to what it forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    /// Between client and server, with nothing else.
+    Only,
+    /// Between client and haproxy.
+    Client,
+    /// Between haproxy and server.
+    Server,
+}
+
+impl Leg {
+    const ALL: [Leg; 3] = [Leg::Only, Leg::Client, Leg::Server];
+
+    fn place(self) -> &'static str {
+        match self {
+            Leg::Only => "",
+            Leg::Client => ", before haproxy",
+            Leg::Server => ", behind haproxy",
+        }
+    }
+}
+
+/// What listens in a network: a server, and haproxy before it if there is one.
+struct Served {
+    server: Server,
+    _haproxy: Option<Program>,
+    /// Where the client connects to.
+    addr: SocketAddr,
+}
+
+/// Hosts in a row with a router between each and the next, each of them in a network namespace of its own, gone with the
+/// value: a client, haproxy unless there is one leg only, and a server.
 struct Routed {
-    client: String,
-    router: String,
-    server: String,
+    hosts: Vec<String>,
+    routers: Vec<String>,
+    leg: Leg,
 }
 
-const SERVER_ADDR: &str = "10.201.2.1";
+/// The address of a host's end of the cable to the router beside it. Each cable is a network: 1 and 2 lead to and from the
+/// first router, 3 and 4 to and from the second.
+fn host_on(cable: usize) -> String {
+    format!("10.201.{cable}.1")
+}
 
 impl Routed {
     /// A new network; `None`, with a line that says so, where none can be made.
-    fn new(name: &str) -> Option<Routed> {
-        if !have(&["ip", "nft"]) {
-            return None;
-        }
-        let name = |end: &str| format!("multiconn-{}-{name}-{end}", std::process::id());
-        let network = Routed { client: name("client"), router: name("router"), server: name("server") };
-        let made = run(Command::new("ip").args(["netns", "add", &network.router]));
+    fn new(leg: Leg) -> Option<Routed> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let legs = if leg == Leg::Only { 1 } else { 2 };
+        let name = format!("multiconn-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let hosts = (0..=legs).map(|host| format!("{name}-host{host}")).collect();
+        let routers = (0..legs).map(|router| format!("{name}-router{router}")).collect();
+        let network = Routed { hosts, routers, leg };
+        let made = run(Command::new("ip").args(["netns", "add", &network.hosts[0]]));
         if made.code != Some(0) {
             skipped(&format!("the right to make network namespaces ({})", made.stderr.trim()));
             return None;
         }
-        let ends = [
-            (&network.client, "near", "10.201.1.1", "10.201.1.254"),
-            (&network.server, "far", SERVER_ADDR, "10.201.2.254"),
-        ];
-        for (host, cable, addr, gateway) in ends {
-            system(&format!("ip netns add {host}"));
-            system(&format!("ip link add {cable} netns {} type veth peer name cable netns {host}", network.router));
-            system(&format!("ip -n {} addr add {gateway}/24 dev {cable}", network.router));
-            system(&format!("ip -n {} link set {cable} up", network.router));
-            system(&format!("ip -n {host} addr add {addr}/24 dev cable"));
-            system(&format!("ip -n {host} link set cable up"));
-            system(&format!("ip -n {host} link set lo up"));
-            system(&format!("ip -n {host} route add default via {gateway}"));
+        for namespace in network.hosts[1..].iter().chain(&network.routers) {
+            system(&format!("ip netns add {namespace}"));
         }
-        network.route("sysctl -qw net.ipv4.ip_forward=1");
+        for namespace in network.hosts.iter().chain(&network.routers) {
+            system(&format!("ip -n {namespace} link set lo up"));
+        }
+        for (index, router) in network.routers.iter().enumerate() {
+            let (near, far) = (2 * index + 1, 2 * index + 2);
+            for (host, device, cable, beyond) in [(index, "near", near, far), (index + 1, "far", far, near)] {
+                let (host, addr) = (&network.hosts[host], host_on(cable));
+                let end = format!("to-{device}");
+                system(&format!("ip link add {device} netns {router} type veth peer name {end} netns {host}"));
+                system(&format!("ip -n {router} addr add 10.201.{cable}.254/24 dev {device}"));
+                system(&format!("ip -n {router} link set {device} up"));
+                system(&format!("ip -n {host} addr add {addr}/24 dev {end}"));
+                system(&format!("ip -n {host} link set {end} up"));
+                system(&format!("ip -n {host} route add 10.201.{beyond}.0/24 via 10.201.{cable}.254"));
+            }
+            system(&format!("ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"));
+        }
         Some(network)
     }
 
-    /// Runs one of the system's tools on the router.
+    /// The router that does something.
+    fn router(&self) -> &str {
+        &self.routers[usize::from(self.leg == Leg::Server)]
+    }
+
+    /// Runs one of the system's tools on that router.
     #[track_caller]
-    fn route(&self, command: &str) {
-        system(&format!("ip netns exec {} {command}", self.router));
+    fn route(&self, command: &str) -> Run {
+        system(&format!("ip netns exec {} {command}", self.router()))
     }
 
-    /// A server at the far end.
-    fn server(&self) -> Server {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.server, SERVER, SERVER_ADDR, "0"]);
-        Server::start_command(command)
-    }
-
-    /// The probe at the near end, with these options, which are separated by spaces.
-    fn probe(&self, server: &Server, options: &str) -> Command {
-        let mut command = Command::new("ip");
-        let port = server.addr.port().to_string();
-        command.args(["netns", "exec", &self.client, PROBE, SERVER_ADDR, &port]).args(options.split_whitespace());
-        command
+    /// Starts the server, and haproxy if there is a host for it.
+    #[track_caller]
+    fn serve(&self, folder: &Path) -> Served {
+        let mut server = inside(self.hosts.last().unwrap(), SERVER);
+        server.args([&host_on(2 * self.routers.len()), "0"]);
+        let server = Server::start_command(server);
+        if self.leg == Leg::Only {
+            return Served { addr: server.addr, server, _haproxy: None };
+        }
+        let host = &self.hosts[1];
+        let addr = SocketAddr::new(host_on(2).parse().unwrap(), server.addr.port());
+        let config = folder.join(format!("{host}.cfg"));
+        std::fs::write(&config, haproxy_config(addr, server.addr, "60s", "", "")).unwrap();
+        let mut haproxy = inside(host, "haproxy");
+        haproxy.args([Path::new("-db"), Path::new("-f"), &config]).stdout(Stdio::null());
+        let haproxy = Program::start(haproxy);
+        let begun = Instant::now();
+        while run(inside(host, "ss").arg("-Hltn")).stdout.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "haproxy does not listen: {:#?}", haproxy.lines());
+        }
+        Served { server, _haproxy: Some(haproxy), addr }
     }
 }
 
 impl Drop for Routed {
     fn drop(&mut self) {
-        for namespace in [&self.client, &self.router, &self.server] {
+        for namespace in self.hosts.iter().chain(&self.routers) {
             let _ = Command::new("ip").args(["netns", "del", namespace]).stderr(Stdio::null()).status();
         }
     }
 }
 
+/// A program in a namespace. `ip` becomes that program.
+fn inside(namespace: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, program]);
+    command
+}
+
 /// Runs one of the system's tools.
 #[track_caller]
-fn system(command: &str) {
+fn system(command: &str) -> Run {
     let words: Vec<&str> = command.split_whitespace().collect();
     let run = run(Command::new(words[0]).args(&words[1..]));
     assert_eq!(run.code, Some(0), "{command}: {run:?}");
+    run
 }
 
-/// The two numbers in what was seen, with its unit's multiple.
+/// The numbers in what was seen, without their units.
 fn numbers(seen: &str) -> Vec<f64> {
     seen.split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
-#[test]
-#[ignore = "needs root, ip and nft"]
-fn a_router_that_forgets_a_connection_is_narrowed_to_half_a_second() {
-    let Some(network) = Routed::new("forgets") else { return };
-    network.route(
-        "nft add table inet forgets { chain forwarded { type filter hook forward priority 0 ; ct state invalid drop ; } ; }",
-    );
-    network.route(
-        "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=3 net.netfilter.nf_conntrack_tcp_loose=0",
-    );
-    let server = network.server();
-    let rows = rows(&mut network.probe(&server, "--only sizes,half-close,idle,long --idle-max 8s"));
-    for (name, verdict, seen) in &rows {
-        assert_eq!(verdict, if name == "idle" { "silent" } else { "carried" }, "{name}: {seen}");
+/// The place of the byte that a relay flips in each stream.
+const FLIPPED: usize = 5_000;
+
+/// What a router does to what it forwards.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// It translates the client's address, forgets a connection that was idle for 3 s, and drops what belongs to none.
+    /// With `loose`, it takes the middle of a stream for a new connection.
+    Forgets { loose: bool },
+    /// Its link towards the server takes 1,300 bytes, and "fragmentation needed" never arrives.
+    Hole,
+    /// It changes one byte of each stream, on the way `there` or `back`.
+    Flips { way: &'static str },
+}
+
+impl Fault {
+    fn name(self) -> String {
+        match self {
+            Fault::Forgets { loose } => format!("NAT that forgets after 3 s, loose {}", u8::from(loose)),
+            Fault::Hole => "MTU 1,300, ICMP dropped".to_owned(),
+            Fault::Flips { way } => format!("byte 5,000 flipped on the way {way}"),
+        }
     }
-    let idle = rows.iter().find(|row| row.0 == "idle").unwrap();
-    assert!(idle.2.ends_with("; with TCP keepalive every second it lives"), "{idle:?}");
-    let limits = numbers(&idle.2);
-    // An entry of netfilter's lives up to a second longer than its time: it is looked for now and then.
-    assert!(limits[1] - limits[0] <= 0.55 && limits[0] < 4.0 && limits[1] >= 3.0, "{idle:?}");
-    figure("a router that forgets after 3 s", &idle.2);
+
+    fn expected(self) -> Verdicts {
+        match self {
+            Fault::Forgets { loose: true } => CARRIED,
+            Fault::Forgets { loose: false } => but([("idle", Some("silent"))]),
+            Fault::Hole => {
+                but([("sizes", Some("silent")), ("half-close", Some("silent")), ("slow-reader", Some("silent"))])
+            }
+            Fault::Flips { .. } => {
+                but([("sizes", Some("cut")), ("half-close", Some("cut")), ("slow-reader", Some("cut"))])
+            }
+        }
+    }
+
+    /// Puts the fault into a network. Returns the program that causes it, if it is one.
+    #[track_caller]
+    fn start(self, network: &Routed) -> Option<Program> {
+        match self {
+            Fault::Forgets { loose } => {
+                network.route(
+                    "nft add table ip forgets { \
+                     chain forwarded { type filter hook forward priority 0 ; ct state invalid drop ; \
+                     ct state new tcp flags & syn == 0 counter ; } ; \
+                     chain leaving { type nat hook postrouting priority 100 ; oifname far masquerade ; } ; }",
+                );
+                network.route("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=3");
+                network.route(&format!("sysctl -qw net.netfilter.nf_conntrack_tcp_loose={}", u8::from(loose)));
+                None
+            }
+            Fault::Hole => {
+                network.route("ip link set far mtu 1300");
+                network.route(
+                    "nft add table ip hole { chain leaving { type filter hook output priority 0 ; ip protocol icmp drop ; } ; }",
+                );
+                None
+            }
+            Fault::Flips { way } => {
+                let mut relay = inside(network.router(), "python3");
+                relay.args([FLIP_PY, "flip", way, &FLIPPED.to_string()]).stdout(Stdio::null());
+                let relay = Program::start(relay);
+                relay.line("flip is there");
+                network.route("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.flip.rp_filter=0");
+                network.route("ip link set flip up");
+                network.route("ip route add default dev flip table 100");
+                for device in ["near", "far"] {
+                    network.route(&format!("ip rule add iif {device} lookup 100"));
+                }
+                Some(relay)
+            }
+        }
+    }
+
+    /// Checks the figures in what the probe and the script saw.
+    #[track_caller]
+    fn check(self, network: &Routed, looks: &Looks) {
+        let rows = &looks.rows;
+        match self {
+            Fault::Forgets { loose: true } => {
+                let rules = network.route("nft list ruleset").stdout;
+                let again: u32 =
+                    rules.split_once("counter packets ").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+                assert!(again > 0, "no connection was forgotten: {rules}");
+            }
+            Fault::Forgets { loose: false } => {
+                let idle = seen(rows, "idle");
+                // Keepalive ends at haproxy, which sends none to the server.
+                let keepalive = match network.leg {
+                    Leg::Only | Leg::Client => "with TCP keepalive every second it lives",
+                    Leg::Server => "TCP keepalive every second does not help",
+                };
+                assert!(idle.ends_with(keepalive), "{idle}");
+                let limits = numbers(idle);
+                // An entry of netfilter's lives up to a second longer than its time: it is looked for now and then.
+                assert!(limits[1] - limits[0] <= 0.55 && limits[0] < 4.0 && limits[1] >= 3.0, "{idle}");
+            }
+            Fault::Hole => {
+                // 1,300 bytes less 20 for IP, 20 for TCP and 12 for its timestamps.
+                let limits = numbers(seen(rows, "sizes"));
+                let narrow = limits[0] <= 1_248.0 && 1_248.0 < limits[1] && limits[1] - limits[0] <= 8.0;
+                assert!(narrow, "{rows:?}");
+            }
+            Fault::Flips { .. } => {
+                let place = format!("a wrong byte at offset {FLIPPED}: ");
+                for name in ["sizes", "half-close", "slow-reader"] {
+                    assert!(seen(rows, name).contains(&place), "{name}: {rows:?}");
+                }
+                let wrong: Vec<_> =
+                    looks.script["half-close"].as_array().unwrap().iter().map(|case| &case["wrong"]).collect();
+                assert_eq!(
+                    wrong,
+                    [&Value::Null, &FLIPPED.into(), &FLIPPED.into(), &FLIPPED.into()],
+                    "{}",
+                    looks.script
+                );
+            }
+        }
+    }
+}
+
+/// Generated messages through a router that flips a byte: the fault of each connection has its place.
+#[track_caller]
+fn the_client_names_the_flipped_byte(network: &Routed, served: &Served, way: &str) {
+    let mut client = inside(&network.hosts[0], CLIENT);
+    let (host, port) = (served.addr.ip().to_string(), served.addr.port().to_string());
+    client.args([&host, &port, "3", "--json"]).args("--size 1000 --messages 20".split(' '));
+    let run = run_within(PATIENCE, &mut client);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+    let faults = report["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 3, "on the way {way}: {report}");
+    for fault in faults {
+        assert_eq!(
+            (&fault["kind"], &fault["offset"]),
+            (&"corrupted".into(), &FLIPPED.into()),
+            "on the way {way}: {fault}"
+        );
+    }
+}
+
+/// The relay changed only what went to `listener` (there) or came from it (back).
+#[track_caller]
+fn it_was_flipped_on_the_way(relay: &Program, way: &str, listener: SocketAddr) {
+    let flipped: Vec<String> = relay.lines().split_off(1);
+    let (there, back) = (format!(" > {listener}"), format!("flipped {listener} > "));
+    let right = |line: &String| if way == "there" { line.ends_with(&there) } else { line.starts_with(&back) };
+    assert!(!flipped.is_empty() && flipped.iter().all(right), "on the way {way}: {flipped:#?}");
+}
+
+/// Looks at a fault on one leg. `None` where no network can be made.
+fn look_through(fault: Fault, leg: Leg, folder: &Path) -> Option<Looks> {
+    let network = Routed::new(leg)?;
+    let relay = fault.start(&network);
+    let served = network.serve(folder);
+    let what = format!("{}{}", fault.name(), leg.place());
+    let looks = look(what, |program| inside(&network.hosts[0], program), served.addr, fault.expected());
+    fault.check(&network, &looks);
+    if let (Fault::Flips { way }, Some(relay)) = (fault, relay) {
+        the_client_names_the_flipped_byte(&network, &served, way);
+        it_was_flipped_on_the_way(&relay, way, if leg == Leg::Server { served.server.addr } else { served.addr });
+    }
+    Some(looks)
 }
 
 #[test]
-#[ignore = "needs root, ip and nft"]
-fn a_hole_in_the_mtu_is_found_within_eight_bytes() {
-    let Some(network) = Routed::new("hole") else { return };
-    system(&format!("ip -n {} link set far mtu 1300", network.router));
-    // "Fragmentation needed" never arrives.
-    network.route(
-        "nft add table inet hole { chain leaving { type filter hook output priority 0 ; ip protocol icmp drop ; } ; }",
-    );
-    let server = network.server();
-    let rows = rows(&mut network.probe(&server, "--only sizes --timeout 2s"));
-    let sizes = rows.iter().find(|row| row.0 == "sizes").unwrap();
-    assert_eq!(sizes.1, "silent", "{sizes:?}");
-    // 1,300 bytes less 20 for IP, 20 for TCP and 12 for its timestamps.
-    let limits = numbers(&sizes.2);
-    assert!(limits[0] <= 1_248.0 && 1_248.0 < limits[1] && limits[1] - limits[0] <= 8.0, "{sizes:?}");
-    figure("a hole in the MTU at 1,300 bytes", &sizes.2);
+#[ignore = "needs root, ip, nft, ss, haproxy and python3, and a minute"]
+fn a_router_on_either_leg_makes_of_each_behaviour_what_is_known_of_it() {
+    if !have(&["ip", "nft", "ss", "haproxy", "python3"]) {
+        return;
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return skipped("/dev/net/tun");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut table = Table::new();
+    let faults = [
+        Fault::Forgets { loose: false },
+        Fault::Forgets { loose: true },
+        Fault::Hole,
+        Fault::Flips { way: "there" },
+        Fault::Flips { way: "back" },
+    ];
+    for fault in faults {
+        // Side by side, as each of them waits most of the time.
+        let looks: Vec<Option<Looks>> = std::thread::scope(|scope| {
+            let looks = Leg::ALL.map(|leg| scope.spawn(move || look_through(fault, leg, folder)));
+            looks.into_iter().map(|look| look.join().unwrap()).collect()
+        });
+        let Some(looks) = looks.into_iter().collect::<Option<Vec<Looks>>>() else { return };
+        table.add(&fault.name(), fault.expected(), &looks);
+    }
+    table.finish();
 }

@@ -2,8 +2,9 @@
 
     path.py HOST PORT
 
-Prints one JSON object: for half-close how many bytes came back of 22, 100,000, 4,000,000, and 6,000,000 to a reader that
-pauses 1.5 s; for idle whether a connection lived through 1 and through 4 s; for sizes those that came back whole.
+Prints one JSON object: for echo whether 22 bytes came back, and if they did: for half-close how many bytes came back of 22,
+100,000, 4,000,000, and 6,000,000 to a reader that pauses 1.5 s, and the offset of the first wrong one; for idle whether a
+connection lived through 1 and through 4 s; for sizes those that came back whole.
 """
 
 import json
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
 PATIENCE = 5
@@ -55,7 +57,8 @@ def half_close(count, pause):
     time.sleep(pause)
     got, how = read(connection, count + 1)
     connection.close()
-    return {"returned": len(got), "whole": got == sent and how == "end"}
+    wrong = next((at for at, (one, other) in enumerate(zip(got, sent)) if one != other), None)
+    return {"returned": len(got), "wrong": wrong, "whole": got == sent and how == "end"}
 
 
 def idle(seconds):
@@ -73,12 +76,24 @@ def idle(seconds):
 
 def size(count):
     connection, sent = connect(), data(count)
-    connection.sendall(sent)
+    try:
+        connection.sendall(sent)
+    except OSError:
+        return False
     return read(connection, count)[0] == sent
 
 
-print(json.dumps({
-    "half-close": [half_close(count, pause) for count, pause in ((22, 0), (100000, 0), (4000000, 0), (6000000, 1.5))],
-    "idle": {str(seconds): idle(seconds) for seconds in (1, 4)},
-    "sizes": {str(count): size(count) for count in (1, 536, 1240, 1256, 1460, 9000, 65536)},
-}))
+def main():
+    found = {"echo": size(22)}
+    if found["echo"]:
+        with ThreadPoolExecutor(max_workers=16) as beside:
+            half_closes = beside.map(half_close, (22, 100000, 4000000, 6000000), (0, 0, 0, 1.5))
+            lives = {str(seconds): beside.submit(idle, seconds) for seconds in (1, 4)}
+            whole = {str(count): beside.submit(size, count) for count in (1, 536, 1240, 1256, 1460, 9000, 65536)}
+            found["half-close"] = list(half_closes)
+            found["idle"] = {name: future.result() for name, future in lives.items()}
+            found["sizes"] = {name: future.result() for name, future in whole.items()}
+    print(json.dumps(found))
+
+
+main()
