@@ -345,6 +345,11 @@ fn a_connection_that_says_nothing_is_greeted_if_that_was_asked_for() {
     let mut says_nothing = server.connect();
     expect(&mut says_nothing, b"multiconn-probe/1 greeting\n");
     ping(&mut says_nothing, b"an echo");
+    // A PROXY header is nothing that the client says.
+    ask(&server, "greet 1");
+    let mut proxied = server.connect();
+    proxied.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+    expect(&mut proxied, b"multiconn-probe/1 greeting\n");
     // One was asked for, and none of the others gets it.
     let mut next = server.connect();
     for stream in [&mut before, &mut talks, &mut next] {

@@ -182,17 +182,19 @@ impl Protocol for Partner {
     fn receive<'a>(&mut self, input: &'a [u8], out: &mut Outbox<'a>) -> usize {
         let mut length = 0;
         if let State::Fresh(_) = self.state {
-            match proxy_header::front(input) {
-                Front::Partial => return 0,
-                Front::None => {}
-                Front::Header { length: header, named } => (length, self.proxy) = (header, Some(named)),
+            if self.proxy.is_none() {
+                match proxy_header::front(input) {
+                    Front::Partial => return 0,
+                    Front::None => {}
+                    Front::Header { length: header, named } => (length, self.proxy) = (header, Some(named)),
+                }
+            }
+            if input.len() == length {
+                return length; // The header comes from a box, and the client has still said nothing.
             }
             self.state = State::Opening(Asked::default());
         }
         let rest = &input[length..];
-        if rest.is_empty() {
-            return length;
-        }
         length
             + match &mut self.state {
                 State::Opening(asked) => {

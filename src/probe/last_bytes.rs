@@ -70,7 +70,9 @@ impl Behaviour for LastBytes {
     fn row(&self, name: &'static str) -> Row {
         let (verdict, seen) = match &self.seen {
             None => (Verdict::Carried, String::new()),
-            Some(seen) if seen.answer.is_none() || seen.wrong_at.is_some() => (Verdict::of(seen), ending(seen)),
+            Some(seen) if seen.connected_after.is_none() || seen.wrong_at.is_some() => {
+                (Verdict::of(seen), ending(seen))
+            }
             Some(seen) => {
                 let bytes = format!("{} of the server's last {BYTES} B", seen.returned);
                 match &seen.ending {

@@ -402,6 +402,8 @@ impl<'a> Holder<'a> {
         if let Some(about) = about {
             let received = seen.answer.as_ref().and_then(Answer::received);
             let way = about.fault_at().map(|at| Way::of(received, at, about.sent));
+            // Bytes that never came may have belonged to a connection that never reached the server.
+            let way = way.filter(|&way| way != Way::Unknown || about.wrong_at.is_some());
             return running.hear(place, Seen { way, ..*about });
         }
         let echoes = matches!(plan.ask, None | Some(Question::Who));

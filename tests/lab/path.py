@@ -4,11 +4,13 @@
 
 Prints one JSON object: for echo whether 22 bytes came back, and if they did: for half-close how many bytes came back of 22,
 100,000, 4,000,000, and 6,000,000 to a reader that pauses 1.5 s, and the offset of the first wrong one; for idle whether a
-connection lived through 1 and through 4 s; for sizes those that came back whole.
+connection lived through 1 and through 4 s; for sizes those that came back whole. Where a partner answers
+(docs/probe-protocol.md), also for what needs one: whether it is carried.
 """
 
 import json
 import socket
+import struct
 import sys
 import threading
 import time
@@ -31,7 +33,7 @@ def read(connection, most):
     got = bytearray()
     while len(got) < most:
         try:
-            piece = connection.recv(65536)
+            piece = connection.recv(min(65536, most - len(got)))
         except TimeoutError:
             return bytes(got), "silent"
         except OSError:
@@ -83,16 +85,125 @@ def size(count):
     return read(connection, count)[0] == sent
 
 
+def ask(question, connection=None):
+    """Asks a partner. Returns the connection behind the answer, and the answer by names; no answer if none is there."""
+    connection = connection or connect()
+    line = b"multiconn-probe/1 " + question.encode() + b"\n"
+    connection.sendall(line + b"\n")
+    if read(connection, len(line))[0] != line:
+        return connection, None
+    answer = b""
+    while not answer.endswith(b"\n\n") and answer != b"\n":
+        piece = read(connection, 1)[0]
+        if not piece:
+            break
+        answer += piece
+    words = answer.decode().split()
+    if words[:2] != ["multiconn-probe/1", "ok"]:
+        return connection, None
+    return connection, dict(word.split("=", 1) for word in words[2:])
+
+
+def end_of(answer):
+    """How a connection ended at the partner, once it did."""
+    for pause in (0, 0.1, 0.4, 1, 2.5):
+        time.sleep(pause)
+        end = ask(f"end {answer['server']} {answer['connection']}")[1]
+        if end["state"] != "open":
+            break
+    return end
+
+
+def carried(row):
+    """Whether a row is. One whose answer does not come is not."""
+    try:
+        return row()
+    except (OSError, TypeError) as error:
+        print(f"{row.__name__}: {error!r}", file=sys.stderr)
+        return False
+
+
+def first_byte():
+    ask("greet 1")[0].close()
+    connection = connect()
+    connection.settimeout(1.5)
+    return read(connection, 27)[0] == b"multiconn-probe/1 greeting\n"
+
+
+def half_close_server():
+    connection, answer = ask("finish 100000")
+    got, how = read(connection, 100001)
+    try:
+        connection.sendall(data(1000))
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # The partner says what arrived.
+    return len(got) == 100000 and how == "end" and end_of(answer)["received"] == "1000"
+
+
+def reset_client():
+    connection, answer = ask("who")
+    connection.sendall(data(1000))
+    read(connection, 1000)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    return end_of(answer)["state"] == "reset"
+
+
+def reset_server():
+    got, how = read(ask("reset 1000")[0], 1001)
+    return len(got) == 1000 and how == "reset"
+
+
+def unread_close():
+    connection = ask("close 1000 700")[0]
+    connection.sendall(data(20000))
+    got, how = read(connection, 1001)
+    return len(got) == 1000 and how == "reset"
+
+
+def backpressure():
+    connection, answer = ask("hold 1500")
+    connection.sendall(data(32000000))
+    connection.shutdown(socket.SHUT_WR)
+    return end_of(answer)["received"] == "32000000"
+
+
+def urgent():
+    connection = ask("who")[0]
+    connection.sendall(b"before")
+    got = read(connection, 6)[0]
+    connection.send(b"!", socket.MSG_OOB)
+    connection.sendall(b"behind")
+    return got + read(connection, 7)[0] == b"before!behind"
+
+
+def address():
+    connection, answer = ask("who")
+    return answer["peer"] == "{}:{}".format(*connection.getsockname())
+
+
+def backends():
+    return len({ask("who")[1]["server"] for _ in range(20)}) == 1
+
+
+WITH_PARTNER = (first_byte, half_close_server, reset_client, reset_server, unread_close, backpressure, urgent, address, backends)
+
+
 def main():
     found = {"echo": size(22)}
+    partner = found["echo"] and ask("who")[1]
     if found["echo"]:
         with ThreadPoolExecutor(max_workers=16) as beside:
             half_closes = beside.map(half_close, (22, 100000, 4000000, 6000000), (0, 0, 0, 1.5))
             lives = {str(seconds): beside.submit(idle, seconds) for seconds in (1, 4)}
             whole = {str(count): beside.submit(size, count) for count in (1, 536, 1240, 1256, 1460, 9000, 65536)}
+            rows = [beside.submit(carried, row) for row in WITH_PARTNER if partner]
             found["half-close"] = list(half_closes)
             found["idle"] = {name: future.result() for name, future in lives.items()}
             found["sizes"] = {name: future.result() for name, future in whole.items()}
+            for row, future in zip(WITH_PARTNER, rows):
+                found[row.__name__.replace("_", "-")] = future.result()
     print(json.dumps(found))
 
 
