@@ -360,6 +360,44 @@ fn a_connection_that_says_nothing_is_greeted_if_that_was_asked_for() {
 }
 
 #[test]
+fn no_more_connections_are_greeted_than_was_asked_for_and_those_of_two_questions_add_up() {
+    let server = server();
+    for counts in [&[1][..], &[1, 2], &[16, 16]] {
+        let expected: u64 = counts.iter().sum::<u64>().min(16);
+        for count in counts {
+            ask(&server, &format!("greet {count}"));
+        }
+        // All of them are silent for as long when the first is greeted.
+        let mut silent: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
+        let begun = Instant::now();
+        let has_bytes = |stream: &&TcpStream| rustix::io::ioctl_fionread(stream).is_ok_and(|count| count > 0);
+        while silent.iter().filter(has_bytes).count() < usize::try_from(expected).unwrap() {
+            assert!(begun.elapsed() < PATIENCE, "{counts:?}");
+        }
+        std::thread::sleep(Duration::from_millis(100)); // Nothing tells that no more of them are greeted.
+        let mut greeted = 0;
+        for stream in &mut silent {
+            stream.write_all(b"an echo").unwrap();
+            let mut first = [0; 7];
+            stream.read_exact(&mut first).unwrap();
+            greeted += u64::from(&first == b"multico");
+        }
+        assert_eq!(greeted, expected, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_says_nothing_behind_a_proxy_header_is_greeted() {
+    let server = server();
+    ask(&server, "greet 1");
+    let mut stream = server.connect();
+    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 7\r\n").unwrap();
+    expect(&mut stream, b"multiconn-probe/1 greeting\n");
+    // Only one header is a proxy's.
+    ping(&mut stream, b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 7\r\n");
+}
+
+#[test]
 fn only_the_last_connections_are_remembered() {
     let server = server();
     let first = ask(&server, "who");

@@ -278,6 +278,75 @@ fn a_reader_that_is_gone_is_no_error() {
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
 }
 
+/// The behaviours that begin with a question.
+const ASKING: &str =
+    "first-byte,half-close-server,reset-client,reset-server,unread-close,backpressure,urgent,address,backends";
+
+/// A partner answers the first question, and `serve` gets the later connections.
+fn partner_once(answer: &'static str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let accepted = AtomicUsize::new(0);
+    path(move |mut stream| match accepted.fetch_add(1, Ordering::SeqCst) {
+        0 => _ = echo(&mut stream, PATIENCE),
+        1 => {
+            stream.read_exact(&mut [0; 23]).unwrap();
+            let _ = stream.write_all(format!("multiconn-probe/1 who\n{answer}\n\n").as_bytes());
+            swallow(&mut stream);
+        }
+        _ => serve(stream),
+    })
+}
+
+const ANSWER: &str = "multiconn-probe/1 ok server=00000000000000ff connection=2 stream=0102030405060708 \
+                      peer=127.0.0.1:9 local=127.0.0.1:7 proxy=none";
+
+#[test]
+fn a_question_that_reaches_a_server_that_is_no_partner_shows_nothing_of_the_path() {
+    let plain = |mut stream: TcpStream| _ = echo(&mut stream, PATIENCE);
+    let garbage = |mut stream: TcpStream| {
+        let _ = stream.write_all(&[0; 1000]);
+        swallow(&mut stream);
+    };
+    for addr in [partner_once(ANSWER, plain), partner_once(ANSWER, garbage)] {
+        let begun = Instant::now();
+        let run = run(addr, &format!("--only {ASKING} --json"));
+        let rows = Rows::of(&run);
+        for name in ASKING.split(',').filter(|&name| name != "backends") {
+            let seen = rows.seen(name, "not known");
+            assert!(seen.ends_with("its question reached a server that is no partner"), "{name}: {seen}");
+        }
+        assert_eq!(rows.seen("backends", "changed"), "20 of 20 reached a server that is no partner");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_connection_that_ends_before_the_answer_is_not_carried() {
+    let ends = |mut stream: TcpStream| drop(stream.read(&mut [0; 200]));
+    let ends_in_mid_answer = |mut stream: TcpStream| {
+        let mut question = [0; 200];
+        let count = stream.read(&mut question).unwrap();
+        let _ = stream.write_all(&[&question[..count - 1], b"multiconn-probe/1 ok ser"].concat());
+    };
+    for addr in [partner_once(ANSWER, ends), partner_once(ANSWER, ends_in_mid_answer)] {
+        let run = run(addr, &format!("--only {ASKING} --json"));
+        let rows = Rows::of(&run);
+        for name in ASKING.split(',').filter(|&name| name != "backends") {
+            assert!(rows.seen(name, "cut").contains("ended by a FIN after "), "{run:?}");
+        }
+        assert!(rows.seen("backends", "refused").starts_with("20 of 20 were not answered; "), "{run:?}");
+    }
+}
+
+#[test]
+fn an_answer_without_the_name_of_its_server_is_none() {
+    for answer in
+        ["multiconn-probe/1 ok state=open", "multiconn-probe/1 error no", "multiconn-probe/1 ok server=\x1b[2J"]
+    {
+        let run = run(partner_once(answer, drop), "--only address --json");
+        Rows::of(&run).seen("address", "not tried");
+    }
+}
+
 /// What a server that is no echo makes of a probe, which must not take longer than its patience of 1 s and a little.
 #[track_caller]
 fn no_echo(addr: SocketAddr, verdict: &str, seen: &str) {
@@ -324,6 +393,36 @@ fn a_server_that_is_no_echo_is_described() {
     );
     // The reset comes before the connect is noticed, or after it.
     no_echo(path(common::reset), "refused", "reset");
+}
+
+#[test]
+fn what_comes_in_the_moment_of_the_connect_is_seen() {
+    let settings = Settings {
+        idle_max: Duration::from_secs(1),
+        size_max: 1,
+        timeout: Duration::from_secs(5),
+        chosen: vec!["echo"],
+        run: 7,
+    };
+    for (banner, seen) in [
+        (&b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], "0 of 22 B back; a wrong byte at offset 0: b\"SSH"),
+        (b"", "0 of 22 B back; "),
+    ] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // On the thread that accepts: no server answers sooner.
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let _ = stream.write_all(banner);
+                open.push((!banner.is_empty()).then_some(stream));
+            }
+        });
+        for _ in 0..50 {
+            let probed = probe(&[addr], &settings).unwrap();
+            assert!(probed.rows[0].seen.starts_with(seen), "{probed:?}");
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use mio::Token;
 
 use self::account::Account;
 use self::proxy_header::Front;
-use self::question::{Asked, GREETING, Heard, OPENING, Question};
+use self::question::{Asked, GREETING, Heard, MOST_GREETINGS, OPENING, Question};
 use crate::client::pattern::Pattern;
 use crate::client::verdict;
 use crate::engine::connection::{Connection, End};
@@ -60,7 +60,7 @@ pub struct Partner {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing came yet. If nothing comes until then, the peer is greeted.
+    /// Nothing came yet, but perhaps a PROXY header. If nothing comes until then, the peer may be greeted.
     Fresh(Option<Moment>),
     /// What came so far may be a question. It is echoed in any case.
     Opening(Asked),
@@ -93,7 +93,7 @@ enum Wish {
     Answer(Result<Question, &'static str>),
     /// A time of reading nothing is over.
     ReadOn,
-    Greeted,
+    Greet,
     End(LastAct),
 }
 
@@ -189,8 +189,8 @@ impl Protocol for Partner {
                     Front::Header { length: header, named } => (length, self.proxy) = (header, Some(named)),
                 }
             }
-            if input.len() == length {
-                return length; // The header comes from a box, and the client has still said nothing.
+            if length == input.len() {
+                return length; // The header is the proxy's. Whom it speaks for has said nothing, and may be greeted.
             }
             self.state = State::Opening(Asked::default());
         }
@@ -253,9 +253,8 @@ impl Protocol for Partner {
     fn deadline_passed(&mut self, out: &mut Outbox<'_>) {
         match self.state {
             State::Fresh(_) => {
-                out.copy(GREETING.as_bytes());
                 self.state = State::Fresh(None);
-                self.ask(Wish::Greeted, out);
+                self.ask(Wish::Greet, out); // Others may have been silent for as long.
             }
             // What came meanwhile stays unread.
             State::Holding { then: Some(count), .. } => {
@@ -376,7 +375,11 @@ impl Partners {
                 }
                 event_loop.wake(token);
             }
-            Some(Wish::Greeted) => self.greetings.0 = self.greetings.0.saturating_sub(1),
+            Some(Wish::Greet) if self.greetings.0 == 0 => {}
+            Some(Wish::Greet) => {
+                self.greetings.0 -= 1;
+                let _ = event_loop.send(token, GREETING.as_bytes());
+            }
             Some(Wish::End(LastAct::Reset)) => event_loop.reset(token),
             Some(Wish::End(LastAct::Close)) => event_loop.close(token),
         }
@@ -386,7 +389,10 @@ impl Partners {
         let mut answer = format!("{OPENING}ok server={:016x}", self.server);
         let found = match question {
             Question::Greet(count) => {
-                self.greetings = (count, event_loop.now().plus(GREETING_TIME));
+                let now = event_loop.now();
+                // Those that another probe asked for just now are owed as well.
+                let owed = if now < self.greetings.1 { self.greetings.0 } else { 0 };
+                self.greetings = ((owed + count).min(MOST_GREETINGS), now.plus(GREETING_TIME));
                 None
             }
             Question::End(server, _) if server != self.server => Some(None),

@@ -114,8 +114,12 @@ fn pause(word: Option<&str>) -> Result<Duration, &'static str> {
 pub struct Answer(Vec<(String, String)>);
 
 impl Answer {
-    /// Reads a line without its end; `None` if it is no answer, or says that something is wrong.
+    /// Reads a line without its end; `None` if it is no answer, or says that something is wrong. Values are printed, so
+    /// nothing may be in them that a terminal takes for a command.
     fn of(line: &str) -> Option<Answer> {
+        if line.contains(|letter: char| letter != ' ' && !letter.is_ascii_graphic()) {
+            return None;
+        }
         let pairs = line.strip_prefix(OPENING)?.strip_prefix("ok ")?.split(' ');
         let pairs = pairs.map(|pair| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
         pairs.collect::<Option<_>>().map(Answer)
@@ -151,7 +155,7 @@ impl Answer {
 pub enum Reply {
     /// A partner's answer.
     Answer(Answer),
-    /// The question came back like any other bytes: an echo server that is no partner, or one that did not understand.
+    /// The question came back, and no answer of a partner: an echo server that is none, or one that did not understand.
     Echoed,
     /// Something else came.
     Foreign,
@@ -213,7 +217,8 @@ impl Asking {
             self.reply = Some(Reply::Echoed);
         } else if answer.ends_with(END.as_bytes()) {
             let line = str::from_utf8(&answer[..answer.len() - END.len()]).ok();
-            self.reply = Some(line.and_then(Answer::of).map_or(Reply::Echoed, Reply::Answer));
+            let answer = line.and_then(Answer::of).filter(|answer| answer.hex("server").is_some());
+            self.reply = Some(answer.map_or(Reply::Echoed, Reply::Answer));
         }
     }
 }
@@ -333,6 +338,10 @@ mod tests {
             assert_eq!((answer.text("peer"), answer.text("local")), (Some("127.0.0.1:9"), None));
             assert_eq!(replied("", piece), (Some(Reply::Echoed), 4));
             assert_eq!(replied("multiconn-probe/1 error unknown question\n", piece), (Some(Reply::Echoed), 4));
+            for wrong in ["state=fin", "server=", "server=x", "server=7 proxy=v1,\x1b[2J", "server=7  state=fin"] {
+                let wrong = format!("multiconn-probe/1 ok {wrong}\n");
+                assert_eq!(replied(&wrong, piece).0, Some(Reply::Echoed), "{wrong:?}");
+            }
             assert_eq!(replied(&"x".repeat(LONGEST_ANSWER), piece).0, Some(Reply::Foreign));
         }
         let mut asking = Asking::new(Question::Who);

@@ -46,7 +46,12 @@ impl Behaviour for Address {
 fn judge(seen: &Seen) -> (Verdict, String) {
     let answer = |name| seen.answer.as_ref().and_then(|answer| answer.text(name));
     let peer = answer("peer").and_then(|peer| peer.parse::<SocketAddr>().ok());
-    let (Some(peer), Some(local)) = (peer, seen.local) else { return (Verdict::of(seen), ending(seen)) };
+    let (Some(peer), Some(local)) = (peer, seen.local) else {
+        return match seen.answer {
+            Some(_) => (Verdict::NotKnown, "the server's answer has no address".to_owned()),
+            None => (Verdict::of(seen), ending(seen)),
+        };
+    };
     let header = match answer("proxy").and_then(|proxy| proxy.split_once(',')) {
         Some((version, named)) if named == local.to_string() => format!("; a PROXY header ({version}) names us"),
         Some((version, named)) => format!("; a PROXY header ({version}) names {named}"),
@@ -78,6 +83,7 @@ mod tests {
             (row.verdict, row.seen)
         };
         let cases = [
+            ("x", "none", Verdict::NotKnown, "the server's answer has no address"),
             ("192.0.2.1:5000", "none", Verdict::Carried, "the server sees our address and port"),
             ("192.0.2.1:7", "none", Verdict::Changed, "the server sees our address, and port 7 for our 5000"),
             ("192.0.2.9:5000", "none", Verdict::Changed, "the server sees 192.0.2.9 for our 192.0.2.1, and our port"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::partner::question::Question;
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending};
-use crate::probe::conversation::{Plan, Seen};
+use crate::probe::conversation::{Ending, Plan, Seen};
 
 const CONNECTIONS: usize = 20;
 
@@ -37,7 +37,7 @@ impl Behaviour for Backends {
         let answered: usize = self.servers.values().sum();
         let shares: Vec<String> = self.servers.values().map(usize::to_string).collect();
         let (verdict, seen) = match (&self.first_failed, self.servers.len()) {
-            (Some(first), _) if first.came_back() => (
+            (Some(first), _) if first.ending == Ending::Done => (
                 Verdict::Changed,
                 format!("{} of {CONNECTIONS} reached a server that is no partner", CONNECTIONS - answered),
             ),
@@ -65,7 +65,6 @@ impl Behaviour for Backends {
 mod tests {
     use super::*;
     use crate::partner::question::answer;
-    use crate::probe::conversation::Ending;
 
     #[test]
     fn servers_are_counted_by_their_names() {

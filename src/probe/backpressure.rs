@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::partner::question::Question;
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
 use crate::probe::conversation::{Plan, Seen, Step};
-use crate::probe::inquiry::Inquiry;
+use crate::probe::inquiry::{self, Inquiry};
 
 /// More than the kernels' buffers on a path with one proxy (`tcp_rmem` and `tcp_wmem`: 6 and 4 MiB on each leg).
 const BYTES: u64 = 32_000_000;
@@ -53,7 +53,7 @@ impl Behaviour for Backpressure {
                     None => format!("{} were sent", size(seen.sent)),
                 };
                 match self.inquiry.received() {
-                    None => (Verdict::NotKnown, format!("{taken}; the question for its end reached another server")),
+                    None => (Verdict::NotKnown, format!("{taken}; {}", inquiry::ELSEWHERE)),
                     Some(BYTES) => (Verdict::Carried, format!("{} arrived; {taken}", size(BYTES))),
                     Some(received) => {
                         let verdict = Verdict::of(seen);

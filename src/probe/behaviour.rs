@@ -65,6 +65,7 @@ impl Verdict {
         match &seen.ending {
             _ if seen.wrong_at.is_some() => Verdict::Cut,
             Ending::Done if seen.came_back() => Verdict::Carried,
+            Ending::Done if seen.unanswered => Verdict::NotKnown,
             // All that was left was the peer's FIN. A reset at any other place cuts something off.
             Ending::Reset(_) if seen.came_back() && seen.step == Some(Step::AwaitEnd) => Verdict::Changed,
             Ending::Done | Ending::EarlyEnd | Ending::Reset(_) => Verdict::Cut,
@@ -133,7 +134,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 fn decimals(bytes: u64, unit: u64) -> String {
-    let tenths = bytes * 10 / unit;
+    let tenths = bytes / (unit / 10); // A partner's number may be as large as it likes.
     if tenths.is_multiple_of(10) { format!("{}", tenths / 10) } else { format!("{}.{}", tenths / 10, tenths % 10) }
 }
 
@@ -174,6 +175,7 @@ fn how_it_ended(seen: &Seen) -> String {
     }
     let when = time(seen.after);
     match &seen.ending {
+        Ending::Done if seen.unanswered => "its question reached a server that is no partner".to_owned(),
         Ending::Done => format!("ended in order after {when}"),
         Ending::EarlyEnd => format!("ended by a FIN after {when}"),
         Ending::Reset(how) => format!("{how} after {when}"),
@@ -192,8 +194,8 @@ mod tests {
     #[test]
     fn sizes_and_times_are_short_and_exact_enough() {
         assert_eq!(
-            [22, 9_999, 100_000, 81_920, 4_000_000, 1_420_000].map(size),
-            ["22 B", "9999 B", "100 kB", "81.9 kB", "4 MB", "1.4 MB"]
+            [22, 9_999, 100_000, 81_920, 4_000_000, 1_420_000, u64::MAX].map(size),
+            ["22 B", "9999 B", "100 kB", "81.9 kB", "4 MB", "1.4 MB", "18446744073709.5 MB"]
         );
         assert_eq!(
             [80, 45_000, 2_340_000].map(|micros| time(Duration::from_micros(micros))),
@@ -209,6 +211,7 @@ mod tests {
         let cases = [
             (Seen { returned: 99, ..whole.clone() }, Verdict::Cut),
             (Seen { wrong_at: Some(100), ..whole.clone() }, Verdict::Cut),
+            (Seen { unanswered: true, planned: 0, sent: 0, returned: 0, ..whole.clone() }, Verdict::NotKnown),
             (Seen { ending: Ending::EarlyEnd, step: Some(Step::AwaitEcho), ..whole.clone() }, Verdict::Cut),
             (Seen { ending: reset(), step: Some(Step::AwaitEnd), ..whole.clone() }, Verdict::Changed),
             (Seen { ending: reset(), step: Some(Step::AwaitEnd), returned: 99, ..whole.clone() }, Verdict::Cut),

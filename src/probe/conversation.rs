@@ -57,7 +57,7 @@ pub struct Plan {
 /// How a conversation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All steps were done, and both FINs exchanged, or our reset sent.
+    /// All steps were done, and both FINs exchanged, or our reset sent. Or the question reached no partner.
     Done,
     /// The peer's FIN came before the steps were done.
     EarlyEnd,
@@ -103,6 +103,8 @@ pub struct Seen {
     pub sent_when_stuck: Option<u64>,
     /// The partner's answer, if there was a question and a partner.
     pub answer: Option<Answer>,
+    /// Whether it asked a question that no partner answered. Nothing of the plan was done then.
+    pub unanswered: bool,
     /// When the partner's greeting was whole, from the connect on.
     pub greeted_after: Option<Duration>,
     /// How many bytes are missing at the first wrong one, if the bytes there show that few are.
@@ -123,7 +125,7 @@ impl Seen {
     /// Whether every byte of the plan came back, and no other, however it ended.
     #[must_use]
     pub fn came_back(&self) -> bool {
-        self.wrong_at.is_none() && self.returned == self.planned && self.connected_after.is_some()
+        self.wrong_at.is_none() && self.returned == self.planned && self.connected_after.is_some() && !self.unanswered
     }
 
     /// Whether every byte came back, all steps were done, and both ends finished in order.
@@ -305,6 +307,7 @@ impl Conversation {
             sent_while_deaf: self.sent_while_deaf,
             sent_when_stuck: self.sent_when_stuck,
             answer: self.answer.clone(),
+            unanswered: self.question.is_some() && self.answer.is_none(),
             greeted_after: self.greeted_after,
             missing: self.missing(),
             local: self.local,
@@ -515,7 +518,7 @@ impl Protocol for Conversation {
             if self.at < self.steps.len() {
                 return; // Our direction goes on.
             }
-        } else if self.at < self.steps.len() {
+        } else if self.at < self.steps.len() || self.asking.is_some() {
             self.over = Some(Over::Early);
         }
         out.shut_down();
@@ -588,6 +591,7 @@ impl Seen {
             sent_while_deaf: 0,
             sent_when_stuck: None,
             answer: None,
+            unanswered: false,
             greeted_after: None,
             missing: None,
             local: None,

@@ -24,7 +24,7 @@ impl Behaviour for FirstByte {
         self.rounds += 1;
         match self.rounds {
             1 => vec![Plan { ask: Some(Question::Greet(1)), ..Plan::default() }],
-            2 => {
+            2 if self.seen.is_none() => {
                 let quiet = Step::AwaitGreeting(QUIET);
                 let steps = vec![quiet, Step::Send(BYTES), Step::AwaitEcho, Step::ShutDown, Step::AwaitEnd];
                 vec![Plan { steps, ..Plan::default() }]
@@ -34,7 +34,8 @@ impl Behaviour for FirstByte {
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        self.seen = (self.rounds == 2).then_some(seen);
+        // Where nobody was asked to greet, a greeting that does not come says nothing.
+        self.seen = (self.rounds == 2 || seen.unanswered).then_some(seen);
     }
 
     fn row(&self, name: &'static str) -> Row {

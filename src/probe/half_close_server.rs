@@ -5,7 +5,7 @@
 use crate::partner::question::Question;
 use crate::probe::behaviour::{Behaviour, Row, Verdict, ending, size};
 use crate::probe::conversation::{Ending, Plan, Seen, Step};
-use crate::probe::inquiry::Inquiry;
+use crate::probe::inquiry::{self, Inquiry};
 
 /// What the server sends in front of its FIN.
 const FROM_SERVER: u64 = 100_000;
@@ -44,7 +44,7 @@ impl Behaviour for HalfCloseServer {
                 match self.inquiry.received() {
                     _ if !seen.came_back() => (Verdict::of(seen), format!("{from}; {}", ending(seen))),
                     _ if seen.step == Some(Step::AwaitEnd) => (Verdict::of(seen), format!("{from}; {}", ending(seen))),
-                    None => (Verdict::NotKnown, "the question for its end reached another server".to_owned()),
+                    None => (Verdict::NotKnown, inquiry::ELSEWHERE.to_owned()),
                     Some(BEHIND) if seen.ending == Ending::Done => {
                         (Verdict::Carried, format!("{from}, and {BEHIND} B to it behind its FIN"))
                     }

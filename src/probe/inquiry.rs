@@ -14,6 +14,9 @@ const WAITS: [u64; 6] = [0, 50, 150, 300, 1_000, 2_500];
 /// How long is asked in all.
 pub(super) const ALL: Duration = Duration::from_secs(4);
 
+/// What a row says where no answer came that tells of the conversation.
+pub(super) const ELSEWHERE: &str = "the question for its end reached another server, or none";
+
 /// An inquiry after one conversation.
 #[derive(Debug, Default)]
 pub(super) struct Inquiry {

@@ -243,6 +243,8 @@ struct Held {
     plan: Plan,
     /// What was seen in the one that this one asks about.
     about: Option<Box<Seen>>,
+    /// How long its connect took, if the connection was over before that was told.
+    over_at_once: Option<Duration>,
 }
 
 /// How many conversations of one behaviour are asked about, at the most: more than any has whose failures differ. Each takes
@@ -338,7 +340,8 @@ impl<'a> Holder<'a> {
             for (index, plan) in plans.into_iter().enumerate() {
                 self.begun += 1;
                 let place = Place { behaviour: number, index };
-                self.planned.insert((now.plus(plan.delay), self.begun), Held { place, plan, about: None });
+                self.planned
+                    .insert((now.plus(plan.delay), self.begun), Held { place, plan, about: None, over_at_once: None });
             }
         }
     }
@@ -372,7 +375,7 @@ impl<'a> Holder<'a> {
 
     fn connected(&mut self, token: Token, after: Duration, event_loop: &mut EventLoop<Conversation>) {
         let now = event_loop.clock_now();
-        let Some(Held { plan, .. }) = self.held.get(&token) else { return };
+        let Some(Held { plan, over_at_once, .. }) = self.held.get_mut(&token) else { return };
         let deaf = plan.deaf;
         if !plan.deaf.is_zero() {
             event_loop.pause(token);
@@ -389,6 +392,8 @@ impl<'a> Holder<'a> {
         if let Some(conversation) = event_loop.protocol_mut(token) {
             conversation.connected(now, after, deaf);
             conversation.know(local, segment);
+        } else {
+            *over_at_once = Some(after); // The server's first bytes or its end came with the connect.
         }
         event_loop.wake(token);
     }
@@ -397,7 +402,7 @@ impl<'a> Holder<'a> {
     /// behaviour hears of it.
     fn over(&mut self, held: Held, seen: Seen, now: Moment) {
         self.partner |= seen.answer.is_some();
-        let Held { place, plan, about } = held;
+        let Held { place, plan, about, .. } = held;
         let running = &mut self.behaviours[place.behaviour];
         if let Some(about) = about {
             let received = seen.answer.as_ref().and_then(Answer::received);
@@ -412,7 +417,8 @@ impl<'a> Holder<'a> {
                 running.accounts += 1;
                 self.begun += 1;
                 let plan = Plan { ask: Some(Question::Account(seen.stream)), ..Plan::default() };
-                self.planned.insert((now, self.begun), Held { place, plan, about: Some(Box::new(seen)) });
+                let held = Held { place, plan, about: Some(Box::new(seen)), over_at_once: None };
+                self.planned.insert((now, self.begun), held);
             }
             // A wrong first byte is another program's answer, and no fault of the path.
             Some(2..) if echoes && seen.wrong_at.is_some() && !self.partner => {
@@ -461,10 +467,13 @@ impl Role<Conversation> for Holder<'_> {
         match event {
             Event::Connected { token, after } => self.connected(token, after, event_loop),
             Event::Notified { token } => Self::grant(token, event_loop),
-            Event::Closed { token, protocol, end, .. } => {
+            Event::Closed { token, mut protocol, end, .. } => {
                 if let Some(held) = self.held.remove(&token) {
                     self.deaf.retain(|&(_, deaf)| deaf != token);
                     let now = event_loop.clock_now();
+                    if let Some(after) = held.over_at_once {
+                        protocol.connected(now, after, Duration::ZERO);
+                    }
                     self.over(held, protocol.seen(&end, now), now);
                 }
             }

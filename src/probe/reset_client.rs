@@ -60,7 +60,7 @@ impl Behaviour for ResetClient {
                         format!("the server saw nothing of it within {}{bytes}", time(inquiry::ALL)),
                     ),
                     Some("other") => row(Verdict::Changed, format!("the server saw another error{bytes}")),
-                    _ => row(Verdict::NotKnown, "the question for its end reached another server".to_owned()),
+                    _ => row(Verdict::NotKnown, inquiry::ELSEWHERE.to_owned()),
                 }
             }
         }

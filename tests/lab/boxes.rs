@@ -398,7 +398,7 @@ fn twenty_runs_to_our_own_server_are_carried_in_time_and_ten_of_them_on_a_busy_m
         for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop()
+                    std::hint::spin_loop();
                 }
             });
         }
