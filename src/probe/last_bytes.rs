@@ -73,6 +73,8 @@ impl Behaviour for LastBytes {
             Some(seen) if seen.connected_after.is_none() || seen.wrong_at.is_some() => {
                 (Verdict::of(seen), ending(seen))
             }
+            // No partner was there. One whose answer is lost with its last bytes is none of these.
+            Some(seen) if seen.unanswered && seen.ending == Ending::Done => (Verdict::of(seen), ending(seen)),
             Some(seen) => {
                 let bytes = format!("{} of the server's last {BYTES} B", seen.returned);
                 match &seen.ending {
