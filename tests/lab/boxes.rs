@@ -413,7 +413,7 @@ impl Routed {
     #[track_caller]
     fn serve(&self, folder: &Path) -> Served {
         let mut server = inside(self.hosts.last().unwrap(), SERVER);
-        server.args([&host_on(2 * self.routers.len()), "0"]);
+        server.args([&host_on(2 * self.routers.len()), "0", "--probes"]);
         let server = Server::start_command(server);
         if self.leg == Leg::Only {
             return Served { addr: server.addr, server, _haproxy: None };
@@ -566,10 +566,11 @@ impl Fault {
                 let narrow = limits[0] <= 1_248.0 && 1_248.0 < limits[1] && limits[1] - limits[0] <= 8.0;
                 assert!(narrow, "{rows:?}");
             }
-            Fault::Flips { .. } => {
-                let place = format!("a wrong byte at offset {FLIPPED}: ");
+            Fault::Flips { way } => {
+                let (place, way) = (format!("a wrong byte at offset {FLIPPED}: "), format!("; on the way {way}: "));
                 for name in ["sizes", "half-close", "slow-reader"] {
-                    assert!(seen(rows, name).contains(&place), "{name}: {rows:?}");
+                    let seen = seen(rows, name);
+                    assert!(seen.contains(&place) && seen.contains(&way), "{name}: {rows:?}");
                 }
                 let wrong: Vec<_> =
                     looks.script["half-close"].as_array().unwrap().iter().map(|case| &case["wrong"]).collect();
@@ -595,11 +596,8 @@ fn the_client_names_the_flipped_byte(network: &Routed, served: &Served, way: &st
     let faults = report["faults"].as_array().unwrap();
     assert_eq!(faults.len(), 3, "on the way {way}: {report}");
     for fault in faults {
-        assert_eq!(
-            (&fault["kind"], &fault["offset"]),
-            (&"corrupted".into(), &FLIPPED.into()),
-            "on the way {way}: {fault}"
-        );
+        let seen = (&fault["kind"], &fault["offset"], &fault["way"]);
+        assert_eq!(seen, (&"corrupted".into(), &FLIPPED.into(), &way.into()), "{fault}");
     }
 }
 

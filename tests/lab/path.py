@@ -58,7 +58,7 @@ def half_close(count, pause):
     got, how = read(connection, count + 1)
     connection.close()
     wrong = next((at for at, (one, other) in enumerate(zip(got, sent)) if one != other), None)
-    return {"returned": len(got), "wrong": wrong, "whole": got == sent and how == "end"}
+    return {"returned": len(got), "ended": how, "wrong": wrong, "whole": got == sent and how == "end"}
 
 
 def idle(seconds):
