@@ -600,6 +600,10 @@ impl Fault {
         for &(name, verdict) in others {
             expected[place(name)] = Some(verdict);
         }
+        if matches!(self, Fault::Forgets { .. }) && leg != Leg::Only {
+            // Rarely and under load, haproxy closes with bytes of the client's unread, and so with a reset.
+            expected[place("half-close")] = Some("carried or cut");
+        }
         expected
     }
 
@@ -668,11 +672,15 @@ impl Fault {
                 // 1,300 bytes less 20 for IP, 20 for TCP and 12 for its timestamps.
                 let limits = numbers(seen(rows, "sizes"));
                 let narrow = limits[0] <= 1_248.0 && 1_248.0 < limits[1] && limits[1] - limits[0] <= 8.0;
-                assert!(narrow, "{rows:?}");
+                // haproxy's host acknowledges what the server never gets.
+                let cause = match network.leg {
+                    Leg::Only | Leg::Client => "what was sent is not acknowledged, though sent again ",
+                    Leg::Server => "what was sent is acknowledged, and no answer comes",
+                };
+                assert!(narrow && seen(rows, "sizes").contains(cause), "{rows:?}");
             }
             Fault::Flips { way } => {
-                let place = format!("a wrong byte at offset {FLIPPED}: ");
-                let way = format!("; on the way {way}: ");
+                let (place, way) = (format!("a wrong byte at offset {FLIPPED}: "), format!("; on the way {way}: "));
                 for name in ["sizes", "half-close", "slow-reader"] {
                     let seen = seen(rows, name);
                     assert!(seen.contains(&place) && seen.contains(&way), "{name}: {rows:?}");
@@ -701,11 +709,8 @@ fn the_client_names_the_flipped_byte(network: &Routed, served: &Served, way: &st
     let faults = report["faults"].as_array().unwrap();
     assert_eq!(faults.len(), 3, "on the way {way}: {report}");
     for fault in faults {
-        assert_eq!(
-            (&fault["kind"], &fault["offset"], &fault["way"]),
-            (&"corrupted".into(), &FLIPPED.into(), &way.into()),
-            "{fault}"
-        );
+        let seen = (&fault["kind"], &fault["offset"], &fault["way"]);
+        assert_eq!(seen, (&"corrupted".into(), &FLIPPED.into(), &way.into()), "{fault}");
     }
 }
 

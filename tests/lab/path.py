@@ -60,7 +60,7 @@ def half_close(count, pause):
     got, how = read(connection, count + 1)
     connection.close()
     wrong = next((at for at, (one, other) in enumerate(zip(got, sent)) if one != other), None)
-    return {"returned": len(got), "wrong": wrong, "whole": got == sent and how == "end"}
+    return {"returned": len(got), "ended": how, "wrong": wrong, "whole": got == sent and how == "end"}
 
 
 def idle(seconds):
@@ -104,6 +104,16 @@ def ask(question, connection=None):
     return connection, dict(word.split("=", 1) for word in words[2:])
 
 
+def generated(answer, count):
+    """The first bytes of the stream that a partner sends."""
+    number, stream = int.from_bytes(bytes.fromhex(answer["stream"]), "little"), bytearray()
+    while len(stream) < count:
+        stream += number.to_bytes(8, "little")
+        halves = (number << 32 | number >> 32) + 0x9E3779B97F4A7C15
+        number = (halves << 32 | halves >> 32 & 0xFFFFFFFF) & 0xFFFFFFFFFFFFFFFF
+    return bytes(stream[:count])
+
+
 def end_of(answer):
     """How a connection ended at the partner, once it did."""
     for pause in (0, 0.1, 0.4, 1, 2.5):
@@ -138,7 +148,7 @@ def half_close_server():
         connection.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # The partner says what arrived.
-    return len(got) == 100000 and how == "end" and end_of(answer)["received"] == "1000"
+    return got == generated(answer, 100000) and how == "end" and end_of(answer)["received"] == "1000"
 
 
 def reset_client():
@@ -151,15 +161,16 @@ def reset_client():
 
 
 def reset_server():
-    got, how = read(ask("reset 1000")[0], 1001)
-    return len(got) == 1000 and how == "reset"
+    connection, answer = ask("reset 1000")
+    got, how = read(connection, 1001)
+    return got == generated(answer, 1000) and how == "reset"
 
 
 def unread_close():
-    connection = ask("close 1000 700")[0]
+    connection, answer = ask("close 1000 700")
     connection.sendall(data(20000))
     got, how = read(connection, 1001)
-    return len(got) == 1000 and how == "reset"
+    return got == generated(answer, 1000) and how == "reset"
 
 
 def backpressure():
