@@ -15,6 +15,10 @@ const UNREAD: u64 = 20_000;
 /// For how long it reads nothing: long enough for our bytes to arrive.
 const PAUSE: Duration = Duration::from_millis(700);
 
+/// What a reset means that became an end in order.
+const LOOKS_WHOLE: &str = "A server's crash looks like the end of its answer, so a download that was cut looks whole. Know \
+                           the length of what you read (HTTP Content-Length, a last chunk).";
+
 /// What becomes of a server's last bytes and of the reset behind them.
 #[derive(Debug)]
 pub struct LastBytes {
@@ -32,8 +36,7 @@ impl LastBytes {
         LastBytes {
             question: Question::Reset(BYTES),
             steps: vec![Step::AwaitEnd],
-            advice: "A server's crash looks like the end of its answer, so a download that was cut looks whole. Know the \
-                     length of what you read (HTTP Content-Length, a last chunk).",
+            advice: LOOKS_WHOLE,
             begun: false,
             seen: None,
         }
@@ -86,6 +89,7 @@ impl Behaviour for LastBytes {
                 }
             }
         };
-        Row { name, verdict, seen, advice: self.advice }
+        let advice = if verdict == Verdict::Changed { LOOKS_WHOLE } else { self.advice };
+        Row { name, verdict, seen, advice }
     }
 }
