@@ -36,6 +36,7 @@ use crate::engine::event_loop::{Event, EventLoop, Limits, Role, Token};
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
 use crate::engine::time::Moment;
+use crate::partner::account;
 use crate::partner::question::{Answer, Question};
 use crate::probe::behaviour::{Behaviour, Expected, Row, Verdict};
 use crate::probe::conversation::{Conversation, Plan, Seen, Wish};
@@ -411,6 +412,7 @@ impl<'a> Holder<'a> {
         }
         let echoes = matches!(plan.ask, None | Some(Question::Who));
         match seen.fault_at() {
+            Some(_) if seen.sent < account::SHORTEST => running.hear(place, seen),
             Some(_) if echoes && self.partner && running.accounts < MOST_ACCOUNTS => {
                 running.accounts += 1;
                 self.begun += 1;

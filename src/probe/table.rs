@@ -38,7 +38,8 @@ pub fn text(probed: &Probed, expected: &[Expected]) -> String {
     }
     if !not_tried.is_empty() {
         let names: Vec<&str> = not_tried.iter().map(|row| row.name).collect();
-        let why = format!("{} need multiconn-server --probes at the other end.", names.join(", "));
+        let need = if names.len() == 1 { "needs" } else { "need" };
+        let why = format!("{} {need} multiconn-server --probes at the other end.", names.join(", "));
         text += "\n";
         text += &wrapped("Not tried: ", 2, &why);
     }
