@@ -155,6 +155,12 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_behaviours_fits_a_terminal() {
+        let list = behaviours();
+        assert!(list.lines().all(|line| line.len() <= USUAL_WIDTH), "{list}");
+    }
+
+    #[test]
     fn a_number_stays_with_its_unit() {
         let words = "after 9.8 ms ".repeat(20);
         let text = wrapped("", 0, words.trim_end());
