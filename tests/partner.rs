@@ -226,6 +226,10 @@ fn reset_and_close_end_with_a_reset_behind_their_bytes() {
     asked.stream().write_all(&vec![7; 100_000]).unwrap();
     assert_eq!(asked.rest(), (from_server(&asked, 1000), Some(ErrorKind::ConnectionReset)));
     assert!(begun.elapsed() >= Duration::from_millis(300));
+    // Also if what is unread came with the question.
+    let mut stream = server.connect();
+    stream.write_all(b"multiconn-probe/1 close 0 300\n\nunread").unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
     // Without unread bytes, a close is an end in order.
     let mut asked = ask(&server, "close 1000 0");
     assert_eq!(asked.rest(), (from_server(&asked, 1000), None));

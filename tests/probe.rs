@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -345,6 +345,41 @@ fn an_answer_without_the_name_of_its_server_is_none() {
         let run = run(partner_once(answer, drop), "--only address --json");
         Rows::of(&run).seen("address", "not tried");
     }
+}
+
+/// Leads bytes both ways, and each end on.
+fn relay(near: TcpStream, to: SocketAddr) {
+    let pump = |mut from: TcpStream, mut to: TcpStream| {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    let far = TcpStream::connect(to).unwrap();
+    let ends = (far.try_clone().unwrap(), near.try_clone().unwrap());
+    std::thread::spawn(move || pump(near, far));
+    pump(ends.0, ends.1);
+}
+
+#[test]
+fn a_path_that_dials_on_at_the_first_byte_changes_who_may_speak_first() {
+    let server = Server::start(&["--probes"]);
+    let to = server.addr;
+    let addr = path(move |near| {
+        let _ = near.peek(&mut [0]);
+        relay(near, to);
+    });
+    let run = run(addr, "--only first-byte --json");
+    let seen = "no greeting within 1.5 s; our bytes came back afterwards";
+    assert_eq!(Rows::of(&run).seen("first-byte", "changed"), seen, "{run:?}");
+}
+
+#[test]
+fn a_greeting_that_another_server_was_asked_for_is_not_missed() {
+    let servers = [Server::start(&["--probes"]), Server::start(&["--probes"])];
+    let to = servers.each_ref().map(|server| server.addr);
+    let turn = AtomicUsize::new(0);
+    let addr = path(move |near| relay(near, to[turn.fetch_add(1, Ordering::SeqCst) % 2]));
+    let run = run(addr, "--only first-byte --json");
+    Rows::of(&run).seen("first-byte", "not known");
 }
 
 /// What a server that is no echo makes of a probe, which must not take longer than its patience of 1 s and a little.

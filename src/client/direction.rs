@@ -70,7 +70,7 @@ impl fmt::Display for Way {
             }
             Way::There { right, .. } => write!(f, "on the way there: at byte {right} it was wrong at the server"),
             Way::Back { right } => write!(f, "on the way back: {right} bytes reached the server right"),
-            Way::Unknown => f.write_str("on which way is unknown: the server keeps no account"),
+            Way::Unknown => f.write_str("on which way is unknown: the server has no account of it"),
         }
     }
 }

@@ -4,6 +4,9 @@
 
 use crate::client::pattern::{Pattern, WORD};
 
+/// A shorter stream has no name, as two words have to agree.
+pub const SHORTEST: u64 = 2 * WORD as u64;
+
 /// How many bytes show which stream it is: with one word wrong, the other two still agree.
 const SHOWN: usize = 3 * WORD;
 

@@ -381,7 +381,14 @@ impl Partners {
                 let _ = event_loop.send(token, GREETING.as_bytes());
             }
             Some(Wish::End(LastAct::Reset)) => event_loop.reset(token),
-            Some(Wish::End(LastAct::Close)) => event_loop.close(token),
+            Some(Wish::End(LastAct::Close)) => {
+                // What came with the question was read with it: the kernel does not know that it was not looked at.
+                if event_loop.connection(token).is_some_and(|connection| connection.inbound_len() > 0) {
+                    event_loop.reset(token);
+                } else {
+                    event_loop.close(token);
+                }
+            }
         }
     }
 

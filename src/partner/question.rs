@@ -27,8 +27,8 @@ const END: &str = "\n\n";
 /// The most bytes that a partner sends behind a question.
 pub const MOST_BYTES: u64 = 64 << 20;
 
-/// The most bytes that a partner sends in front of a reset or a close: they fit any socket's buffer, so all of them were
-/// sent when the end comes.
+/// The most bytes that a partner sends in front of a reset or a close: they fit any socket's buffer. Those that the peer's
+/// window or a new connection's first ten segments do not let out at once are lost at the end that follows.
 pub const MOST_LAST_BYTES: u64 = 16 << 10;
 
 /// The longest time for which a partner reads nothing.

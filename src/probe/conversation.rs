@@ -410,6 +410,10 @@ impl Conversation {
         }
         let left = &GREETING.as_bytes()[self.greeting..];
         let count = left.iter().zip(input).take_while(|(expected, got)| expected == got).count();
+        let owed = usize::try_from(self.owed()).unwrap_or(usize::MAX).min(input.len());
+        if self.greeting == 0 && self.incoming().matching(0, &input[..owed]) > count {
+            return 0; // It is the echo, which begins like a greeting by chance.
+        }
         self.greeting += count;
         if count > 0 && self.greeting == GREETING.len() {
             self.greeted_after = Some(now.since(self.connected));
@@ -599,6 +603,33 @@ impl Seen {
             stream: 0,
             cause: None,
             way: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rehearsal::Rehearsal;
+
+    #[test]
+    fn an_echo_that_begins_like_a_greeting_is_the_echo() {
+        let steps = vec![Step::AwaitGreeting(Duration::from_secs(1)), Step::Send(22), Step::AwaitEcho];
+        let plan = Plan { steps, ..Plan::default() };
+        let begins_like_one = |pattern: &Pattern| pattern.matching(0, &GREETING.as_bytes()[..1]) == 1;
+        let pattern = (0..).map(|number| Pattern::new(7, number)).find(begins_like_one).unwrap();
+        for greeting in ["", GREETING] {
+            let mut rehearsal = Rehearsal::new(Conversation::new(&plan, pattern, Duration::from_secs(5)));
+            let now = rehearsal.now();
+            rehearsal.protocol_mut().connected(now, Duration::ZERO, Duration::ZERO);
+            rehearsal.receive(greeting.as_bytes());
+            rehearsal.pass(Duration::from_secs(1));
+            let sent = rehearsal.sent();
+            assert_eq!(sent.len(), 22);
+            rehearsal.receive(&sent);
+            let seen = rehearsal.protocol().seen(&End::Finished, rehearsal.now());
+            assert_eq!((seen.wrong_at, seen.returned), (None, 22), "{greeting:?}");
+            assert_eq!(seen.greeted_after.is_some(), !greeting.is_empty());
         }
     }
 }

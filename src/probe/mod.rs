@@ -36,6 +36,7 @@ use crate::engine::event_loop::{Event, EventLoop, Limits, Role, Token};
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
 use crate::engine::time::Moment;
+use crate::partner::account;
 use crate::partner::question::{Answer, Question};
 use crate::probe::behaviour::{Behaviour, Expected, Row, Verdict};
 use crate::probe::conversation::{Conversation, Plan, Seen, Wish};
@@ -103,13 +104,13 @@ pub const BEHAVIOURS: [Known; 17] = [
     with_partner("first-byte", "nothing is sent, and the server's greeting awaited", |_| {
         Box::<first_byte::FirstByte>::default()
     }),
-    known("sizes", "single messages of 1 byte up to --size-max; a size that falls silent is narrowed", |settings| {
+    known("sizes", "single messages up to --size-max; a limit is narrowed", |settings| {
         Box::new(sizes::Sizes::new(settings.size_max))
     }),
-    known("half-close", "our FIN right behind 22 B, 100 kB, 4 MB, and 6 MB to a reader that pauses", |_| {
+    known("half-close", "our FIN behind 22 B to 4 MB, and 6 MB to a reader that pauses", |_| {
         Box::<half_close::HalfClose>::default()
     }),
-    with_partner("half-close-server", "the server's FIN right behind 100 kB, and 1000 B to it afterwards", |_| {
+    with_partner("half-close-server", "the server's FIN behind 100 kB, and 1000 B to it afterwards", |_| {
         Box::<half_close_server::HalfCloseServer>::default()
     }),
     with_partner("reset-client", "our reset: what does the server see?", |_| {
@@ -127,7 +128,7 @@ pub const BEHAVIOURS: [Known; 17] = [
     with_partner("backpressure", "32 MB to a server that reads nothing for 1.5 s", |_| {
         Box::<backpressure::Backpressure>::default()
     }),
-    known("idle", "connections left alone for 1, 2, 4, ... s up to --idle-max; the limit is narrowed", |settings| {
+    known("idle", "left alone for 1, 2, 4, ... s up to --idle-max", |settings| {
         Box::new(idle::Idle::new(settings.idle_max))
     }),
     known("long", "a byte every so often, for --idle-max", |settings| Box::new(long::Long::new(settings.idle_max))),
@@ -413,6 +414,7 @@ impl<'a> Holder<'a> {
         }
         let echoes = matches!(plan.ask, None | Some(Question::Who));
         match seen.fault_at() {
+            Some(_) if seen.sent < account::SHORTEST => running.hear(place, seen),
             Some(_) if echoes && self.partner && running.accounts < MOST_ACCOUNTS => {
                 running.accounts += 1;
                 self.begun += 1;

@@ -38,7 +38,8 @@ pub fn text(probed: &Probed, expected: &[Expected]) -> String {
     }
     if !not_tried.is_empty() {
         let names: Vec<&str> = not_tried.iter().map(|row| row.name).collect();
-        let why = format!("{} need multiconn-server --probes at the other end.", names.join(", "));
+        let need = if names.len() == 1 { "needs" } else { "need" };
+        let why = format!("{} {need} multiconn-server --probes at the other end.", names.join(", "));
         text += "\n";
         text += &wrapped("Not tried: ", 2, &why);
     }
@@ -151,6 +152,12 @@ mod tests {
         assert!(text.lines().all(|line| line.len() <= USUAL_WIDTH && line == line.trim_end()), "{text}");
         assert_eq!(text.matches("seen").count(), 60, "{text}");
         assert!(text.contains("\n\nhalf-close: Mind it.\n\n2 of 2 are not as expected.\n"), "{text}");
+    }
+
+    #[test]
+    fn the_list_of_behaviours_fits_a_terminal() {
+        let list = behaviours();
+        assert!(list.lines().all(|line| line.len() <= USUAL_WIDTH), "{list}");
     }
 
     #[test]
