@@ -29,6 +29,34 @@ const SIMULATION: (&[&str], &str) = (&["--test", "simulation"], "");
 
 const BUGS: &[Bug] = &[
     Bug {
+        name: "a partner's question counts as a part of the stream",
+        file: "src/partner/mod.rs",
+        right: "self.record.borrow_mut().account = Account::default();",
+        wrong: "",
+        tests: (&["--test", "partner"], "account"),
+    },
+    Bug {
+        name: "a partner holds back for no time at all",
+        file: "src/partner/mod.rs",
+        right: "Question::Hold(time) => hold(time, None),",
+        wrong: "Question::Hold(_) => hold(Duration::ZERO, None),",
+        tests: (&["--test", "partner"], "hold"),
+    },
+    Bug {
+        name: "a partner sees a reset as an end in order",
+        file: "src/partner/mod.rs",
+        right: "End::Failed(error) if verdict::is_reset(error) => \"reset\",",
+        wrong: "End::Failed(error) if verdict::is_reset(error) => \"fin\",",
+        tests: (&["--test", "partner"], "told_as_the_server_saw_it"),
+    },
+    Bug {
+        name: "the byte that was wrong at the server is blamed on the way back",
+        file: "src/client/direction.rs",
+        right: "if right > at {",
+        wrong: "if right >= at {",
+        tests: (&["--lib"], "direction"),
+    },
+    Bug {
         name: "an edge is forgotten when the next one comes",
         file: "src/engine/wire.rs",
         right: "self.ready.readable |= event.readable;",
