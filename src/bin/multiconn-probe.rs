@@ -1,11 +1,13 @@
 //! `multiconn-probe HOST PORT`: what the path to an echo server does to TCP.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use log::info;
 use multiconn::cli::{self, Verbosity};
 use multiconn::internals::sockets;
 use multiconn::probe::behaviour::{Expected, Verdict};
@@ -116,6 +118,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "the limit of {limit} open files is too low for {MOST_AT_ONCE} connections at once: raise it (ulimit -n), or \
          --skip together"
     );
+    if io::stderr().is_terminal() {
+        // Nothing else is printed before the end, and who waits wonders.
+        let seconds = (args.idle_max + Duration::from_secs(3)).as_secs();
+        info!("Trying {} behaviours, for less than {seconds} s if all are carried", settings.chosen.len());
+    }
     let probed = probe::probe(&addrs, &settings)?;
     // What was asked for by name has to be tried as well.
     let named = args.only.iter().map(|&name| Expected { name, verdict: Verdict::Carried });

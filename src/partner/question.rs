@@ -83,13 +83,13 @@ impl FromStr for Question {
         let mut words = line.strip_prefix(OPENING).ok_or("not a question of this version")?.split(' ');
         let question = match words.next() {
             Some("who") => Question::Who,
-            Some("finish") => Question::Finish(number(words.next(), 10, MOST_BYTES)?),
-            Some("reset") => Question::Reset(number(words.next(), 10, MOST_LAST_BYTES)?),
-            Some("close") => Question::Close(number(words.next(), 10, MOST_LAST_BYTES)?, pause(words.next())?),
+            Some("finish") => Question::Finish(number(words.next(), MOST_BYTES)?),
+            Some("reset") => Question::Reset(number(words.next(), MOST_LAST_BYTES)?),
+            Some("close") => Question::Close(number(words.next(), MOST_LAST_BYTES)?, pause(words.next())?),
             Some("hold") => Question::Hold(pause(words.next())?),
-            Some("end") => Question::End(number(words.next(), 16, u64::MAX)?, number(words.next(), 10, u64::MAX)?),
-            Some("account") => Question::Account(number(words.next(), 16, u64::MAX)?),
-            Some("greet") => Question::Greet(number(words.next(), 10, MOST_GREETINGS)?),
+            Some("end") => Question::End(name(words.next())?, number(words.next(), u64::MAX)?),
+            Some("account") => Question::Account(name(words.next())?),
+            Some("greet") => Question::Greet(number(words.next(), MOST_GREETINGS)?),
             _ => return Err("unknown question"),
         };
         match words.next() {
@@ -99,14 +99,22 @@ impl FromStr for Question {
     }
 }
 
-fn number(word: Option<&str>, radix: u32, most: u64) -> Result<u64, &'static str> {
-    let number = word.and_then(|word| u64::from_str_radix(word, radix).ok()).ok_or("a number is missing")?;
-    if number <= most { Ok(number) } else { Err("a number is too large") }
+/// A decimal number up to `most`.
+fn number(word: Option<&str>, most: u64) -> Result<u64, &'static str> {
+    let digits = word.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()) && !word.is_empty());
+    let digits = digits.ok_or("a number is missing")?;
+    digits.parse().ok().filter(|&number| number <= most).ok_or("a number is too large")
+}
+
+/// A name of 16 hexadecimal digits.
+fn name(word: Option<&str>) -> Result<u64, &'static str> {
+    let digits = word.filter(|word| word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or("16 hexadecimal digits are missing")
 }
 
 fn pause(word: Option<&str>) -> Result<Duration, &'static str> {
     let most = u64::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(u64::MAX);
-    Ok(Duration::from_millis(number(word, 10, most)?))
+    Ok(Duration::from_millis(number(word, most)?))
 }
 
 /// A partner's answer: names and values.
@@ -297,6 +305,10 @@ mod tests {
             ("multiconn-probe/1 finish", "a number is missing"),
             ("multiconn-probe/1 finish 67108865", "a number is too large"),
             ("multiconn-probe/1 reset -1", "a number is missing"),
+            ("multiconn-probe/1 hold +5", "a number is missing"),
+            ("multiconn-probe/1 hold 99999999999999999999", "a number is too large"),
+            ("multiconn-probe/1 account ff", "16 hexadecimal digits are missing"),
+            ("multiconn-probe/1 end  7", "16 hexadecimal digits are missing"),
             ("multiconn-probe/1 hold 60001", "a number is too large"),
             ("multiconn-probe/1 who are you", "too many words"),
             ("multiconn-probe/2 who", "not a question of this version"),

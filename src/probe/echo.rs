@@ -9,6 +9,9 @@ use crate::probe::conversation::{Ending, Plan, Seen, Step};
 
 const BYTES: u64 = 22;
 
+/// How often it is asked whether a partner is there: of several servers behind the address, one may be none.
+const QUESTIONS: usize = 3;
+
 /// Whether there is an echo server at the other end.
 #[derive(Debug, Default)]
 pub struct Echo {
@@ -25,7 +28,7 @@ impl Behaviour for Echo {
         match self.rounds {
             1 => vec![Plan { steps, ..Plan::default() }],
             2 if self.seen.as_ref().is_some_and(Seen::came_back) => {
-                vec![Plan { ask: Some(Question::Who), ..Plan::default() }]
+                vec![Plan { ask: Some(Question::Who), ..Plan::default() }; QUESTIONS]
             }
             _ => Vec::new(),
         }
@@ -34,7 +37,7 @@ impl Behaviour for Echo {
     fn hear(&mut self, _index: usize, seen: Seen) {
         match self.seen {
             None => self.seen = Some(seen),
-            Some(_) => self.partner = seen.answer.is_some(),
+            Some(_) => self.partner |= seen.answer.is_some(),
         }
     }
 
