@@ -1,15 +1,15 @@
 //! A PROXY header in front of a connection's bytes, which a proxy puts there to say whom it speaks for.
 //!
-//! Owns the choice of what counts as one. The format (haproxy's `proxy-protocol.txt`) is the `ppp` crate's.
+//! Owns the choice of what counts as one. The format (haproxy's `proxy-protocol.txt`) is the `proxy-header` crate's.
 
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use proxy_header::{Error, ParseConfig, ProxyHeader};
+
+/// What every header begins with, of version 1 and 2.
+const BEGINNINGS: [(&str, &[u8]); 2] = [("v1", b"PROXY "), ("v2", b"\r\n\r\n\0\r\nQUIT\n")];
 
 /// A header that is not whole after this many bytes is none. One of version 1 has 107 bytes at the most; one of version
 /// 2 has 52, and fields that a proxy adds.
 const LONGEST: usize = 1024;
-
-/// The longest header of version 1, which is a line.
-const LONGEST_LINE: usize = 107;
 
 /// What a connection's first bytes are.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,38 +25,17 @@ pub(super) enum Front {
 /// What `input` begins with. A proxy sends its header at once, so it is known by its first read: a byte that is echoed is
 /// never held back because more might make a header of it.
 pub(super) fn front(input: &[u8]) -> Front {
-    let is_line = input.starts_with(b"PROXY ");
-    if !is_line && !input.starts_with(v2::PROTOCOL_PREFIX) {
+    let Some((version, _)) = BEGINNINGS.iter().find(|(_, beginning)| input.starts_with(beginning)) else {
         return Front::None;
-    }
-    // Behind the header come bytes that are no text.
-    let line = input[..input.len().min(LONGEST_LINE)].windows(2).position(|end| end == b"\r\n");
-    let header = match line {
-        Some(end) if is_line => &input[..end + 2],
-        _ => input,
     };
-    match HeaderResult::parse(header) {
-        HeaderResult::V1(Ok(header)) => {
-            let named = match header.addresses {
-                v1::Addresses::Tcp4(named) => format!("{}:{}", named.source_address, named.source_port),
-                v1::Addresses::Tcp6(named) => format!("[{}]:{}", named.source_address, named.source_port),
-                v1::Addresses::Unknown => "unknown".to_owned(),
-            };
-            Front::Header { length: header.header.len(), named: format!("v1,{named}") }
+    let config = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
+    match ProxyHeader::parse(input, config) {
+        Ok((header, length)) => {
+            let named = header.proxied_address().map_or("unknown".to_owned(), |named| named.source.to_string());
+            Front::Header { length, named: format!("{version},{named}") }
         }
-        HeaderResult::V2(Ok(header)) => {
-            let named = match header.addresses {
-                v2::Addresses::IPv4(named) => format!("{}:{}", named.source_address, named.source_port),
-                v2::Addresses::IPv6(named) => format!("[{}]:{}", named.source_address, named.source_port),
-                v2::Addresses::Unix(_) => "unix".to_owned(),
-                v2::Addresses::Unspecified => "unknown".to_owned(),
-            };
-            Front::Header { length: header.len(), named: format!("v2,{named}") }
-        }
-        result if result.is_incomplete() && input.len() < if is_line { LONGEST_LINE } else { LONGEST } => {
-            Front::Partial
-        }
-        _ => Front::None,
+        Err(Error::BufferTooShort) if input.len() < LONGEST => Front::Partial,
+        Err(_) => Front::None,
     }
 }
 
@@ -87,7 +66,9 @@ mod tests {
         for other in [&b"P"[..], b"PROXY", b"PROXYING", b"\r\n\r\n", b"", b"PROXY TCP9 1 2 3 4\r\n"] {
             assert_eq!(front(other), Front::None, "{other:?}");
         }
-        let endless = [&b"PROXY TCP4 "[..], &[b'1'; LONGEST_LINE]].concat();
+        let endless = [&b"PROXY TCP4 "[..], &[b'1'; 100]].concat();
         assert_eq!(front(&endless), Front::None);
+        let announced = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; LONGEST]].concat();
+        assert_eq!(front(&announced), Front::None);
     }
 }
