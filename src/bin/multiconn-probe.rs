@@ -13,7 +13,7 @@ use multiconn::internals::sockets;
 use multiconn::probe::behaviour::{Expected, Verdict};
 use multiconn::probe::{self, BEHAVIOURS, MOST_AT_ONCE, Settings, table};
 
-/// Find out what the path to an echo server does to half-closes, sizes, idleness and slow readers
+/// Find out what the path to an echo server does to half-closes, resets, sizes, idleness and slow readers
 #[derive(Debug, Parser)]
 #[command(name = "multiconn-probe", version, after_help = EXAMPLES, max_term_width = cli::HELP_WIDTH)]
 struct Args {
@@ -52,9 +52,10 @@ struct Args {
 }
 
 const EXAMPLES: &str = "\
-Works against any echo server: multiconn-server, socat EXEC:cat, xinetd's echo. Each behaviour is carried, changed (it \
-comes out as something else), cut (bytes are lost, or a connection is ended), silent (nothing comes any more) or \
-refused. Exits with 0 if all are carried, or are as expected; with 1 if one is not; with 2 after a wrong command line.
+Works against any echo server: multiconn-server, socat EXEC:cat, xinetd's echo. Some behaviours need \
+`multiconn-server --probes` there, as `--list` says. Each is carried, changed (it comes out as something else), cut (bytes \
+are lost, or a connection is ended), silent (nothing comes any more) or refused. Exits with 0 if all are carried, or are \
+as expected; with 1 if one is not; with 2 after a wrong command line.
 
 Examples:
   # Everything, in a quarter of a minute
