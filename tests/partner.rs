@@ -425,6 +425,19 @@ fn only_the_last_connections_are_remembered() {
 }
 
 #[test]
+fn a_stream_that_a_drain_cuts_short_ends_with_a_reset() {
+    let mut server = server();
+    let mut asked = ask(&server, "finish 60000000");
+    let mut some = vec![0; 100_000];
+    asked.reader.read_exact(&mut some).unwrap();
+    server.program.signal(Signal::TERM);
+    server.program.line("Caught SIGTERM");
+    let (rest, end) = asked.rest();
+    assert_eq!((rest.len() < 50_000_000, end), (true, Some(ErrorKind::ConnectionReset)), "{}", rest.len());
+    server.program.ends_with(0);
+}
+
+#[test]
 fn a_partner_that_reads_nothing_ends_with_its_server() {
     let mut server = Server::start(&["--probes", "--drain-timeout", "300ms"]);
     let mut held = ask(&server, "hold 60000");

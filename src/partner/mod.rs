@@ -241,6 +241,14 @@ impl Protocol for Partner {
         }
     }
 
+    /// Where a drain cuts our stream short, a FIN would say that it was everything.
+    fn last_words(&mut self, out: &mut Outbox<'_>) {
+        if let State::Sending { .. } = self.state {
+            out.copy(&[0]); // It is lost, and what loses bytes ends with a reset.
+            out.abort();
+        }
+    }
+
     fn deadline(&self) -> Option<Moment> {
         match self.state {
             State::Fresh(greet_at) => greet_at,
