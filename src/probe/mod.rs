@@ -101,9 +101,13 @@ pub const BEHAVIOURS: [Known; 17] = [
         stage: Stage::Connect,
         ..known("connect", "20 connects in a row and 50 at once", |_| Box::<connect::Connect>::default())
     },
-    with_partner("first-byte", "nothing is sent, and the server's greeting awaited", |_| {
-        Box::<first_byte::FirstByte>::default()
-    }),
+    Known {
+        // Side by side with the others, it would find one of theirs greeted whose bytes the path swallows.
+        stage: Stage::Connect,
+        ..with_partner("first-byte", "nothing is sent, and the server's greeting awaited", |_| {
+            Box::<first_byte::FirstByte>::default()
+        })
+    },
     known("sizes", "single messages up to --size-max; a limit is narrowed", |settings| {
         Box::new(sizes::Sizes::new(settings.size_max))
     }),

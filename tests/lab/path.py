@@ -198,12 +198,14 @@ def backends():
     return len({ask("who")[1]["server"] for _ in range(20)}) == 1
 
 
-WITH_PARTNER = (first_byte, half_close_server, reset_client, reset_server, unread_close, backpressure, urgent, address, backends)
+WITH_PARTNER = (half_close_server, reset_client, reset_server, unread_close, backpressure, urgent, address, backends)
 
 
 def main():
     found = {"echo": size(22)}
     partner = found["echo"] and ask("who")[1]
+    if partner:
+        found["first-byte"] = carried(first_byte)  # By itself: any other connection that is silent could be greeted.
     if found["echo"]:
         with ThreadPoolExecutor(max_workers=16) as beside:
             half_closes = beside.map(half_close, (22, 100000, 4000000, 6000000), (0, 0, 0, 1.5))
