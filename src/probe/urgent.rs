@@ -41,7 +41,8 @@ impl Behaviour for Urgent {
         let (verdict, seen) = match &self.seen {
             None => (Verdict::Carried, String::new()),
             Some(seen) if seen.came_back() => (Verdict::Carried, "in its place in the stream".to_owned()),
-            Some(seen) if seen.wrong_at == Some(AROUND) && seen.missing == Some(1) => {
+            // The byte behind it may be the same as it, and then the next one is the first that is wrong.
+            Some(seen) if seen.wrong_at >= Some(AROUND) && seen.missing == Some(1) => {
                 (Verdict::Cut, "the urgent byte is lost; those around it came back".to_owned())
             }
             Some(seen) if seen.wrong_at.is_some() => (Verdict::Changed, ending(seen)),
@@ -57,6 +58,25 @@ impl Behaviour for Urgent {
             advice: "Programs that use urgent data (telnet, rlogin, FTP's ABOR, Oracle's breaks) lose it: each proxy that \
                      reads it out of the stream drops it. There is no setting for it; RFC 6093 advises against urgent \
                      data in new programs.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_byte_is_recognised_although_the_next_one_is_the_same() {
+        for (at, missing, verdict) in [
+            (AROUND, Some(1), Verdict::Cut),
+            (AROUND + 1, Some(1), Verdict::Cut),
+            (AROUND, None, Verdict::Changed),
+            (AROUND - 1, Some(1), Verdict::Changed),
+        ] {
+            let mut urgent = Urgent::default();
+            urgent.hear(0, Seen { wrong_at: Some(at), missing, ..Seen::example(Ending::EarlyEnd) });
+            assert_eq!(urgent.row("it").verdict, verdict, "{at} {missing:?}");
         }
     }
 }
