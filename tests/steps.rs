@@ -59,6 +59,7 @@ impl Told {
         let command = self.command.replace("target/debug/examples/", &examples).replace(":65432", ":0");
         let mut bash = Command::new("bash");
         bash.args(["-c", &format!("exec {command}")]);
+        bash.env_remove("RUST_BACKTRACE"); // A backtrace needs more memory than step 2 is left with.
         Server::start_command(bash)
     }
 
@@ -80,7 +81,7 @@ impl Told {
         common::run_within(limit, Command::new("bash").args(["-c", &command]).env("PATH", path))
     }
 
-    /// The server must have ended with 1, or with 101 for a panic, and have printed what the text says.
+    /// The server must end with `code` and have printed what the text says.
     #[track_caller]
     fn ended(&self, mut server: Server, code: i32) {
         let lines = server.program.all_lines(code).join("\n");

@@ -10,18 +10,20 @@
 //!
 //! Serve very many peers cheaply. 10,000 idle ones (`multiconn-client 127.0.0.1 65432 10000 --connect-rate 2000 --hold
 //! 9s`) took 10,001 threads, 300 MB of memory (96 MB of stacks, 160 MB of the kernel's own stacks, 40 MB of page
-//! tables), 21 GB of addresses, and three times the CPU time of step 6, which needs 1.6 MB for them. The system limits
-//! the number of threads; beyond it `spawn` fails, and here that ends the server with all its peers. With room for few:
+//! tables), 21 GB of addresses, and three times the CPU time of step 6, which needs 1.6 MB for them.
+//!
+//! The number of threads is limited as well, by the system and by memory. At the limit `spawn` fails, and here that
+//! ends the server with all its peers. This server has a gigabyte of addresses, and each thread takes a tenth of it:
 //!
 //! ```console
-//! $ bash -c 'ulimit -v 1000000; exec target/debug/examples/step-2-threads 127.0.0.1:65432'
+//! $ bash -c 'ulimit -v 1000000; RUST_MIN_STACK=100000000 exec target/debug/examples/step-2-threads 127.0.0.1:65432'
 //! Listening on 127.0.0.1:65432
 //! …
 //! failed to spawn thread: Os { code: 11, kind: WouldBlock, message: "Resource temporarily unavailable" }
 //! …
-//! $ multiconn-client -q 127.0.0.1 65432 1000 --hold 5s
+//! $ multiconn-client -q 127.0.0.1 65432 20 --hold 5s
 //! …
-//! connections  1000 asked for, … established, 0 intact, 1000 failed
+//! connections  20 asked for, … established, 0 intact, 20 failed
 //! …
 //! ```
 //!
