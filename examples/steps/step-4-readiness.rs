@@ -25,10 +25,10 @@
 //!
 //! Python's selector is level-triggered: it reports a socket for as long as there is something to read. mio is
 //! edge-triggered: it reports that something *came*, once. The 10,240 bytes came at once, so there is one event, one
-//! read of 1,024 bytes and one write. 9,216 bytes stay in the socket, and as nothing comes, there is no event. For the
-//! same reason an idle peer that can always be written to burns no core here, and does so in Python. Peers have the
-//! same trouble at the listener: of two that connect together, one is accepted; the other waits until the next one
-//! comes.
+//! read of 1,024 bytes and one write. 9,216 bytes stay in the socket, and as nothing more comes, there is no other
+//! event. For the same reason an idle peer that can always be written to burns no core here, and does so in Python.
+//! Peers have the same trouble at the listener: of two that connect together, one is accepted; the other waits until
+//! the next one comes.
 //!
 //! The client gives up, and that ends the server with all its peers:
 //!

@@ -15,8 +15,8 @@
 //!
 //! # What it cannot do
 //!
-//! Lose nothing when a peer finishes early. What waits to be sent when the peer's FIN is read is dropped, as in the
-//! tutorial:
+//! Send everything back to a peer that finishes early. When the peer's FIN is read, it drops what still waits to be
+//! sent, as the tutorial does:
 //!
 //! ```console
 //! $ multiconn-probe 127.0.0.1 65432 --only half-close
@@ -26,7 +26,7 @@
 //! 1 of 2 is not as expected.
 //! ```
 //!
-//! Stop a peer that sends and does not read. What waits for it has no limit, and neither has the server's memory; each
+//! Stop a peer that sends and does not read. What waits for it has no limit, and so the server's memory has none. Each
 //! `drain` moves all of it:
 //!
 //! ```console

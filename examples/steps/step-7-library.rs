@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example step-7-library [ADDR]
 //!
-//! As many connections as there are descriptors, and no more; the others wait in the kernel for their turn:
+//! It accepts as many connections as it has descriptors for. The others wait in the kernel for their turn:
 //!
 //! ```console
 //! $ bash -c 'ulimit -n 40; exec target/debug/examples/step-7-library 127.0.0.1:65432'
