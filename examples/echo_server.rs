@@ -2,22 +2,26 @@
 //!
 //!     cargo run --example echo_server [HOST [PORT]]
 //!
-//! It serves one peer and ends; a second peer is not served. The rest of this package is about serving many at once.
+//! It serves one peer and ends; a second peer is not served. `examples/steps` goes on from here.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-use multiconn::cli;
-
 fn main() -> ExitCode {
-    let (host, port) = match cli::host_and_port() {
-        Ok(args) => args, // By default 127.0.0.1, the loopback interface, and the tutorial's port, 65432.
-        Err(code) => return code,
+    let mut args = std::env::args().skip(1);
+    let host = args.next().unwrap_or_else(|| "127.0.0.1".into()); // The loopback interface.
+    let port = args.next().unwrap_or_else(|| "65432".into());
+    let Ok(port) = port.parse() else {
+        eprintln!("error: {port:?} is not a port; usage: [HOST [PORT]], by default 127.0.0.1 65432");
+        return ExitCode::from(2);
     };
     match serve(&host, port) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&cli::cannot_listen(&host, port, &error)),
+        Err(error) => {
+            eprintln!("error: cannot serve on {host:?} port {port}: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

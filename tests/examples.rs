@@ -49,6 +49,43 @@ fn the_blocking_client_reads_on_until_all_is_back() {
     slow.join().unwrap();
 }
 
+/// The blocking client, against a server that sends `answer` for the message, whatever it is.
+fn blocking_client_answered(answer: &'static [u8]) -> common::Run {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 21]).unwrap();
+        stream.write_all(answer).unwrap();
+    });
+    let run = common::run(example("echo_client").args(["127.0.0.1", &port]));
+    server.join().unwrap();
+    run
+}
+
+#[test]
+fn the_blocking_client_exits_with_1_when_the_echo_is_wrong() {
+    for (answer, said) in [
+        (&b"HTTP/1.1 400 Bad Requ"[..], "what came back is not what was sent"),
+        (b"This is example data", "the server closed before the whole echo was back"),
+        (b"This is example data..", "more came back than was sent"),
+    ] {
+        let run = blocking_client_answered(answer);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+        assert!(run.stderr.contains(said), "{run:?}");
+    }
+}
+
+#[test]
+fn the_blocking_pair_uses_std_alone() {
+    for name in ["echo_server", "echo_client"] {
+        let path = format!("{}/examples/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+        let source = std::fs::read_to_string(path).unwrap();
+        let uses: Vec<&str> = source.lines().filter(|line| line.starts_with("use ")).collect();
+        assert!(!uses.is_empty() && uses.iter().all(|line| line.starts_with("use std::")), "{uses:#?}");
+    }
+}
+
 #[test]
 fn loopback_runs_both_ends_on_one_loop() {
     let run = common::run(&mut example("loopback"));
