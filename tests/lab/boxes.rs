@@ -678,7 +678,7 @@ impl Fault {
                 let narrow = limits[0] <= 1_248.0 && 1_248.0 < limits[1] && limits[1] - limits[0] <= 8.0;
                 // haproxy's host acknowledges what the server never gets.
                 let cause = match network.leg {
-                    Leg::Only | Leg::Client => "what was sent is not acknowledged, though sent again ",
+                    Leg::Only | Leg::Client => "what was sent is not acknowledged",
                     Leg::Server => "what was sent is acknowledged, and no answer comes",
                 };
                 assert!(narrow && seen(rows, "sizes").contains(cause), "{rows:?}");
