@@ -318,7 +318,9 @@ impl<T: Transport, P: Protocol> Connection<T, P> {
             let shown = self.fitting(&inbound[consumed..], context);
             let left = self.show_while_consumed(shown, context)?.len();
             consumed += shown.len() - left;
-            if left > 0 || shown.is_empty() || self.takes_nothing() || self.queued_answers(context).0 > 0 {
+            // What was left may want what lies behind it, and there is room for more of that now.
+            let refused = left > 0 && (left == shown.len() || consumed + left == inbound.len());
+            if refused || shown.is_empty() || self.takes_nothing() || self.queued_answers(context).0 > 0 {
                 break;
             }
         }

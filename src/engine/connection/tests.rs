@@ -1969,10 +1969,11 @@ fn a_protocol_that_does_nothing_at_its_deadline_is_ended() {
     assert_eq!(early.connection.protocol_deadline(), None);
 }
 
-/// Leaves its input while it is not ready, and then sends all that it is shown.
+/// Leaves its input while it is not ready, and then sends all that it is shown, or all whole `messages`.
 #[derive(Default)]
 struct LateEcho {
     ready: bool,
+    messages: Option<usize>,
 }
 
 impl Protocol for LateEcho {
@@ -1980,9 +1981,22 @@ impl Protocol for LateEcho {
         if !self.ready {
             return 0;
         }
-        out.send(input);
-        input.len()
+        let whole = input.len() - self.messages.map_or(0, |length| input.len() % length);
+        out.send(&input[..whole]);
+        whole
     }
+}
+
+#[test]
+fn a_message_whose_end_had_no_room_to_be_shown_is_shown_whole_when_there_is() {
+    let protocol = LateEcho { messages: Some(600), ..LateEcho::default() };
+    let mut bench = Bench::new(protocol, [Flood(3000)]);
+    bench.waits();
+    bench.connection.protocol_mut().ready = true;
+    bench.room_now = 1000;
+    bench.connection.wake();
+    assert_eq!(bench.waits().sent.len(), 3000, "each answer goes out at once, and makes room for the next message");
+    assert_eq!(bench.connection.inbound_len(), 0);
 }
 
 #[test]
