@@ -182,13 +182,6 @@ pub fn keep_alive(stream: &TcpStream, every: Duration) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&times);
 }
 
-/// The largest segment that is sent on a connection, in bytes of payload (tcp(7), `TCP_MAXSEG`); `None` if the system
-/// does not say.
-#[must_use]
-pub fn segment(stream: &TcpStream) -> Option<u32> {
-    SockRef::from(stream).tcp_mss().ok()
-}
-
 /// Sends a byte as urgent (send(2), `MSG_OOB`). Best effort: a full or failed socket does not take it.
 pub fn send_urgent(stream: &TcpStream, byte: [u8; 1]) {
     let _ = SockRef::from(stream).send_out_of_band(&byte);

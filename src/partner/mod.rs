@@ -1,7 +1,7 @@
 //! The partner of a probe: an echo server that does more for a connection whose first line asks for it.
 //!
 //! Owns what the server does for such a connection ([`Partner`]), and what it remembers of connections that are over
-//! ([`Partners`]). Every other connection is echoed like any. The language is [`question`]'s.
+//! ([`Partners`]). Every other connection is echoed as by any echo server. The language is [`question`]'s.
 
 pub mod account;
 pub mod accounts;

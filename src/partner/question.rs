@@ -139,9 +139,9 @@ impl Answer {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The decimal number, or whatever else is written in decimal digits, with that name.
+    /// The decimal number with that name.
     #[must_use]
-    pub fn number<T: FromStr>(&self, name: &str) -> Option<T> {
+    pub fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
     }
 

@@ -11,13 +11,12 @@ use crate::probe::conversation::{Plan, Seen};
 /// Whether the server sees our address and port, and whether a proxy says them in a PROXY header.
 #[derive(Debug, Default)]
 pub struct Address {
-    begun: bool,
     seen: Option<Seen>,
 }
 
 impl Behaviour for Address {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.seen.is_some() {
             return Vec::new();
         }
         vec![Plan { ask: Some(Question::Who), ..Plan::default() }]

@@ -17,29 +17,21 @@ const DEAF: Duration = Duration::from_millis(1_500);
 /// After how many bytes the path stops taking ours while the server reads nothing, and whether it goes on.
 #[derive(Debug, Default)]
 pub struct Backpressure {
-    begun: bool,
-    seen: Option<Seen>,
     inquiry: Inquiry,
 }
 
 impl Behaviour for Backpressure {
     fn next_round(&mut self) -> Vec<Plan> {
-        if !std::mem::replace(&mut self.begun, true) {
-            let steps = vec![Step::Send(BYTES), Step::ShutDown, Step::AwaitEnd];
-            return vec![Plan { ask: Some(Question::Hold(DEAF)), steps, ..Plan::default() }];
-        }
-        self.inquiry.next(self.seen.as_ref().and_then(|seen| seen.answer.as_ref())).into_iter().collect()
+        let steps = vec![Step::Send(BYTES), Step::ShutDown, Step::AwaitEnd];
+        self.inquiry.next_round(Plan { ask: Some(Question::Hold(DEAF)), steps, ..Plan::default() })
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        match self.seen {
-            None => self.seen = Some(seen),
-            Some(_) => self.inquiry.hear(seen),
-        }
+        self.inquiry.hear(seen);
     }
 
     fn row(&self, name: &'static str) -> Row {
-        let (verdict, seen) = match &self.seen {
+        let (verdict, seen) = match self.inquiry.seen() {
             None => (Verdict::Carried, String::new()),
             Some(seen) if seen.answer.is_none() => (Verdict::of(seen), ending(seen)),
             Some(seen) => {

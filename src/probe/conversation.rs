@@ -40,7 +40,7 @@ pub enum Step {
 }
 
 /// What one connection is to do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// How long to wait before the connect.
     pub delay: Duration,

@@ -15,29 +15,21 @@ const BEHIND: u64 = 1_000;
 /// Whether our direction goes on behind the server's FIN (RFC 9293, 3.6).
 #[derive(Debug, Default)]
 pub struct HalfCloseServer {
-    begun: bool,
-    seen: Option<Seen>,
     inquiry: Inquiry,
 }
 
 impl Behaviour for HalfCloseServer {
     fn next_round(&mut self) -> Vec<Plan> {
-        if !std::mem::replace(&mut self.begun, true) {
-            let steps = vec![Step::AwaitEnd, Step::Send(BEHIND), Step::ShutDown];
-            return vec![Plan { ask: Some(Question::Finish(FROM_SERVER)), steps, ..Plan::default() }];
-        }
-        self.inquiry.next(self.seen.as_ref().and_then(|seen| seen.answer.as_ref())).into_iter().collect()
+        let steps = vec![Step::AwaitEnd, Step::Send(BEHIND), Step::ShutDown];
+        self.inquiry.next_round(Plan { ask: Some(Question::Finish(FROM_SERVER)), steps, ..Plan::default() })
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        match self.seen {
-            None => self.seen = Some(seen),
-            Some(_) => self.inquiry.hear(seen),
-        }
+        self.inquiry.hear(seen);
     }
 
     fn row(&self, name: &'static str) -> Row {
-        let (verdict, seen) = match &self.seen {
+        let (verdict, seen) = match self.inquiry.seen() {
             None => (Verdict::Carried, String::new()),
             Some(seen) => {
                 let from = format!("{} of {} from the server", size(seen.returned), size(FROM_SERVER));

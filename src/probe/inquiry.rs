@@ -1,6 +1,6 @@
-//! What a partner saw of a conversation: asked for until it is known.
+//! A conversation, and what the partner saw of it: asked for until it is known.
 //!
-//! Owns the times of asking. Judges nothing.
+//! Owns what was seen at both ends, and the times of asking. Judges nothing.
 
 use std::time::Duration;
 
@@ -17,18 +17,26 @@ pub(super) const ALL: Duration = Duration::from_secs(4);
 /// What a row says where no answer came that tells of the conversation.
 pub(super) const ELSEWHERE: &str = "the question for its end reached another server, or none";
 
-/// An inquiry after one conversation.
+/// One conversation with a partner, and the inquiry after it.
 #[derive(Debug, Default)]
 pub(super) struct Inquiry {
+    seen: Option<Seen>,
     asked: usize,
     answer: Option<Answer>,
 }
 
 impl Inquiry {
-    /// The next conversation in which to ask for the one that got `answer`; `None` when all is known or it was asked for
-    /// long enough.
-    pub(super) fn next(&mut self, answer: Option<&Answer>) -> Option<Plan> {
-        let answer = answer?;
+    /// The conversation itself, and then one after the other in which to ask for it. None, when all is known or it was asked
+    /// for long enough.
+    pub(super) fn next_round(&mut self, conversation: Plan) -> Vec<Plan> {
+        match self.seen {
+            None => vec![conversation],
+            Some(_) => self.ask().into_iter().collect(),
+        }
+    }
+
+    fn ask(&mut self) -> Option<Plan> {
+        let answer = self.seen.as_ref()?.answer.as_ref()?;
         let connection = Question::End(answer.hex("server")?, answer.number("connection")?);
         if self.state().is_some_and(|state| state != "open") {
             return None;
@@ -38,9 +46,20 @@ impl Inquiry {
         Some(Plan { delay: Duration::from_millis(*wait), ask: Some(connection), ..Plan::default() })
     }
 
-    /// What that conversation saw.
+    /// What the conversation saw, or one that asked for it. Where no answer comes, none is waited for again.
     pub(super) fn hear(&mut self, seen: Seen) {
-        self.answer = seen.answer.or(self.answer.take());
+        if self.seen.is_none() {
+            self.seen = Some(seen);
+        } else if seen.answer.is_some() {
+            self.answer = seen.answer;
+        } else {
+            self.asked = WAITS.len();
+        }
+    }
+
+    /// What the conversation saw.
+    pub(super) fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
     }
 
     /// How the connection ended at the partner: "fin", "reset", "other", "open" or "unknown".
@@ -67,16 +86,19 @@ mod tests {
 
     #[test]
     fn it_is_asked_until_the_end_is_known_or_for_long_enough() {
-        let about = answer("server=ff connection=7");
+        let heard = |answer| Seen { answer, ..Seen::example(Ending::Done) };
         let ask = |states: &[&str]| {
             let mut inquiry = Inquiry::default();
+            let conversation = Plan { ask: Some(Question::Who), ..Plan::default() };
+            assert_eq!(inquiry.next_round(conversation.clone()), [conversation]);
+            inquiry.hear(heard(Some(answer("server=ff connection=7"))));
             let mut asked = 0;
             let mut waited = Duration::ZERO;
-            while let Some(plan) = inquiry.next(Some(&about)) {
+            while let [plan] = &inquiry.next_round(Plan::default())[..] {
                 assert_eq!(plan.ask, Some(Question::End(255, 7)));
                 waited += plan.delay;
-                let state = format!("state={} received=9", states.get(asked).unwrap_or(&"open"));
-                inquiry.hear(Seen { answer: Some(answer(&state)), ..Seen::example(Ending::Done) });
+                let state = *states.get(asked).unwrap_or(&"open");
+                inquiry.hear(heard((!state.is_empty()).then(|| answer(&format!("state={state} received=9")))));
                 asked += 1;
             }
             (asked, inquiry.state().map(str::to_owned), waited)
@@ -84,6 +106,10 @@ mod tests {
         assert_eq!(ask(&["reset"]), (1, Some("reset".to_owned()), Duration::ZERO));
         assert_eq!(ask(&["open", "open", "fin"]).0, 3);
         assert_eq!(ask(&[]), (WAITS.len(), Some("open".to_owned()), ALL));
-        assert!(Inquiry::default().next(None).is_none());
+        // Where no answer comes, each question more would take the whole patience.
+        assert_eq!(ask(&["open", ""]).0, 2);
+        let mut unanswered = Inquiry::default();
+        unanswered.hear(heard(None));
+        assert_eq!(unanswered.next_round(Plan::default()), []);
     }
 }

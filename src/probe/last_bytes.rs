@@ -25,7 +25,6 @@ pub struct LastBytes {
     question: Question,
     steps: Vec<Step>,
     advice: &'static str,
-    begun: bool,
     seen: Option<Seen>,
 }
 
@@ -33,13 +32,7 @@ impl LastBytes {
     /// The server resets the connection behind its last bytes (RFC 9293, 3.5.2).
     #[must_use]
     pub fn in_front_of_a_reset() -> LastBytes {
-        LastBytes {
-            question: Question::Reset(BYTES),
-            steps: vec![Step::AwaitEnd],
-            advice: LOOKS_WHOLE,
-            begun: false,
-            seen: None,
-        }
+        LastBytes { question: Question::Reset(BYTES), steps: vec![Step::AwaitEnd], advice: LOOKS_WHOLE, seen: None }
     }
 
     /// The server closes its socket, in which bytes of ours are unread: its kernel then sends a reset in place of a FIN
@@ -52,7 +45,6 @@ impl LastBytes {
             advice: "A server that refuses a long request with a short answer (HTTP 413) and closes: the reset overtakes \
                      the answer, and the client sees an error without it. The server has to shut down, and read on for a \
                      while (nginx lingering_close).",
-            begun: false,
             seen: None,
         }
     }
@@ -60,7 +52,7 @@ impl LastBytes {
 
 impl Behaviour for LastBytes {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.seen.is_some() {
             return Vec::new();
         }
         vec![Plan { ask: Some(self.question), steps: self.steps.clone(), ..Plan::default() }]

@@ -18,7 +18,6 @@ const WORDS: u32 = 10_000;
 pub struct Long {
     words: u32,
     every: Duration,
-    begun: bool,
     seen: Option<Seen>,
 }
 
@@ -27,13 +26,13 @@ impl Long {
     #[must_use]
     pub fn new(most: Duration) -> Long {
         let words = u32::try_from(most.as_millis().div_ceil(EVERY.as_millis())).unwrap_or(WORDS).clamp(1, WORDS);
-        Long { words, every: most / words, begun: false, seen: None }
+        Long { words, every: most / words, seen: None }
     }
 }
 
 impl Behaviour for Long {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.seen.is_some() {
             return Vec::new();
         }
         let word = [Step::Send(1), Step::AwaitEcho, Step::Quiet(self.every)];

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::client::direction::Way;
 use crate::client::pattern::Pattern;
-use crate::engine::connection::{Connection, Timeouts};
+use crate::engine::connection::{Connection, Timeouts, Transport};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role, Token};
 use crate::engine::signals::Signal;
 use crate::engine::sockets;
@@ -393,7 +393,7 @@ impl<'a> Holder<'a> {
         }
         let transport = event_loop.connection(token).map(Connection::transport);
         let local = transport.and_then(|stream| stream.local_addr().ok()).map(sockets::canonical);
-        let segment = transport.and_then(sockets::segment);
+        let segment = transport.and_then(Transport::tcp_state).map(|state| state.mss);
         if let Some(conversation) = event_loop.protocol_mut(token) {
             conversation.connected(now, after, deaf);
             conversation.know(local, segment);

@@ -12,27 +12,21 @@ const BYTES: u64 = 1_000;
 /// Whether the server sees our reset (RFC 9293, 3.5.2), and the bytes that came before it.
 #[derive(Debug, Default)]
 pub struct ResetClient {
-    begun: bool,
-    seen: Option<Seen>,
     inquiry: Inquiry,
 }
 
 impl Behaviour for ResetClient {
     fn next_round(&mut self) -> Vec<Plan> {
-        if !std::mem::replace(&mut self.begun, true) {
-            // The bytes are read at the other end when the reset comes: a reset may overtake those that are not.
-            let steps = vec![Step::Send(BYTES), Step::AwaitEcho, Step::Reset];
-            return vec![Plan { ask: Some(Question::Who), steps, ..Plan::default() }];
+        if self.inquiry.seen().is_some_and(|seen| !seen.is_whole()) {
+            return Vec::new(); // No reset was sent.
         }
-        let answer = self.seen.as_ref().filter(|seen| seen.is_whole()).and_then(|seen| seen.answer.as_ref());
-        self.inquiry.next(answer).into_iter().collect()
+        // The bytes are read at the other end when the reset comes: a reset may overtake those that are not.
+        let steps = vec![Step::Send(BYTES), Step::AwaitEcho, Step::Reset];
+        self.inquiry.next_round(Plan { ask: Some(Question::Who), steps, ..Plan::default() })
     }
 
     fn hear(&mut self, _index: usize, seen: Seen) {
-        match self.seen {
-            None => self.seen = Some(seen),
-            Some(_) => self.inquiry.hear(seen),
-        }
+        self.inquiry.hear(seen);
     }
 
     fn row(&self, name: &'static str) -> Row {
@@ -44,7 +38,7 @@ impl Behaviour for ResetClient {
                      request for a whole one. A proxy that turns resets into FINs has no setting for it: do not take an \
                      end of the connection for the end of a message.",
         };
-        match &self.seen {
+        match self.inquiry.seen() {
             None => row(Verdict::Carried, String::new()),
             Some(seen) if !seen.is_whole() => row(Verdict::of(seen), ending(seen)),
             Some(_) => {

@@ -14,13 +14,12 @@ const DEAF: Duration = Duration::from_millis(1_500);
 /// Whether what waits for a slow reader is complete in the end, and how much the path swallowed meanwhile.
 #[derive(Debug, Default)]
 pub struct SlowReader {
-    begun: bool,
     seen: Option<Seen>,
 }
 
 impl Behaviour for SlowReader {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.seen.is_some() {
             return Vec::new();
         }
         let steps = vec![Step::Send(BYTES), Step::AwaitEcho, Step::ShutDown, Step::AwaitEnd];

@@ -12,13 +12,12 @@ const AROUND: u64 = 10;
 /// Whether an urgent byte stays in its place in the stream (RFC 9293, 3.8.5; RFC 6093).
 #[derive(Debug, Default)]
 pub struct Urgent {
-    begun: bool,
     seen: Option<Seen>,
 }
 
 impl Behaviour for Urgent {
     fn next_round(&mut self) -> Vec<Plan> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.seen.is_some() {
             return Vec::new();
         }
         let steps = vec![
