@@ -35,7 +35,8 @@
 //! To ignore the error would be no better: the event for the peers that wait has come already, and the next event comes
 //! with the next peer. This is missing as well:
 //!
-//! - Fairness: a peer that sends as fast as it is served keeps `Connection::serve` to itself, and all others wait.
+//! - Fairness: `Connection::serve` returns only when the socket is empty. A peer that always has more to send keeps the
+//!   loop there, and all other peers wait.
 //! - Limits: of connections, and of memory for all of them together.
 //! - Time: a peer that never sends, never reads or is gone without a FIN stays for ever.
 //! - Draining: Ctrl-C cuts every connection off in the middle.
