@@ -236,7 +236,7 @@ impl Transport for TcpStream {
 
     fn unacknowledged(&self) -> Option<Unacknowledged> {
         let bytes = tcp_state::unacknowledged(self.as_fd()).ok()?;
-        let last_acknowledgement = tcp_state::last_acknowledgement(self.as_fd()).ok()?;
+        let last_acknowledgement = self.tcp_state()?.since_acknowledgement;
         Some(Unacknowledged { bytes, last_acknowledgement })
     }
 

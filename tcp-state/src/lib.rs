@@ -17,15 +17,6 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
     system::unacknowledged(socket)
 }
 
-/// How long ago the peer's last acknowledgement arrived, exact to a timer tick of the kernel, some milliseconds. Every
-/// segment of the peer carries one, also an answer to a probe of its closed window (tcp(7), `TCP_INFO`).
-///
-/// # Errors
-/// The descriptor is no TCP socket, or the system is not Linux.
-pub fn last_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<Duration> {
-    Ok(look(socket)?.since_acknowledgement)
-}
-
 /// What the kernel knows of one connection at one moment (tcp(7), `TCP_INFO`). What stays `None` is not known: the kernel
 /// is older than the field, or has measured nothing yet.
 ///
@@ -57,10 +48,9 @@ pub struct TcpState {
     /// The most bytes that the kernel puts into one segment now. Before the peer has answered the SYN, a guess.
     pub mss: u32,
     /// How long ago the peer's last acknowledgement arrived, exact to a timer tick of the kernel, some milliseconds. Every
-    /// segment of the peer carries one, also one that acknowledges nothing new.
+    /// segment of the peer carries one, also one that acknowledges nothing new, and an answer to a probe of its closed
+    /// window.
     pub since_acknowledgement: Duration,
-    /// How long ago data were last sent, for the first time or again; as exact.
-    pub since_data_sent: Duration,
 }
 
 /// Looks at a connection, by one system call.
@@ -131,7 +121,6 @@ mod system {
             smoothed_rtt: rtt(info.tcpi_rtt),
             mss: info.tcpi_snd_mss,
             since_acknowledgement: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-            since_data_sent: Duration::from_millis(info.tcpi_last_data_sent.into()),
         }
     }
 
@@ -188,7 +177,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(10), "reading acknowledges nothing");
             std::thread::yield_now();
         }
-        assert!(last_acknowledgement(near.as_fd()).unwrap() < Duration::from_secs(10));
+        assert!(look(near.as_fd()).unwrap().since_acknowledgement < Duration::from_secs(10));
     }
 
     /// Looks until `is_so`: acknowledgements come by themselves, on the loopback at once or soon.
@@ -217,7 +206,6 @@ mod tests {
         assert!(state.shortest_rtt.unwrap() <= Duration::from_secs(1), "{state:?}");
         assert!(state.smoothed_rtt.unwrap() <= Duration::from_secs(1), "{state:?}");
         assert!(state.mss >= 536 && state.peer_window.unwrap() > 0, "{state:?}");
-        assert!(state.since_data_sent < Duration::from_secs(10), "{state:?}");
     }
 
     #[test]
@@ -265,7 +253,6 @@ mod tests {
     fn a_descriptor_that_is_no_socket_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(unacknowledged(file.as_fd()).is_err());
-        assert!(last_acknowledgement(file.as_fd()).is_err());
         assert!(look(file.as_fd()).is_err());
     }
 }
