@@ -644,14 +644,20 @@ fn the_histogram_log_is_written_or_refused_beforehand() {
     }
 
     let accepted = server.program.count("Accepted");
-    let run = client(server.addr, 3, &["-q", "--hdr-log", "/nonexistent/run.hlog"]);
-    assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
-    assert!(run.stderr.starts_with("error: cannot write /nonexistent/run.hlog: "), "{run:?}");
-    assert_eq!(server.program.count("Accepted"), accepted, "before the first connect");
+    for path in ["/nonexistent/run.hlog", "/dev/full"] {
+        let run = client(server.addr, 3, &["-q", "--hdr-log", path]);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+        assert!(run.stderr.starts_with(&format!("error: cannot write {path}: ")), "{run:?}");
+        assert_eq!(server.program.count("Accepted"), accepted, "before the first connect");
+    }
+}
 
-    // An error at the very end does not suppress the report.
-    let run = client(server.addr, 3, &["-q", "--hdr-log", "/dev/full"]);
+#[test]
+fn a_disk_that_becomes_full_does_not_suppress_the_report() {
+    let server = Server::start(&[]);
+    let run = client(server.addr, 3, &["-q", "--interval", "1s", "--csv", "/dev/full"]);
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
+    assert!(run.stderr.starts_with("error: cannot write /dev/full: "), "{run:?}");
     assert!(run.stdout.contains("verdict      intact"), "{run:?}");
 }
 
@@ -660,7 +666,7 @@ fn the_json_report_has_the_documented_shape() {
     let server = Server::start(&[]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for (addr, args) in [
-        (server.addr, &["--rate", "100", "--duration", "200ms", "--expect", "p99<1s"][..]),
+        (server.addr, &["--rate", "100", "--duration", "200ms", "--interval", "100ms", "--expect", "p99<1s"][..]),
         (server.addr, &["--size", "100"][..]),
         (server.addr, &[][..]),
         (closed, &[][..]),

@@ -1,16 +1,16 @@
 //! `multiconn-client HOST PORT NUM_CONNS`: the checking and measuring client.
 
-use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use log::warn;
+use multiconn::cli::intervals::{self, Form, Intervals};
 use multiconn::cli::progress_line::Display;
 use multiconn::cli::{self, Sources, Verbosity};
 use multiconn::client::load::{Content, Load, Pacing};
@@ -19,8 +19,8 @@ use multiconn::client::rate::Rate;
 use multiconn::client::{self, Plan};
 use multiconn::internals::sockets;
 use multiconn::partner::accounts;
+use multiconn::report::Report;
 use multiconn::report::expect::Expectation;
-use multiconn::report::{Report, hdr_log};
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
@@ -75,12 +75,8 @@ struct Args {
     /// How long nothing may move on a connection; with --rate, how long after the end late messages are begun
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
-    /// Print the report as one JSON object (docs/report.md)
-    #[arg(long, help_heading = "The report")]
-    json: bool,
-    /// Write the histograms to this file, as an HdrHistogram interval log
-    #[arg(long, value_name = "FILE", help_heading = "The report")]
-    hdr_log: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Exit with 1 unless this holds: 'p99<5ms', 'service.p99.9<20ms', 'rate>1000', 'faults=0'; may be repeated
     #[arg(long, value_name = "EXPECTATION", value_parser = Expectation::parse, help_heading = "The report")]
     expect: Vec<Expectation>,
@@ -95,6 +91,26 @@ struct Args {
     /// Draw no line of progress, where standard error is a terminal
     #[arg(long)]
     no_progress: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "The report")]
+struct Output {
+    /// Print the report as one JSON object (docs/report.md)
+    #[arg(long)]
+    json: bool,
+    /// Print a line for each part of the run of this length as it ends (docs/report.md)
+    #[arg(long, value_name = "DURATION", value_parser = cli::interval)]
+    interval: Option<Duration>,
+    /// Print an object for each interval as it ends, one a line, and the report as the last one
+    #[arg(long, requires = "interval", conflicts_with = "json")]
+    json_lines: bool,
+    /// Write the intervals to this file, as CSV
+    #[arg(long, value_name = "FILE", requires = "interval")]
+    csv: Option<PathBuf>,
+    /// Write the histograms, of each interval if there are any, to this file, as an HdrHistogram interval log
+    #[arg(long, value_name = "FILE")]
+    hdr_log: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -123,6 +139,9 @@ Examples:
 /// The size of generated messages if none is given.
 const SIZE: usize = 64;
 
+/// The interval of a run that is not divided: longer than any run.
+const ENDLESS: Duration = Duration::from_secs(1 << 32);
+
 /// How long a server is asked for its accounts of faulty connections. It is another one, or it answers in a round trip.
 const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -147,13 +166,12 @@ fn main() -> ExitCode {
         Err(wrong) => return cli::misuse(&wrong),
     };
     cli::start_logging(args.verbosity);
-    let (report, log) = match run(&args, &plan) {
+    let (report, written) = match run(&args, &plan) {
         Ok(done) => done,
         Err(error) => return cli::fail(&error),
     };
-    let text = if args.json { serde_json::to_string(&report).map(|json| json + "\n") } else { Ok(report.to_string()) };
-    // The report first: a histogram log that cannot be written is no reason to keep quiet about the rest.
-    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)).and(log) {
+    // The report first: a file that cannot be written is no reason to keep quiet about the rest.
+    if let Err(error) = print(&args.output, &report).and(written) {
         return cli::fail(&error);
     }
     match report.interrupted {
@@ -161,6 +179,16 @@ fn main() -> ExitCode {
         None if report.is_intact() && report.meets_expectations() => ExitCode::SUCCESS,
         None => ExitCode::from(cli::EXIT_FAILURE),
     }
+}
+
+/// Prints the report behind the lines of the intervals.
+fn print(output: &Output, report: &Report) -> anyhow::Result<()> {
+    cli::print(&match output {
+        Output { json: true, .. } => serde_json::to_string(report)? + "\n",
+        Output { json_lines: true, .. } => intervals::object("report", report),
+        Output { interval: Some(_), .. } => format!("\n{report}"),
+        _ => report.to_string(),
+    })
 }
 
 /// What the arguments ask for, or why they do not go together.
@@ -173,6 +201,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         connect_window: args.connect_window,
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
         busy_poll: args.busy_poll,
+        interval: args.output.interval.or_else(|| args.output.hdr_log.as_ref().map(|_| ENDLESS)),
         ..Plan::tutorial(args.num_conns)
     };
     let verify = !args.no_verify;
@@ -225,31 +254,43 @@ fn plan(args: &Args) -> Result<Plan, String> {
     Ok(Plan { load, ..plan })
 }
 
-/// Runs the plan. Returns the report, and whether the histogram log could be written.
+/// Runs the plan. Returns the report, and whether all files could be written.
 fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)> {
     check_room(plan)?;
     let addrs = sockets::resolve(&args.host, args.port)
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
-    let log = match &args.hdr_log {
-        Some(path) => Some((File::create(path).with_context(|| format!("cannot write {}", path.display()))?, path)),
-        None => None,
-    };
-    let began = SystemTime::now();
-    let mut findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    let mut intervals = destinations(&args.output)?;
+    let mut findings = client::run(addrs, plan, &mut Display::new(!args.no_progress, &mut intervals))?;
     if let (Content::Generated { run, .. }, None) = (&plan.load.content, findings.interrupted) {
         // The report matters more than this one figure of it.
         if let Err(error) = accounts::find_ways(&mut findings, *run, plan.timeout.min(MOST_PATIENCE)) {
             warn!("cannot ask the server what it received: {error}");
         }
     }
-    let report = Report::of(&findings, &args.expect);
-    let written = match log {
-        Some((mut file, path)) => hdr_log::write(&mut file, &findings.figured.figures(), began, findings.measured)
-            .with_context(|| format!("cannot write {}", path.display())),
-        None => Ok(()),
-    };
+    let mut report = Report::of(&findings, &args.expect);
+    let (lines, reports, written) = intervals.finish();
+    cli::print_bytes(&lines)?;
+    report.intervals = reports;
     Ok((report, written))
+}
+
+/// Where the intervals go.
+fn destinations(output: &Output) -> anyhow::Result<Intervals> {
+    let mut intervals = Intervals::default();
+    match output {
+        Output { interval: None, .. } => {}
+        Output { json: true, .. } => intervals.report(),
+        Output { json_lines: true, .. } => intervals.print(Form::Json),
+        _ => intervals.print(Form::Text),
+    }
+    if let Some(path) = &output.csv {
+        intervals.write_csv(path)?;
+    }
+    if let Some(path) = &output.hdr_log {
+        intervals.write_hdr_log(path)?;
+    }
+    Ok(intervals)
 }
 
 /// Refuses, before the first connect, what this system cannot do.

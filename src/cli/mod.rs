@@ -2,9 +2,11 @@
 //!
 //! Behind the feature `cli`, which is on by default. A server of your own may use it as well; the examples do.
 
+pub mod intervals;
 pub mod progress_line;
 pub mod standard_error;
 pub mod table;
+mod unblocked;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv6Addr};
@@ -109,8 +111,13 @@ pub fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
 
 /// Writes a program's result to standard output. A reader that closes the pipe early (`head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`].
+pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("cannot write to standard output"))
         }
@@ -302,6 +309,19 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a timeout has to be longer than that".to_owned()),
         duration => Ok(duration),
+    }
+}
+
+/// The shortest interval: a shorter one costs more than it shows.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The length of a part of a run.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        length if length < SHORTEST_INTERVAL => {
+            Err(format!("at least {} ms are needed", SHORTEST_INTERVAL.as_millis()))
+        }
+        length => Ok(length),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The client program beside its client: the line that shows how the run is getting on, and the table for SIGUSR1.
+//! The client program beside its client: the line that shows how the run is getting on, and the table for SIGUSR1. Its
+//! intervals it hands on.
 //!
 //! Owns when the line is drawn again. There is none where there is no terminal, and no thread draws: the client calls
 //! between its turns. Where the line stands, and how the log gets past it, is the business of [`LossyStderr`].
@@ -6,9 +7,11 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use crate::cli::intervals::Intervals;
 use crate::cli::standard_error::LossyStderr;
 use crate::cli::table;
 use crate::client::side::Side;
+use crate::client::timeline::Interval;
 use crate::client::{Client, Observer};
 use crate::engine::event_loop::EventLoop;
 use crate::engine::time::Moment;
@@ -18,23 +21,24 @@ use crate::engine::time::Moment;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What the client program shows while its client runs, until it is dropped.
-#[derive(Debug)]
-pub struct Display {
+pub struct Display<'a> {
     /// When the line is drawn next, if there is one.
     next: Option<Moment>,
+    intervals: &'a mut Intervals,
 }
 
-impl Display {
-    /// A display with a line of progress, if that is wished and standard error is a terminal that can draw one.
+impl Display<'_> {
+    /// A display with a line of progress, if that is wished and standard error is a terminal that can draw one. Where
+    /// `intervals` have their lines on the terminal, those show how the run is getting on.
     #[must_use]
-    pub fn new(progress: bool) -> Display {
+    pub fn new(progress: bool, intervals: &mut Intervals) -> Display<'_> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let draws = progress && io::stderr().is_terminal() && !dumb;
-        Display { next: draws.then(|| Moment::START.plus(INTERVAL)) }
+        let draws = progress && io::stderr().is_terminal() && !dumb && !intervals.are_on_a_terminal();
+        Display { next: draws.then(|| Moment::START.plus(INTERVAL)), intervals }
     }
 }
 
-impl Observer for Display {
+impl Observer for Display<'_> {
     fn watch(&mut self, client: &Client, now: Moment) -> Option<Moment> {
         let next = self.next.as_mut()?;
         if now >= *next {
@@ -44,12 +48,16 @@ impl Observer for Display {
         Some(*next)
     }
 
+    fn interval_over(&mut self, interval: Interval) {
+        self.intervals.send(interval);
+    }
+
     fn status_asked(&mut self, event_loop: &EventLoop<Side>) {
         table::write_table(event_loop);
     }
 }
 
-impl Drop for Display {
+impl Drop for Display<'_> {
     fn drop(&mut self) {
         if self.next.is_some() {
             LossyStderr::draw("");

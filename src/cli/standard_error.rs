@@ -5,16 +5,14 @@
 //! not end it.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::Errno;
 use rustix::pipe::PIPE_BUF;
 use rustix::stdio::stderr;
-use rustix::termios::{tcgetwinsize, ttyname};
+use rustix::termios::tcgetwinsize;
+
+use crate::cli::unblocked::Unblocked;
 
 /// Lines that could not be written. Of the process, as the descriptor is.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -43,13 +41,8 @@ const DRAW: (&[u8], &[u8]) = (b"\x1b[?7l", b"\x1b[?7h\r");
 /// The width that every terminal has, and one that was never given a size is taken to have.
 pub(crate) const USUAL_WIDTH: usize = 80;
 
-/// Writes each line whole, at once, or not at all.
-///
-/// Before each write it asks poll(2) whether the descriptor takes bytes; on a pipe that means at least `PIPE_BUF` of
-/// them, and that number goes in without blocking (pipe(7)). `O_NONBLOCK` alone would do, but belongs to the open file,
-/// which other processes share: the shell that started this one, for instance. Only a terminal needs it, as it says
-/// that it takes bytes when it takes some, and then blocks until it has taken all; it is opened a second time for that.
-/// Dropped lines are counted, and the count is written when lines pass again.
+/// Writes each line whole, at once, or not at all ([`Unblocked`]). Dropped lines are counted, and the count is written when
+/// lines pass again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LossyStderr;
 
@@ -117,34 +110,11 @@ fn fitting(text: &str, width: usize) -> &str {
     &text[..cuts.take_while(|&at| at <= end).last().unwrap_or(end)]
 }
 
-/// Standard error, or a non-blocking open file of our own for the terminal that it is.
-fn descriptor() -> BorrowedFd<'static> {
-    static TERMINAL: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let terminal = TERMINAL.get_or_init(|| {
-        let name = ttyname(stderr(), Vec::new()).ok()?; // An error: it is no terminal.
-        open(name, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok()
-    });
-    terminal.as_ref().map_or(stderr(), OwnedFd::as_fd)
-}
-
 /// How many of `bytes` could be written without waiting.
 fn write_now(bytes: &[u8]) -> usize {
-    let descriptor = descriptor();
-    let mut written = 0;
-    while written < bytes.len() {
-        match poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], Some(&Timespec::default())) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(_) => break,
-        }
-        match rustix::io::write(descriptor, &bytes[written..]) {
-            Ok(count) => written += count,
-            Err(Errno::INTR) => {}
-            Err(_) => break, // Full, closed, no space on disk: there is nowhere to tell it.
-        }
-    }
-    written
+    static STREAM: OnceLock<Unblocked> = OnceLock::new();
+    // Full, closed, no space on disk: there is nowhere to tell it.
+    STREAM.get_or_init(|| Unblocked::new(stderr())).write(bytes).0
 }
 
 impl Write for LossyStderr {

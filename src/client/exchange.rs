@@ -12,7 +12,7 @@ use tcp_state::TcpState;
 
 use crate::client::fault::{Fault, FaultKind};
 use crate::client::load::{Content, Pacing};
-use crate::client::measure::{Lateness, Sample};
+use crate::client::measure::{Sample, Scheduled};
 use crate::client::pattern::{self, Origin, Pattern};
 use crate::client::schedule::{Run, Schedule};
 use crate::engine::escape::Escaped;
@@ -163,6 +163,21 @@ impl Exchange {
         (newest - self.unanswered()..newest).take_while(waits).count() as u64
     }
 
+    /// How many measured messages were due, or begun if nothing schedules them, and are not back at `now`; and since when the
+    /// oldest of them waits.
+    #[must_use]
+    pub fn waiting(&self, now: Moment) -> Option<(u64, Moment)> {
+        let Some(schedule) = self.run.schedule() else {
+            let oldest = self.batches.front()?.begun;
+            let count = self.unanswered();
+            return (count > 0).then_some((count, oldest));
+        };
+        let measured = schedule.count_in_slot(self.slot, schedule.first);
+        let next = self.checking.messages.max(measured);
+        let count = schedule.count_in_slot(self.slot, schedule.due_before(now)).saturating_sub(next + self.given_up);
+        (count > 0).then(|| (count, schedule.due(schedule.number(self.slot, next))))
+    }
+
     /// Whether everything that was begun is back, no more is to be begun, and our FIN follows or is out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -230,7 +245,7 @@ impl Exchange {
     fn begin(&mut self, due: Option<Moment>, now: Moment) {
         if self.is_measured(self.sending.messages, now) {
             self.begun += 1;
-            self.run.meter.begun(due.map(|due| Lateness { total: now.since(due), own: self.own_lateness(due, now) }));
+            self.run.meter.begun(due.map_or(Duration::ZERO, |due| self.own_lateness(due, now)));
             self.run.measured_begun(now);
         }
         match self.batches.back_mut() {
@@ -350,7 +365,7 @@ impl Exchange {
                 at: now,
                 first_byte: first_byte.since(begun),
                 service: now.since(begun),
-                scheduled: due.map(|due| now.since(due)),
+                scheduled: due.map(|due| Scheduled { late: begun.since(due), total: now.since(due) }),
             });
         }
     }
@@ -550,14 +565,14 @@ mod tests {
     #[derive(Clone, Default)]
     struct Notes(
         Rc<RefCell<Vec<Sample>>>,
-        Rc<RefCell<Vec<Option<Lateness>>>>,
+        Rc<RefCell<Vec<Duration>>>,
         Rc<Cell<(u64, u64)>>,
         Rc<RefCell<Vec<(u64, Duration)>>>,
     );
 
     impl Meter for Notes {
-        fn begun(&self, late: Option<Lateness>) {
-            self.1.borrow_mut().push(late);
+        fn begun(&self, own_late: Duration) {
+            self.1.borrow_mut().push(own_late);
         }
         fn given_up(&self, messages: u64, own: Duration) {
             self.3.borrow_mut().push((messages, own));
@@ -898,15 +913,11 @@ mod tests {
         let rest = send(&mut exchange, 1000, at(55));
         assert_eq!(rest.len(), 16, "two are due, with the first not back");
         receive(&mut exchange, &[first, rest].concat(), at(60));
-        let late: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().total.as_millis()).collect();
-        assert_eq!(late, [0, 25, 5]);
-        let times: Vec<_> = notes
-            .0
-            .borrow()
-            .iter()
-            .map(|sample| (sample.service.as_millis(), sample.scheduled.unwrap().as_millis()))
-            .collect();
-        assert_eq!(times, [(50, 50), (5, 30), (5, 10)]);
+        let times = |sample: &Sample| {
+            let Scheduled { late, total } = sample.scheduled.unwrap();
+            [late, sample.service, total].map(|time| time.as_millis())
+        };
+        assert_eq!(notes.0.borrow().iter().map(times).collect::<Vec<_>>(), [[0, 50, 50], [25, 5, 30], [5, 5, 10]]);
         let schedule = exchange.run.schedule().unwrap();
         assert_eq!((schedule.due_before(at(50)), schedule.due(3)), (5, at(30)));
     }
@@ -1016,9 +1027,7 @@ mod tests {
         assert_eq!(send(&mut exchange, 100, at(1)).len(), 10);
         exchange.blocked();
         assert_eq!(send(&mut exchange, 100, at(900)).len(), 20, "those of 200 and 400 ms");
-        let lateness =
-            |total, own| Some(Lateness { total: Duration::from_millis(total), own: Duration::from_millis(own) });
-        assert_eq!(*notes.1.borrow(), [lateness(1, 1), lateness(700, 0), lateness(500, 0)]);
+        assert_eq!(*notes.1.borrow(), [1, 0, 0].map(Duration::from_millis));
         assert_eq!(exchange.unanswered(), 3);
     }
 
@@ -1043,7 +1052,7 @@ mod tests {
         send(&mut exchange, 10, at(510)); // That of 400 ms: the socket takes it, but it came to wait behind the other.
         assert!(send(&mut exchange, 10, at(520)).is_empty());
         send(&mut exchange, 10, at(630));
-        let own: Vec<u128> = notes.1.borrow().iter().map(|late| late.unwrap().own.as_millis()).collect();
+        let own: Vec<u128> = notes.1.borrow().iter().map(Duration::as_millis).collect();
         assert_eq!(own, [0, 0, 0, 30]);
     }
 

@@ -13,7 +13,7 @@ use super::{Client, Phase};
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::kernel::Kernel;
 use crate::client::load::Pacing;
-use crate::client::measure::{Figured, Figures};
+use crate::client::measure::Figures;
 use crate::client::side::Side;
 use crate::engine::connection::Transport;
 use crate::engine::event_loop::EventLoop;
@@ -32,7 +32,7 @@ pub struct Findings {
     /// What became of the connections.
     pub connections: Connections,
     /// The counters and histograms of the measured messages.
-    pub figured: Figured,
+    pub figures: Figures,
     /// Whether messages are scheduled: an open loop, even if it has not begun.
     pub is_scheduled: bool,
     /// Measured messages that were due before the run was over, and never begun.
@@ -117,15 +117,11 @@ impl Client {
     #[must_use]
     pub fn into_findings(mut self, event_loop: &EventLoop<Side>) -> Findings {
         self.look_at_the_unfinished(event_loop);
-        let (connections, messages, measured) = {
-            let figures = self.figured.figures();
-            let messages = self.not_back(&figures, event_loop);
-            let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
-            let connections =
-                Connections { unfinished, retransmitted: self.window.sent_again(), ..self.connections.clone() };
-            (connections, messages, self.measured(&figures, event_loop.now()))
-        };
-        let NotBack { missed, unanswered, never } = messages;
+        let figures = self.figured.so_far();
+        let NotBack { missed, unanswered, never } = self.not_back(&figures, event_loop);
+        let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
+        let connections =
+            Connections { unfinished, retransmitted: self.window.sent_again(), ..self.connections.clone() };
         Findings {
             target: self.addrs[0],
             connections,
@@ -134,10 +130,10 @@ impl Client {
             unanswered,
             never,
             elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
-            measured,
+            measured: self.measured(&figures, event_loop.now()),
             effort: Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default()),
             kernel: self.kernel,
-            figured: self.figured,
+            figures,
             faults: self.faults,
             faults_by_kind: self.faults_by_kind,
             interrupted: self.interrupted,

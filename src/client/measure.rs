@@ -1,8 +1,10 @@
 //! What the client measures.
 //!
-//! Owns the counters and histograms of a run. Knows nothing of connections: the exchanges report what happens.
+//! Owns the counters and histograms of a run, and of the part of it that goes on now. Knows nothing of connections: the
+//! exchanges report what happens.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
+use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,8 +24,10 @@ pub const LATE: Duration = Duration::from_millis(1);
 
 /// Takes what is measured. It hears only of messages of the measured part.
 pub trait Meter {
-    /// A message was begun. If it was scheduled, `late` says how late.
-    fn begun(&self, late: Option<Lateness>);
+    /// A message was begun, by our own doing `own_late` after its time. That is zero if it had none, and if the socket was
+    /// full and the message waited for that, or for others that waited for it: then the peer, or the path to it, made it
+    /// wait.
+    fn begun(&self, own_late: Duration);
     /// This number of scheduled messages will never be begun: it has become too late. `own` is the part of the lateness that
     /// is our own.
     fn given_up(&self, messages: u64, own: Duration);
@@ -35,16 +39,6 @@ pub trait Meter {
     fn echoed(&self, sample: Sample);
 }
 
-/// How long after its time a scheduled message was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lateness {
-    /// In all.
-    pub total: Duration,
-    /// The same, if nothing was in its way. Zero if the socket was full and the message waited for that, or for others that
-    /// waited for it: then the peer, or the path to it, made it wait.
-    pub own: Duration,
-}
-
 /// One message's times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -54,8 +48,17 @@ pub struct Sample {
     pub first_byte: Duration,
     /// From its first write to its last byte back.
     pub service: Duration,
-    /// From the time it was scheduled for to its last byte back, if it was scheduled.
-    pub scheduled: Option<Duration>,
+    /// The times from its schedule on, if it was scheduled.
+    pub scheduled: Option<Scheduled>,
+}
+
+/// The times of a message that was due at a certain time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// From the time it was due to its first write, by whatever cause.
+    pub late: Duration,
+    /// From the time it was due to its last byte back.
+    pub total: Duration,
 }
 
 /// A meter that measures nothing.
@@ -63,7 +66,7 @@ pub struct Sample {
 pub struct NoMeter;
 
 impl Meter for NoMeter {
-    fn begun(&self, _late: Option<Lateness>) {}
+    fn begun(&self, _own_late: Duration) {}
     fn given_up(&self, _messages: u64, _own: Duration) {}
     fn sent(&self, _bytes: u64, _messages: u64) {}
     fn returned(&self, _bytes: u64) {}
@@ -71,7 +74,7 @@ impl Meter for NoMeter {
 }
 
 /// Counters and times in microseconds of the measured messages; of connects, all.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Figures {
     /// Messages handed to their connections whole.
     pub messages_sent: u64,
@@ -97,21 +100,17 @@ pub struct Figures {
     pub scheduled: Histogram<u64>,
     /// From the first write of a message to its first byte back.
     pub first_byte: Histogram<u64>,
-    /// From the time that a message was scheduled for to its first write.
+    /// From the time that a message was scheduled for to its first write, of messages that came back.
     pub schedule_error: Histogram<u64>,
     /// From connect(2) to its success.
     pub connect: Histogram<u64>,
 }
 
-/// The figures of a run, shared by the exchanges, which measure, and the client.
-#[derive(Clone, Debug)]
-pub struct Figured(Rc<RefCell<Figures>>);
-
-impl Figured {
-    /// No figures yet.
+impl Figures {
+    /// Nothing was measured yet.
     #[must_use]
-    pub fn new() -> Figured {
-        Figured(Rc::new(RefCell::new(Figures {
+    pub fn new() -> Figures {
+        Figures {
             messages_sent: 0,
             messages_echoed: 0,
             bytes_sent: 0,
@@ -126,13 +125,88 @@ impl Figured {
             first_byte: histogram(),
             schedule_error: histogram(),
             connect: histogram(),
-        })))
+        }
     }
 
-    /// The figures so far.
+    /// Adds those of a later part of the run.
+    pub fn add(&mut self, later: &Figures) {
+        let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, begun, unanswered, own_late, .. } =
+            later;
+        let Figures { given_up, last_echo, service, scheduled, first_byte, schedule_error, connect, .. } = later;
+        self.messages_sent += messages_sent;
+        self.messages_echoed += messages_echoed;
+        self.bytes_sent += bytes_sent;
+        self.bytes_echoed += bytes_echoed;
+        self.begun += begun;
+        self.unanswered += unanswered;
+        self.own_late += own_late;
+        self.given_up += given_up;
+        self.last_echo = last_echo.or(self.last_echo);
+        for (sum, later) in [
+            (&mut self.service, service),
+            (&mut self.scheduled, scheduled),
+            (&mut self.first_byte, first_byte),
+            (&mut self.schedule_error, schedule_error),
+            (&mut self.connect, connect),
+        ] {
+            *sum += later; // All have the same bounds, so there is room.
+        }
+    }
+}
+
+impl Default for Figures {
+    fn default() -> Figures {
+        Figures::new()
+    }
+}
+
+/// The figures of a run, shared by the exchanges, which measure, and the client.
+#[derive(Clone, Debug, Default)]
+pub struct Figured(Rc<RefCell<Parts>>);
+
+/// A run is measured in parts, so that nothing is counted twice: the whole is their sum.
+#[derive(Debug, Default)]
+struct Parts {
+    /// The sum of those that are over.
+    earlier: Figures,
+    current: Figures,
+}
+
+impl Figured {
+    /// No figures yet.
     #[must_use]
-    pub fn figures(&self) -> Ref<'_, Figures> {
-        self.0.borrow()
+    pub fn new() -> Figured {
+        Figured::default()
+    }
+
+    /// The figures of the whole run so far.
+    #[must_use]
+    pub fn so_far(&self) -> Figures {
+        let Parts { earlier, current } = &*self.0.borrow();
+        let mut sum = Figures::new();
+        sum.add(earlier);
+        sum.add(current);
+        sum
+    }
+
+    /// Begins a new part. Returns the figures of the one that is over now.
+    #[must_use]
+    pub fn next_part(&self) -> Figures {
+        let Parts { earlier, current } = &mut *self.0.borrow_mut();
+        let part = mem::take(current);
+        earlier.add(&part);
+        part
+    }
+
+    /// Begins a new part for the messages, of which none is back yet. Returns the figures of the one that is over now: those
+    /// of its connects.
+    #[must_use]
+    pub fn next_part_after_connects(&self) -> Figures {
+        let Parts { earlier, current } = &mut *self.0.borrow_mut();
+        let connect = mem::replace(&mut current.connect, histogram());
+        let part = Figures { connect, ..Figures::new() };
+        earlier.add(&part);
+        part
     }
 
     /// A connection failed with this number of messages on their way.
@@ -146,13 +220,7 @@ impl Figured {
     }
 
     fn borrow_mut(&self) -> RefMut<'_, Figures> {
-        self.0.borrow_mut()
-    }
-}
-
-impl Default for Figured {
-    fn default() -> Figured {
-        Figured::new()
+        RefMut::map(self.0.borrow_mut(), |parts| &mut parts.current)
     }
 }
 
@@ -186,13 +254,10 @@ pub(super) fn record(histogram: &mut Histogram<u64>, time: Duration) {
 }
 
 impl Meter for Figured {
-    fn begun(&self, late: Option<Lateness>) {
+    fn begun(&self, own_late: Duration) {
         let figures = &mut *self.borrow_mut();
         figures.begun += 1;
-        if let Some(Lateness { total, own }) = late {
-            record(&mut figures.schedule_error, total);
-            figures.own_late += u64::from(own > LATE);
-        }
+        figures.own_late += u64::from(own_late > LATE);
     }
 
     fn given_up(&self, messages: u64, own: Duration) {
@@ -219,8 +284,9 @@ impl Meter for Figured {
         figures.last_echo = Some(sample.at);
         record(&mut figures.first_byte, sample.first_byte);
         record(&mut figures.service, sample.service);
-        if let Some(scheduled) = sample.scheduled {
-            record(&mut figures.scheduled, scheduled);
+        if let Some(Scheduled { late, total }) = sample.scheduled {
+            record(&mut figures.schedule_error, late);
+            record(&mut figures.scheduled, total);
         }
     }
 }
@@ -228,6 +294,7 @@ impl Meter for Figured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_message_that_never_came_back_took_longer_than_all_others() {
@@ -250,9 +317,74 @@ mod tests {
         let sample = |service| Sample { at: Moment::START, first_byte: Duration::ZERO, service, scheduled: None };
         figured.echoed(sample(Duration::from_millis(5)));
         figured.echoed(sample(Duration::from_secs(9000)));
-        let seen = figured.figures();
+        let seen = figured.so_far();
         assert_eq!(seen.service.value_at_quantile(0.5) / 10, 500);
         assert!(seen.service.max() >= LONGEST_US - LONGEST_US / 500);
         assert_eq!((seen.messages_echoed, seen.scheduled.len()), (2, 0));
+    }
+
+    /// Something that is measured, or the end of a part.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Connected(u64),
+        Begun(u64),
+        Sent(u64),
+        Echoed(u64, Option<u64>),
+        Lost(u64),
+        GivenUp(u64),
+        Part,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let time = 0..10_000_000_u64;
+        prop_oneof![
+            time.clone().prop_map(Step::Connected),
+            time.clone().prop_map(Step::Begun),
+            time.clone().prop_map(Step::Sent),
+            (time.clone(), proptest::option::of(time)).prop_map(|(service, late)| Step::Echoed(service, late)),
+            (0..9_u64).prop_map(Step::Lost),
+            (0..9_u64).prop_map(Step::GivenUp),
+            Just(Step::Part),
+        ]
+    }
+
+    /// Measures `steps`. Returns the whole, and the sum of the parts.
+    fn measured(steps: &[Step], in_parts: bool) -> (Figures, Figures) {
+        let (figured, mut sum) = (Figured::new(), Figures::new());
+        for (step, millis) in steps.iter().zip(0..) {
+            match *step {
+                Step::Connected(micros) => figured.connected(Duration::from_micros(micros)),
+                Step::Begun(micros) => figured.begun(Duration::from_micros(micros)),
+                Step::Sent(bytes) => figured.sent(bytes, 1),
+                Step::Echoed(micros, late) => {
+                    let service = Duration::from_micros(micros);
+                    let late = late.map(Duration::from_micros);
+                    figured.returned(micros);
+                    figured.echoed(Sample {
+                        at: Moment::after_start(Duration::from_millis(millis)),
+                        first_byte: service / 2,
+                        service,
+                        scheduled: late.map(|late| Scheduled { late, total: late + service }),
+                    });
+                }
+                Step::Lost(messages) => figured.lost(messages),
+                Step::GivenUp(messages) => figured.given_up(messages, Duration::ZERO),
+                Step::Part if in_parts => sum.add(&figured.next_part()),
+                Step::Part => {}
+            }
+        }
+        let whole = figured.so_far();
+        sum.add(&figured.next_part());
+        (whole, sum)
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_of_a_run_sum_to_the_whole(steps in proptest::collection::vec(step(), 0..200)) {
+            let (undivided, _) = measured(&steps, false);
+            let (whole, sum) = measured(&steps, true);
+            prop_assert_eq!(&whole, &undivided);
+            prop_assert_eq!(&sum, &undivided);
+        }
     }
 }

@@ -18,6 +18,7 @@ mod progress;
 pub mod rate;
 pub mod schedule;
 pub mod side;
+pub mod timeline;
 pub mod units;
 pub(crate) mod verdict;
 
@@ -40,6 +41,7 @@ use self::measure::Figured;
 use self::rate::Rate;
 use self::schedule::Run;
 use self::side::Side;
+use self::timeline::{Interval, Timeline};
 use crate::engine::connection::{End, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
 use crate::engine::log_budget::Line;
@@ -81,6 +83,8 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// How long to poll without sleeping after the last event ([`Mio::with_busy_poll`]).
     pub busy_poll: Duration,
+    /// How long the intervals are that an [`Observer`] is handed; `None`: the run is not divided.
+    pub interval: Option<Duration>,
 }
 
 impl Plan {
@@ -97,6 +101,7 @@ impl Plan {
             connect_window: None,
             sources: Vec::new(),
             busy_poll: Duration::ZERO,
+            interval: None,
         }
     }
 
@@ -113,6 +118,9 @@ pub trait Observer {
     /// does not matter.
     fn watch(&mut self, client: &Client, now: Moment) -> Option<Moment>;
 
+    /// A part of the run is over ([`Plan::interval`]).
+    fn interval_over(&mut self, interval: Interval);
+
     /// SIGUSR1 arrived: the time to show what each connection does.
     fn status_asked(&mut self, event_loop: &EventLoop<Side>);
 }
@@ -125,12 +133,15 @@ pub trait Observer {
 ///
 /// # Panics
 /// If `addrs` is empty.
-pub fn run(addrs: Vec<SocketAddr>, plan: &Plan, observer: impl Observer) -> io::Result<Findings> {
+pub fn run(addrs: Vec<SocketAddr>, plan: &Plan, observer: &mut impl Observer) -> io::Result<Findings> {
     let system = Mio::new()?.with_busy_poll(plan.busy_poll);
     let mut event_loop = EventLoop::on(system, Limits::default(), plan.timeouts());
     event_loop.catch_signals()?;
     let mut role = Observed { client: Client::new(addrs, plan), observer };
     event_loop.run(&mut role)?;
+    if let Some(last) = role.client.last_interval(&event_loop) {
+        role.observer.interval_over(last);
+    }
     Ok(role.client.into_findings(&event_loop))
 }
 
@@ -162,6 +173,8 @@ pub struct Client {
     next_message: u64,
     /// When the first connect was begun.
     began: Option<Moment>,
+    /// The intervals, if there are any, once the first connect was begun.
+    timeline: Option<Timeline>,
     /// CPU time that was used when the first measured message was begun.
     effort_before: Option<Effort>,
     now: Moment,
@@ -210,6 +223,7 @@ impl Client {
             slots: Vec::new(),
             next_message: 0,
             began: None,
+            timeline: None,
             effort_before: None,
             now: Moment::START,
             connections: Connections { requested: plan.connections, ..Connections::default() },
@@ -233,7 +247,10 @@ impl Client {
 
     /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
     fn start_connections(&mut self, event_loop: &mut EventLoop<Side>) -> Option<Moment> {
-        let began = *self.began.get_or_insert(self.now);
+        let began = *self.began.get_or_insert_with(|| {
+            self.timeline = self.plan.interval.map(|length| Timeline::new(length, self.now));
+            self.now
+        });
         while self.window.has_room() && self.started < self.plan.connections {
             if let Some(rate) = self.plan.connect_rate {
                 let due = began.plus(rate.time_of(u64::from(self.started)));
@@ -481,19 +498,25 @@ impl Role<Side> for Client {
 }
 
 /// A client, and the program that looks on.
-struct Observed<O> {
+struct Observed<'a, O> {
     client: Client,
-    observer: O,
+    observer: &'a mut O,
 }
 
-impl<O: Observer> Role<Side> for Observed<O> {
+impl<O: Observer> Role<Side> for Observed<'_, O> {
     fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
         if self.client.interrupted.is_some() {
             return false; // As in the client's own.
         }
         // Before new messages fall due, which could not be begun yet and would be shown as waiting.
-        let again = self.observer.watch(&self.client, event_loop.clock_now());
-        self.client.advance_until(again, event_loop)
+        while let Some(interval) = self.client.interval_over(event_loop) {
+            self.observer.interval_over(interval);
+        }
+        let again = [
+            self.observer.watch(&self.client, event_loop.clock_now()),
+            self.client.timeline.as_ref().map(Timeline::until),
+        ];
+        self.client.advance_until(again.into_iter().flatten().min(), event_loop)
     }
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {

@@ -10,7 +10,6 @@ impl Client {
     /// How far the run is: its phase, its connections, and what was measured so far.
     #[must_use]
     pub fn progress(&self, now: Moment) -> String {
-        let figures = self.figured.figures();
         let measuring = self.run.first_measured();
         let (phase, left) = match self.phase {
             Phase::Connecting => ("connecting", None),
@@ -24,6 +23,7 @@ impl Client {
         text.push(format!("{} faults", self.connections.failed));
         text.extend(left.map(|left| format!("{:.0} s left", left.since(now).as_secs_f64())));
         if let Some(first) = measuring {
+            let figures = self.figured.so_far();
             let seconds = now.since(first).as_secs_f64().max(1e-3);
             let (shown, never) = match self.run.schedule() {
                 Some(_) => (&figures.scheduled, self.missed(&figures) + figures.unanswered),

@@ -150,6 +150,11 @@ impl Schedule {
         self.end.saturating_sub(number).div_ceil(u64::from(self.slots))
     }
 
+    /// How many of the messages before `number` belong to this slot.
+    pub(super) fn count_in_slot(&self, slot: u32, number: u64) -> u64 {
+        number.saturating_sub(u64::from(slot)).div_ceil(u64::from(self.slots))
+    }
+
     /// When message `number` is due.
     #[must_use]
     pub fn due(&self, number: u64) -> Moment {

@@ -103,10 +103,10 @@ fn quotient(number: u64, unit: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::measure::Figured;
+    use crate::client::measure::Figures;
 
     fn of(times: impl IntoIterator<Item = (u64, u64)>) -> Vec<Row> {
-        let mut histogram = Figured::new().figures().service.clone();
+        let mut histogram = Figures::new().service;
         let mut total = 0;
         for (time, count) in times {
             histogram.record_n(time, count).unwrap();

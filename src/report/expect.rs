@@ -196,13 +196,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::measure::{Figured, Meter, Sample};
+    use crate::client::measure::{Figured, Meter, Sample, Scheduled};
     use crate::engine::time::Moment;
 
     fn figured(scheduled: Option<Duration>) -> Figured {
         let figured = Figured::new();
         for _ in 0..100 {
             let service = Duration::from_millis(2);
+            let scheduled = scheduled.map(|total| Scheduled { late: total.saturating_sub(service), total });
             figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled });
         }
         figured
@@ -210,7 +211,7 @@ mod tests {
 
     #[track_caller]
     fn holds(text: &str, scheduled: Option<Duration>) -> bool {
-        Expectation::parse(text).unwrap().judge(&figured(scheduled).figures(), scheduled.is_some(), 0, 1000.0, 3).held
+        Expectation::parse(text).unwrap().judge(&figured(scheduled).so_far(), scheduled.is_some(), 0, 1000.0, 3).held
     }
 
     #[test]
@@ -236,14 +237,14 @@ mod tests {
     fn the_pacing_alone_decides_which_times_a_bare_percentile_means() {
         let bare = Expectation::parse("p99<5ms").unwrap();
         // A closed loop, a connection of which failed with 25 messages in flight.
-        let outcome = bare.judge(&figured(None).figures(), false, 25, 0.0, 1);
+        let outcome = bare.judge(&figured(None).so_far(), false, 25, 0.0, 1);
         assert_eq!(outcome.to_string(), "service.p99<5ms: held, 2.000 ms");
         assert_eq!(outcome.never, 0);
         // An open loop in which nothing came back, begun or not.
         let nothing = Figured::new();
-        let outcome = bare.judge(&nothing.figures(), true, 25, 0.0, 1);
+        let outcome = bare.judge(&nothing.so_far(), true, 25, 0.0, 1);
         assert_eq!(outcome.to_string(), "scheduled.p99<5ms: did NOT hold, 25 messages never came back");
-        let outcome = bare.judge(&nothing.figures(), true, 0, 0.0, 1);
+        let outcome = bare.judge(&nothing.so_far(), true, 0, 0.0, 1);
         assert_eq!(outcome.to_string(), "scheduled.p99<5ms: did NOT hold, there was nothing to measure");
     }
 
@@ -252,7 +253,7 @@ mod tests {
         let said = |text: &str, scheduled: Option<u64>| {
             let figured = figured(scheduled.map(Duration::from_micros));
             let expectation = Expectation::parse(text).unwrap();
-            expectation.judge(&figured.figures(), scheduled.is_some(), 0, 1234.56, 3).to_string()
+            expectation.judge(&figured.so_far(), scheduled.is_some(), 0, 1234.56, 3).to_string()
         };
         assert_eq!(said("p99<5ms", Some(177)), "scheduled.p99<5ms: held, 0.177 ms");
         assert_eq!(said("scheduled.p99<5ms", Some(177)), "scheduled.p99<5ms: held, 0.177 ms");
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn messages_that_never_came_back_took_longer_than_any_bound() {
         let figured = figured(Some(Duration::from_millis(2)));
-        let judge = |text: &str| Expectation::parse(text).unwrap().judge(&figured.figures(), true, 25, 0.0, 0);
+        let judge = |text: &str| Expectation::parse(text).unwrap().judge(&figured.so_far(), true, 25, 0.0, 0);
         assert!(judge("p80<5ms").held);
         let outcome = judge("p81<5ms");
         assert_eq!((outcome.held, outcome.measured, outcome.never), (false, None, 25));
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn what_is_said_of_an_expectation_is_one_line_without_commands_to_the_terminal() {
         let outcome =
-            Expectation::parse("faults\n<=\u{c}9\r").unwrap().judge(&figured(None).figures(), false, 0, 0.0, 0);
+            Expectation::parse("faults\n<=\u{c}9\r").unwrap().judge(&figured(None).so_far(), false, 0, 0.0, 0);
         assert_eq!(outcome.to_string(), "faults<=9: held, 0 connections");
         for bad in ["p\x1b[2J<1ms", "p1\u{7f}<1ms", "rate>\x1b[2J", "faults=\x1b[2J", "p9<1\x1b[2J"] {
             let error = Expectation::parse(bad).unwrap_err();

@@ -1,65 +1,94 @@
 //! The histograms as an HdrHistogram interval log, so that runs of many machines can be merged with its tools.
 //!
-//! Owns the file's layout: one interval, the whole run, with a tag for each kind of time, in microseconds.
+//! Owns the file's layout: a line for each interval and kind of time, with the kind as its tag, in microseconds.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use crate::client::measure::Figures;
+use crate::client::timeline::Interval;
 
-/// The log names the longest time of an interval in milliseconds, as HdrHistogram's own writers do.
-const US_A_MILLISECOND: f64 = 1000.0;
+/// A log that is being written.
+pub struct HdrLog<W> {
+    out: W,
+    serializer: V2DeflateSerializer,
+}
 
-/// Writes the log of a run that began at `began` and took `took`.
-pub fn write(out: &mut impl Write, figures: &Figures, began: SystemTime, took: Duration) -> anyhow::Result<()> {
-    let mut serializer = V2DeflateSerializer::new();
-    let mut log = IntervalLogWriterBuilder::new()
-        .add_comment(concat!("multiconn-client ", env!("CARGO_PKG_VERSION"), ", times in microseconds"))
-        .with_start_time(began)
-        .with_base_time(began)
-        .with_max_value_divisor(US_A_MILLISECOND)
-        .begin_log_with(out, &mut serializer)
-        .context("cannot begin the histogram log")?;
-    for (tag, histogram) in
-        [("service", &figures.service), ("scheduled", &figures.scheduled), ("connect", &figures.connect)]
-    {
-        if !histogram.is_empty() {
-            log.write_histogram(histogram, Duration::ZERO, took, Tag::new(tag))
-                .map_err(|error| anyhow::anyhow!("cannot write the histogram log: {error:?}"))?;
-        }
+impl<W: Write> HdrLog<W> {
+    /// The log of a run that began at `began`.
+    pub fn begin(mut out: W, began: SystemTime) -> anyhow::Result<HdrLog<W>> {
+        let mut serializer = V2DeflateSerializer::new();
+        IntervalLogWriterBuilder::new()
+            .add_comment(concat!("multiconn-client ", env!("CARGO_PKG_VERSION"), ", times in microseconds"))
+            .with_start_time(began)
+            .with_base_time(began)
+            .begin_log_with(&mut out, &mut serializer)
+            .context("cannot begin the histogram log")?;
+        Ok(HdrLog { out, serializer })
     }
-    Ok(())
+
+    /// Adds an interval: its kinds of time that were measured.
+    pub fn add(&mut self, interval: &Interval) -> anyhow::Result<()> {
+        let figures = &interval.figures;
+        let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut self.out, &mut self.serializer)?; // Writes nothing.
+        for (tag, histogram) in
+            [("service", &figures.service), ("scheduled", &figures.scheduled), ("connect", &figures.connect)]
+        {
+            if !histogram.is_empty() {
+                log.write_histogram(histogram, interval.from, interval.length(), Tag::new(tag))
+                    .map_err(|error| anyhow::anyhow!("cannot write the histogram log: {error:?}"))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::measure::Figured;
+    use std::time::Duration;
+
+    use crate::client::measure::{Figured, Figures};
     use hdrhistogram::Histogram;
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     #[test]
-    fn the_log_reads_back_with_its_tags() {
+    fn the_log_reads_back_with_its_tags_and_times() {
         let figured = Figured::new();
         figured.connected(Duration::from_micros(1234));
+        let second = |from, figures| Interval {
+            from: Duration::from_secs(from),
+            to: Duration::from_secs(from + 1),
+            is_measured: true,
+            connections: 1,
+            faults: 0,
+            waiting: 0,
+            oldest: None,
+            figures,
+        };
         let mut text = Vec::new();
-        write(&mut text, &figured.figures(), SystemTime::UNIX_EPOCH, Duration::from_secs(1)).unwrap();
+        let mut log = HdrLog::begin(&mut text, SystemTime::UNIX_EPOCH).unwrap();
+        for interval in [second(0, figured.so_far()), second(1, Figures::new()), second(2, figured.so_far())] {
+            log.add(&interval).unwrap();
+        }
         let intervals: Vec<_> = IntervalLogIterator::new(&text)
             .filter_map(|entry| match entry.unwrap() {
                 LogEntry::Interval(interval) => Some(interval),
                 _ => None,
             })
             .collect();
-        assert_eq!(intervals.len(), 1, "what was not measured is not written");
-        assert_eq!(intervals[0].tag(), Tag::new("connect"));
-        let bytes = base64(intervals[0].encoded_histogram());
-        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
-        assert_eq!(histogram.max() / 10, 123);
+        assert_eq!(intervals.len(), 2, "what was not measured is not written");
+        for (interval, from) in intervals.iter().zip([0, 2]) {
+            assert_eq!(interval.tag(), Tag::new("connect"));
+            assert_eq!((interval.start_timestamp().as_secs(), interval.duration().as_secs()), (from, 1));
+            let bytes = base64(interval.encoded_histogram());
+            let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
+            assert_eq!(histogram.max() / 10, 123);
+        }
     }
 
     /// Just enough of RFC 4648 to look into the log.

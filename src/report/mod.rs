@@ -6,6 +6,7 @@
 mod distribution;
 pub mod expect;
 pub mod hdr_log;
+pub mod interval;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 use self::distribution::Row;
 use self::expect::{Expectation, Outcome};
+use self::interval::IntervalReport;
 use crate::client::direction::Way;
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
@@ -69,6 +71,8 @@ pub struct Report {
     pub faults: Vec<FaultyConnection>,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    /// The run in intervals, if that was wished and nothing else was done with them.
+    pub intervals: Vec<IntervalReport>,
     /// What was expected of the run, and whether it held.
     pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
@@ -295,7 +299,7 @@ impl Report {
     /// The report of what a client found, with the judgement of what was expected of it.
     #[must_use]
     pub fn of(findings: &Findings, expectations: &[Expectation]) -> Report {
-        let figures = findings.figured.figures();
+        let figures = &findings.figures;
         let seconds = findings.measured.as_secs_f64();
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         let rate = a_second(figures.messages_echoed);
@@ -317,19 +321,20 @@ impl Report {
             seconds,
             messages_per_second: rate,
             megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
-            latency_us: Latency::of(&figures, is_scheduled, never),
+            latency_us: Latency::of(figures, is_scheduled, never),
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
             faults_by_kind: findings.faults_by_kind.clone(),
+            intervals: Vec::new(),
             expectations: expectations
                 .iter()
-                .map(|expected| expected.judge(&figures, is_scheduled, never, rate, faults))
+                .map(|expected| expected.judge(figures, is_scheduled, never, rate, faults))
                 .collect(),
             interrupted: findings.interrupted,
-            client: ClientState::of(findings, &figures),
+            client: ClientState::of(findings, figures),
         }
     }
 
@@ -507,21 +512,22 @@ mod tests {
     use tcp_state::TcpState;
 
     use crate::client::findings::Effort;
-    use crate::client::measure::{Figured, Meter, Sample};
+    use crate::client::measure::{Figured, Meter, Sample, Scheduled};
     use crate::engine::time::Moment;
 
     /// What a run found in which 100 messages came back, 10 ms after their scheduled times and 2 ms after they were sent.
     fn findings(is_scheduled: bool) -> Findings {
         let figured = Figured::new();
         let service = Duration::from_millis(2);
-        let scheduled = is_scheduled.then_some(Duration::from_millis(10));
+        let scheduled =
+            is_scheduled.then_some(Scheduled { late: Duration::from_millis(8), total: Duration::from_millis(10) });
         for _ in 0..100 {
             figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled });
         }
         Findings {
             target: ([192, 0, 2, 1], 7).into(),
             connections: Connections { requested: 1, established: 1, intact: 1, ..Connections::default() },
-            figured,
+            figures: figured.so_far(),
             is_scheduled,
             missed: 0,
             unanswered: 0,
@@ -559,12 +565,14 @@ mod tests {
         for is_scheduled in [false, true] {
             let mut findings = findings(is_scheduled);
             findings.kernel.add(&looked_at(1448), true);
+            let figured = Figured::new();
             let mut time = Duration::from_micros(1);
             while time < Duration::from_secs(3600) {
-                let scheduled = is_scheduled.then_some(time);
-                findings.figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
+                let scheduled = is_scheduled.then_some(Scheduled { late: time, total: time });
+                figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
                 time = time * 5 / 4 + Duration::from_micros(1);
             }
+            findings.figures.add(&figured.so_far());
             let text = text(&findings);
             assert!(text.contains("\nkernel       ") && text.lines().count() <= 24, "{text}");
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use multiconn::cli::{self, TimeLimit};
 use multiconn::report::expect::Expectation;
-use multiconn::client::measure::Figured;
+use multiconn::client::measure::Figures;
 use multiconn::internals::event_loop::MINIMUM_BUFFER;
 use multiconn_fuzz::is_harmless_line;
 
@@ -118,10 +118,10 @@ fn expectations(text: &str) {
     let spaced: String = text.chars().flat_map(|char| [' ', char]).collect();
     let again = Expectation::parse(&spaced).expect("space means nothing");
     assert_eq!(again.needs_schedule(), expectation.needs_schedule());
-    let outcome = expectation.judge(&Figured::new().figures(), false, 0, 0.0, 0);
+    let outcome = expectation.judge(&Figures::new(), false, 0, 0.0, 0);
     assert!(outcome.measured.is_none_or(|measured| measured == 0.0));
     assert!(!outcome.held || outcome.measured.is_some(), "what was not measured does not hold");
     assert!(is_harmless_line(&outcome.to_string()), "{outcome:?}");
-    let again = again.judge(&Figured::new().figures(), false, 0, 0.0, 0);
+    let again = again.judge(&Figures::new(), false, 0, 0.0, 0);
     assert_eq!((again.measured, again.held), (outcome.measured, outcome.held));
 }

@@ -18,7 +18,7 @@ use multiconn::internals::log_budget::LogBudget;
 use multiconn::client::exchange::Exchange;
 use multiconn::client::fault::FaultKind;
 use multiconn::client::load::{Content, Load, Pacing};
-use multiconn::client::measure::{Lateness, Meter, Sample};
+use multiconn::client::measure::{Meter, Sample, Scheduled};
 use multiconn::client::pattern::{EVIDENCE, Pattern};
 use multiconn::internals::protocol::{Expects, Outbox, Produced, Protocol};
 use multiconn::client::rate::Rate;
@@ -48,8 +48,7 @@ fn add(cell: &Cell<u64>, count: u64) {
 }
 
 impl Meter for Tally {
-    fn begun(&self, late: Option<Lateness>) {
-        assert!(late.is_none_or(|late| late.own <= late.total));
+    fn begun(&self, _own_late: Duration) {
         add(&self.0.begun, 1);
     }
 
@@ -68,7 +67,8 @@ impl Meter for Tally {
 
     fn echoed(&self, sample: Sample) {
         assert!(sample.first_byte <= sample.service);
-        assert!(sample.scheduled.is_none_or(|scheduled| scheduled >= sample.service), "sent before its time");
+        let adds_up = |scheduled: Scheduled| scheduled.total == scheduled.late + sample.service;
+        assert!(sample.scheduled.is_none_or(adds_up), "{sample:?}");
         add(&self.0.echoed, 1);
     }
 }
