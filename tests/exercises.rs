@@ -150,6 +150,27 @@ fn build(name: &str) -> Checked {
     if output.status.success() { Ok(()) } else { Err(format!("\nexamples/{name}.rs does not compile:\n{errors}")) }
 }
 
+#[test]
+fn the_code_on_the_page_of_solutions_is_that_of_the_solutions() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("docs/tutorial-solutions.md");
+    let chapters: Vec<&str> = page.split("\n## ").skip(1).collect();
+    for (chapter, name) in chapters.iter().zip(["1-lines", "2-timeout", "3-broadcast"]) {
+        let file = format!("examples/solutions/solution-{name}.rs");
+        assert!(chapter.contains(&format!("(../{file})")), "no link to {file}");
+        // The page has less indentation.
+        let lines = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+        let solution = lines(&read(&file));
+        let blocks: Vec<&str> =
+            chapter.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(blocks.len() >= 3, "{} blocks of {file}", blocks.len());
+        for block in blocks {
+            assert!(solution.contains(&lines(block)), "{file} does not have\n{block}");
+        }
+    }
+    assert_eq!(chapters.len(), 3);
+}
+
 /// One connection to the program.
 struct Peer<'a> {
     name: &'static str,
@@ -168,8 +189,13 @@ impl Peer<'_> {
 
     fn sends(&self, bytes: &[u8]) -> Checked {
         self.happens(format_args!("sends {}", shown(bytes)));
-        let sent = (&self.stream).write_all(bytes);
-        sent.map_err(|error| self.failure("can send this: the server reads it", plain(&error)))
+        (&self.stream).write_all(bytes).map_err(|error| {
+            let came = match error.kind() {
+                ErrorKind::WouldBlock => "the server took a part and then no more".into(),
+                _ => error.to_string(),
+            };
+            self.failure("can send this: the server reads it", came)
+        })
     }
 
     /// Sends the beginning of `bytes` until nothing more is taken, and reads nothing. Returns how many bytes it was.
