@@ -145,6 +145,12 @@ fn build(name: &str) -> Checked {
     }
     let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
     let mut cargo = Command::new(env!("CARGO"));
+    // What cargo says to a test about its package would be news to build scripts, and dependencies be compiled again.
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    {
+        cargo.env_remove(name);
+    }
     let output = cargo.args(["build", "--quiet", "--example", name]).args(profile).current_dir(root).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("\nexamples/{name}.rs does not compile:\n{errors}")) }
