@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::pairs::{fill, plenty};
-use common::{CLIENT, PATIENCE, Program, Run, Server, client, example, expect, expect_end, ping, proc};
+use common::{CLIENT, PATIENCE, Run, Server, client, example, expect, expect_end, ping, proc};
 use rustix::process::Signal;
 
 const STEPS: [&str; 7] = [
@@ -294,21 +294,10 @@ fn step_4_stands_still_after_one_read_and_ends_when_the_client_gives_up() {
 
 /// Two peers that connect before the server looks.
 fn two_at_once(server: &Server) -> [TcpStream; 2] {
-    stop(&server.program);
+    proc::stop(&server.program);
     let peers = [server.connect(), server.connect()];
     server.program.signal(Signal::CONT);
     peers
-}
-
-/// Stops a program, and waits until it stands still.
-fn stop(program: &Program) {
-    program.signal(Signal::STOP);
-    let begun = Instant::now();
-    let stat = format!("/proc/{}/stat", program.child.id());
-    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
-        assert!(begun.elapsed() < PATIENCE, "it does not stop");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -420,6 +420,8 @@ pub mod proc {
     use std::process::Child;
     use std::time::{Duration, Instant};
 
+    use rustix::process::Signal;
+
     /// CPU time that a process has used since it had used `before`, in steps of 10 ms.
     pub fn cpu_since(program: &Program, before: Duration) -> Duration {
         cpu(program).checked_sub(before).unwrap()
@@ -458,6 +460,17 @@ pub mod proc {
                 }
             }
             assert!(begun.elapsed() < PATIENCE, "it does not listen");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Stops a program, and waits until it stands still.
+    pub fn stop(program: &Program) {
+        program.signal(Signal::STOP);
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", program.child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(begun.elapsed() < PATIENCE, "it does not stop");
             std::thread::yield_now();
         }
     }
