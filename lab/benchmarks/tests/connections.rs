@@ -1,11 +1,13 @@
 //! The plain generators of connections: what they count is what a server sees, and what is wrong ends them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::thread;
+use std::time::{Duration, Instant};
 
 mod common;
 
@@ -32,30 +34,38 @@ fn run(generator: &PathBuf, addr: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(generator).args([host, port]).args(arguments).output().unwrap()
 }
 
+/// The address that a server has written into its log, once it has.
+fn listening(log: &Path) -> SocketAddr {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let said = fs::read_to_string(log).unwrap();
+        if let Some((line, _)) = said.split_once('\n') {
+            return line.strip_prefix("Listening on ").expect(line).parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "the server does not listen");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_plain_generator_counts_the_connections_and_messages_that_the_server_sees() {
     const MESSAGES: u64 = 3;
     for generator in generators() {
-        // Each line is logged, however many there are.
+        // Into a file, which takes every line: the server does not wait for a pipe that is full, and leaves lines out.
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("connections.log");
         let mut server = Command::new(product("multiconn-server"))
             .args(["-v", "127.0.0.1", "0"])
-            .stderr(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let addr = lines.find_map(|line| line.strip_prefix("Listening on ")?.parse().ok()).unwrap();
-        let seen = thread::spawn(move || {
-            let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-            for line in lines {
-                let word = line.split(' ').next().unwrap().to_owned();
-                *seen.entry(word).or_default() += 1;
-            }
-            seen
-        });
+        let addr = listening(&log);
         let output = run(&generator, addr, &["8", &MESSAGES.to_string(), "0.1", "127.0.0.1", "127.0.1.1"]);
         sys::signal(server.id(), libc::SIGTERM).unwrap();
         assert!(server.wait().unwrap().success());
-        let seen = seen.join().unwrap();
+        let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+        for line in fs::read_to_string(&log).unwrap().lines() {
+            *seen.entry(line.split(' ').next().unwrap().to_owned()).or_default() += 1;
+        }
 
         assert!(output.status.success(), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
