@@ -5,7 +5,7 @@
 //! One receive and one send a message, or for all the messages that one receive brought.
 
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -369,12 +369,13 @@ pub fn churn(
     server_cpu: &dyn Fn() -> io::Result<Duration>,
 ) -> anyhow::Result<Window> {
     let (epoll, pattern, mut scratch) = (Epoll::new()?, pattern(), vec![0; size]);
+    let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let message = &pattern[..size];
     let mut clock = Clock::new(warm_up, window, server_cpu)?;
     let mut number = 0;
     let mut visit = |place: usize, begun: Duration| -> io::Result<Visit> {
         number += 1;
-        let socket = sys::begin_connect(Some(source(number)), port)?;
+        let socket = sys::begin_connect(Some(source(number)), server)?;
         epoll.add(socket.as_raw_fd(), place as u64)?;
         Ok(Visit { socket, begun, received: 0, sent: false })
     };

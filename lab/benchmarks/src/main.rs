@@ -3,6 +3,7 @@
 //! Owns the command line and where the results go.
 
 mod charts;
+mod connections;
 mod generator;
 mod machine;
 mod measure;
@@ -33,20 +34,24 @@ use subject::Subject;
 /// calls
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
     /// Measure TCP proxies in place of echo servers: what a message costs on its way through
     #[arg(long)]
     proxies: bool,
+    /// Measure generators of connections in place of servers: what a connection costs at their end
+    #[arg(long, conflicts_with_all = ["proxies", "only"])]
+    connections: bool,
     /// How often everything is measured
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
-    /// How long each measurement takes, without its warm-up
-    #[arg(long, value_name = "S", default_value_t = 0.4)]
-    seconds: f64,
+    /// How long each measurement takes, without its warm-up [default: 0.4; 2 with --connections]
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
     /// Only these scenarios; "scale" means all that begin with "scale-"
     #[arg(long, value_name = "SCENARIO,..", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these servers or proxies, beside the floor
+    /// Only these servers or proxies, beside the floor; or only these generators
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     peers: Vec<String>,
     /// One round of 0.2 s: does it all work?
@@ -66,16 +71,21 @@ With --proxies each program relays to an echo server that runs on core 1 beside 
 has its own markers on the page, and its figures go to target/release/bench/proxies.json. haproxy, nginx with its \
 stream module, and socat take part where they are installed.
 
+With --connections the server is multiconn-server, and what is compared are multiconn-client --churn and two plain \
+generators, in C and in Rust, that open and close connections. That report has its markers on the page as well.
+
 Examples:
   cargo run --release -p benchmarks
   cargo run --release -p benchmarks -- --rounds 9 --only echo,many --peers multiconn,tokio
   cargo run --release -p benchmarks -- --quick
   cargo run --release -p benchmarks -- --proxies
-  cargo run --release -p benchmarks -- --proxies --only bulk --peers multiconn,haproxy";
+  cargo run --release -p benchmarks -- --proxies --only bulk --peers multiconn,haproxy
+  cargo run --release -p benchmarks -- --connections";
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    ensure!(args.rounds > 0 && args.seconds >= 0.05, "at least one round of at least 0.05 s");
+    let seconds = args.seconds.unwrap_or(if args.connections { connections::SECONDS } else { 0.4 });
+    ensure!(args.rounds > 0 && seconds >= 0.05, "at least one round of at least 0.05 s");
     let cores = thread::available_parallelism()?.get();
     ensure!(cores > server::LOAD_CORE, "two cores are needed: one for the server, one for the load");
     let subject = if args.proxies { Subject::Proxies } else { Subject::Servers };
@@ -85,6 +95,19 @@ fn main() -> anyhow::Result<()> {
 
     let places = Places::find()?;
     peers::build(&places)?;
+    if machine.load_average > 0.5 {
+        eprintln!("the machine is busy (load average {}): the figures will be troubled", machine.load_average);
+    }
+    let (rounds, seconds) = if args.quick { (1, 0.2) } else { (args.rounds, seconds) };
+    let settings = Settings { rounds, seconds, command: command_line() };
+    if args.connections {
+        let text = connections::compare(&settings, &machine, &places, &args.peers)?;
+        println!("{text}");
+        if args.dry_run || args.quick || !args.peers.is_empty() {
+            return Ok(());
+        }
+        return report::write_page(connections::MARKER, &text, &[], &places.root.join("docs/benchmarks.md"));
+    }
     let peers = chosen_peers(subject, &places, &args.peers)?;
     for (peer, reason) in peers.iter().filter_map(|peer| Some((peer.name, peer.command.as_ref().err()?))) {
         eprintln!("absent: {peer}: {reason}");
@@ -92,12 +115,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(reason) = strace::absent() {
         eprintln!("system calls are not counted: {reason}");
     }
-    if machine.load_average > 0.5 {
-        eprintln!("the machine is busy (load average {}): the figures will be troubled", machine.load_average);
-    }
     let versions = subject.versions(&places);
-    let (rounds, seconds) = if args.quick { (1, 0.2) } else { (args.rounds, args.seconds) };
-    let settings = Settings { rounds, seconds, command: command_line() };
 
     sys::pin(server::LOAD_CORE)?;
     let run = Run::new(subject, settings, machine, versions, &peers, &scenarios, &places);
@@ -118,7 +136,7 @@ fn main() -> anyhow::Result<()> {
             drawn.push(charts::SCALE);
         }
     }
-    report::write_page(subject, &text, &drawn, &docs.join("benchmarks.md"))
+    report::write_page(subject.marker(), &text, &drawn, &docs.join("benchmarks.md"))
 }
 
 /// The command as a reader would repeat it.

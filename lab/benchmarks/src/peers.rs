@@ -155,10 +155,16 @@ fn uvloop(places: &Places) -> Result<PathBuf, String> {
 }
 
 fn libuv(places: &Places) -> Result<Vec<OsString>, String> {
-    let made = places.scratch.join("peer-libuv");
-    said_by(Command::new("cc").args(["-O2", "-o"]).arg(&made).arg(places.source("libuv_server.c")).arg("-luv"))
+    let made = compiled(places, "libuv_server.c", &["-luv"])
         .map_err(|error| format!("not compiled (Debian: libuv1-dev): {error}"))?;
     Ok(line(made, ["{port}".into()]))
+}
+
+/// The program that a source in C becomes.
+pub fn compiled(places: &Places, source: &str, libraries: &[&str]) -> Result<PathBuf, String> {
+    let made = places.scratch.join(source).with_extension("");
+    said_by(Command::new("cc").args(["-O2", "-o"]).arg(&made).arg(places.source(source)).args(libraries))?;
+    Ok(made)
 }
 
 fn node(places: &Places) -> Result<Vec<OsString>, String> {

@@ -9,9 +9,10 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::measure::Sample;
 use crate::peers::{FLOOR, FLOOR_SPINNING, OURS};
-use crate::run::{self, Run};
+use crate::run::{self, Run, Settings};
 use crate::scenarios::{Load, Scenario};
 use crate::stats::Spread;
 use crate::subject::Subject;
@@ -23,7 +24,7 @@ const END: &str = "<!-- generated up to here -->";
 const NEW_PAGE: &str = "# Benchmarks\n\n";
 
 /// A table as Markdown, its columns as wide as they need to be, numbers to the right.
-fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([headers[column].chars().count(), 3]).max().unwrap_or_default()
@@ -67,7 +68,7 @@ fn short(value: f64) -> String {
     }
 }
 
-fn spread(spread: Option<Spread>) -> String {
+pub fn spread(spread: Option<Spread>) -> String {
     spread.map_or_else(String::new, |Spread { median, min, max }| {
         format!("{} ({}..{})", short(median), short(min), short(max))
     })
@@ -123,8 +124,8 @@ messages/s and MB/s say how fast the three are together, and only CPU a message 
 message counts once in MB/s. *To multiconn* is the CPU a message as a multiple of multiconn's.
 ";
 
-fn about(text: &mut String, run: &Run) {
-    let machine = &run.machine;
+/// What it was measured on, how, and where each program ran.
+pub fn machine(text: &mut String, machine: &Machine, settings: &Settings, took_seconds: f64, cores: &str) {
     let _ = writeln!(
         text,
         "Machine: {}{}, {} cores, {} GiB, Linux {}, {} descriptors, load average before \
@@ -137,12 +138,16 @@ fn about(text: &mut String, run: &Run) {
         machine.kernel,
         machine.descriptors,
         machine.load_average,
-        run.settings.command,
-        run.settings.rounds,
-        run.settings.seconds,
-        run.took_seconds,
-        run.subject.cores(),
+        settings.command,
+        settings.rounds,
+        settings.seconds,
+        took_seconds,
+        cores,
     );
+}
+
+fn about(text: &mut String, run: &Run) {
+    machine(text, &run.machine, &run.settings, run.took_seconds, &run.subject.cores());
     let versions: Vec<String> = run.versions.iter().map(|(name, version)| format!("{name}: {version}")).collect();
     let _ = writeln!(text, "Versions: {}.\n", versions.join("; "));
     let rows: Vec<Vec<String>> = run
@@ -331,10 +336,10 @@ pub fn write_json(run: &Run, targets: &[Target], path: &Path) -> anyhow::Result<
 }
 
 /// Puts the report into the page, in place of the one before.
-pub fn write_page(subject: Subject, report: &str, charts: &[&str], path: &Path) -> anyhow::Result<()> {
+pub fn write_page(marker: &str, report: &str, charts: &[&str], path: &Path) -> anyhow::Result<()> {
     let page = fs::read_to_string(path).unwrap_or_else(|_| NEW_PAGE.to_owned());
     let charts = charts.iter().fold(String::new(), |text, chart| format!("{text}![{chart}]({chart})\n\n"));
-    let page = replace_generated(&page, subject.marker(), &format!("{charts}{report}"));
+    let page = replace_generated(&page, marker, &format!("{charts}{report}"));
     fs::write(path, page).with_context(|| path.display().to_string())
 }
 

@@ -214,10 +214,10 @@ fn fits(peer: &Peer, scenario: &Scenario) -> bool {
     peer.near_the_floor || !scenario.few_peers
 }
 
-/// The peers, each round another one first.
-fn in_turn<'a>(peers: &[&'a Peer], round: usize) -> impl Iterator<Item = &'a Peer> {
-    let first = round % peers.len().max(1);
-    peers[first..].iter().chain(&peers[..first]).copied().collect::<Vec<_>>().into_iter()
+/// All of them, each round another one first.
+pub fn in_turn<T: Copy>(all: &[T], round: usize) -> impl Iterator<Item = T> + use<T> {
+    let first = round % all.len().max(1);
+    all[first..].iter().chain(&all[..first]).copied().collect::<Vec<_>>().into_iter()
 }
 
 #[cfg(test)]

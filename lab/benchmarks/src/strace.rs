@@ -60,7 +60,7 @@ impl Tracer {
 }
 
 /// Reads strace's summary: time, seconds, microseconds a call, calls, errors if there were any, name.
-fn parse(summary: &str) -> Calls {
+pub fn parse(summary: &str) -> Calls {
     let mut calls = Calls::new();
     for line in summary.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -64,6 +64,22 @@ pub fn own_cpu_time() -> io::Result<Duration> {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// The time that all children have spent on a core that have ended and were waited for.
+pub fn children_cpu_time() -> io::Result<Duration> {
+    // SAFETY: an rusage is integers alone, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is to a live rusage.
+    check(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) })?;
+    [usage.ru_utime, usage.ru_stime]
+        .into_iter()
+        .map(|time| {
+            let seconds = u64::try_from(time.tv_sec).map_err(io::Error::other)?;
+            let micros = u32::try_from(time.tv_usec).map_err(io::Error::other)?;
+            Ok(Duration::new(seconds, micros * 1000))
+        })
+        .sum()
+}
+
 fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live timespec.
@@ -184,16 +200,16 @@ pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
 /// Connects from `source` to 127.0.0.1, waiting until it stands; the socket is non-blocking after that.
 pub fn connect(source: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     let socket = outgoing_socket(Some(source), 0)?;
-    connect_to(&socket, port)?;
+    connect_to(&socket, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
     // SAFETY: no pointer is passed; the flags of a fresh socket are the access mode alone.
     check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) })?;
     Ok(socket)
 }
 
-/// Begins to connect to 127.0.0.1, from `source` or from any address, without waiting.
-pub fn begin_connect(source: Option<Ipv4Addr>, port: u16) -> io::Result<OwnedFd> {
+/// Begins to connect, from `source` or from any address, without waiting.
+pub fn begin_connect(source: Option<Ipv4Addr>, server: SocketAddrV4) -> io::Result<OwnedFd> {
     let socket = outgoing_socket(source, libc::SOCK_NONBLOCK)?;
-    match connect_to(&socket, port) {
+    match connect_to(&socket, server) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),
     }
@@ -237,8 +253,8 @@ fn bind(socket: &OwnedFd, addr: SocketAddrV4) -> io::Result<()> {
     Ok(())
 }
 
-fn connect_to(socket: &OwnedFd, port: u16) -> io::Result<()> {
-    let (addr, size) = raw(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+fn connect_to(socket: &OwnedFd, server: SocketAddrV4) -> io::Result<()> {
+    let (addr, size) = raw(server)?;
     // SAFETY: the pointer and the size are those of a live sockaddr_in.
     check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const addr).cast(), size) })?;
     Ok(())

@@ -7,8 +7,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+mod common;
+
+use common::{have, product};
 
 /// How much more a path may cost than it did. Another compiler makes a percent or two of difference.
 const TOLERANCE: f64 = 1.05;
@@ -22,16 +26,6 @@ const PATHS: [(&str, u64); 6] = [
     ("fill 64 KiB", 200),
     ("match 64 KiB", 200),
 ];
-
-/// Prints that a test does not run because a program is missing. Where everything must run, that is a failure.
-fn have(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !there {
-        assert!(std::env::var_os("MULTICONN_LAB_REQUIRED").is_none(), "{program} is needed");
-        println!("SKIPPED: needs {program}");
-    }
-    there
-}
 
 /// Instructions that a program takes, as callgrind counts them.
 fn instructions(path: &str, times: u64) -> u64 {
@@ -74,22 +68,6 @@ fn hot_paths_take_no_more_instructions_than_they_did() {
         }
     }
     assert!(slower.is_empty(), "more instructions than before: {slower:?}; if that is meant, see this file's head");
-}
-
-/// A program of the product's, built as users build it.
-fn product(name: &str) -> PathBuf {
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--quiet", "--package", "multiconn", "--message-format", "json"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .output()
-        .unwrap();
-    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-    let messages = String::from_utf8(build.stdout).unwrap();
-    let executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).unwrap();
-        Some(PathBuf::from(message["executable"].as_str()?))
-    });
-    executables.into_iter().find(|path| path.file_name().is_some_and(|file| file == name)).unwrap()
 }
 
 struct Traced {

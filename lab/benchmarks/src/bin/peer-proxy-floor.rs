@@ -6,6 +6,7 @@
 
 use std::env;
 use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use sys::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Epoll, NO_EVENT, is};
@@ -67,7 +68,7 @@ fn accept(listener: &OwnedFd, backend: u16, epoll: &Epoll, sides: &mut Vec<Optio
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
-        let server = sys::begin_connect(None, backend)?;
+        let server = sys::begin_connect(None, SocketAddrV4::new(Ipv4Addr::LOCALHOST, backend))?;
         let key = |socket: &OwnedFd| usize::try_from(socket.as_raw_fd()).map_err(io::Error::other);
         let (one, two) = (key(&client)?, key(&server)?);
         for (socket, key, other) in [(client, one, two), (server, two, one)] {
