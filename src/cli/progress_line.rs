@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cli::standard_error::LossyStderr;
 use crate::cli::table;
+use crate::client::exchange::Exchange;
 use crate::client::side::Side;
 use crate::client::{Client, Observer};
 use crate::engine::event_loop::EventLoop;
@@ -45,7 +46,7 @@ impl Observer for Display {
     }
 
     fn status_asked(&mut self, event_loop: &EventLoop<Side>) {
-        table::write_table(event_loop);
+        table::write_table(event_loop, |side| side.exchange().map(Exchange::number));
     }
 }
 
