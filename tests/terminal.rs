@@ -155,9 +155,12 @@ fn log_and_progress(kind: Kind) {
     let lines = terminal.until("progress", wide);
     assert!(lines.last().unwrap().starts_with("running: 5 of 5 connected, 0 faults, "), "{lines:#?}");
     assert!(lines.last().unwrap().chars().count() <= 80, "{lines:#?}");
-    let started: Vec<String> =
-        (1..=5).map(|number| format!("Starting connection {number} to {}", server.addr)).collect();
-    assert_eq!(log_of(&lines), started, "{kind:?}");
+    let started = log_of(&lines);
+    assert_eq!(started.len(), CONNECTIONS, "{kind:?}: {lines:#?}");
+    for (number, line) in (1..).zip(started) {
+        let opening = format!("Starting connection {number} to {} from 127.0.0.1:", server.addr);
+        assert!(line.starts_with(&opening), "{kind:?}: {line:?}");
+    }
 
     // Lines of the log in the middle of the run.
     kill_process(pid, Signal::USR1).unwrap();

@@ -20,6 +20,7 @@ use multiconn::client::{self, Plan};
 use multiconn::internals::sockets;
 use multiconn::partner::accounts;
 use multiconn::report::expect::Expectation;
+use multiconn::report::fault_log::FaultLog;
 use multiconn::report::{Report, hdr_log};
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
@@ -81,6 +82,9 @@ struct Args {
     /// Write the histograms to this file, as an HdrHistogram interval log
     #[arg(long, value_name = "FILE", help_heading = "The report")]
     hdr_log: Option<PathBuf>,
+    /// Write each fault to this file when it happens, as one JSON object a line
+    #[arg(long, value_name = "FILE", help_heading = "The report")]
+    faults: Option<PathBuf>,
     /// Exit with 1 unless this holds: 'p99<5ms', 'service.p99.9<20ms', 'rate>1000', 'faults=0'; may be repeated
     #[arg(long, value_name = "EXPECTATION", value_parser = Expectation::parse, help_heading = "The report")]
     expect: Vec<Expectation>,
@@ -147,13 +151,13 @@ fn main() -> ExitCode {
         Err(wrong) => return cli::misuse(&wrong),
     };
     cli::start_logging(args.verbosity);
-    let (report, log) = match run(&args, &plan) {
+    let (report, logs) = match run(&args, &plan) {
         Ok(done) => done,
         Err(error) => return cli::fail(&error),
     };
     let text = if args.json { serde_json::to_string(&report).map(|json| json + "\n") } else { Ok(report.to_string()) };
-    // The report first: a histogram log that cannot be written is no reason to keep quiet about the rest.
-    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)).and(log) {
+    // The report first: a file that cannot be written is no reason to keep quiet about the rest.
+    if let Err(error) = text.map_err(anyhow::Error::from).and_then(|text| cli::print(&text)).and(logs) {
         return cli::fail(&error);
     }
     match report.interrupted {
@@ -225,7 +229,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
     Ok(Plan { load, ..plan })
 }
 
-/// Runs the plan. Returns the report, and whether the histogram log could be written.
+/// Runs the plan. Returns the report, and whether the files beside it could be written.
 fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)> {
     check_room(plan)?;
     let addrs = sockets::resolve(&args.host, args.port)
@@ -235,8 +239,9 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         Some(path) => Some((File::create(path).with_context(|| format!("cannot write {}", path.display()))?, path)),
         None => None,
     };
+    let mut faults = args.faults.as_deref().map(FaultLog::create).transpose()?;
     let began = SystemTime::now();
-    let mut findings = client::run(addrs, plan, Display::new(!args.no_progress))?;
+    let mut findings = client::run(addrs, plan, Display::new(!args.no_progress, faults.as_mut()))?;
     if let (Content::Generated { run, .. }, None) = (&plan.load.content, findings.interrupted) {
         // The report matters more than this one figure of it.
         if let Err(error) = accounts::find_ways(&mut findings, *run, plan.timeout.min(MOST_PATIENCE)) {
@@ -249,7 +254,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
             .with_context(|| format!("cannot write {}", path.display())),
         None => Ok(()),
     };
-    Ok((report, written))
+    Ok((report, written.and(faults.map_or(Ok(()), FaultLog::finish))))
 }
 
 /// Refuses, before the first connect, what this system cannot do.

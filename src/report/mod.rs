@@ -5,6 +5,8 @@
 
 mod distribution;
 pub mod expect;
+pub mod fault_log;
+mod faults;
 pub mod hdr_log;
 
 use std::collections::BTreeMap;
@@ -65,8 +67,10 @@ pub struct Report {
     pub schedule_error_us: Option<Times>,
     /// What the kernel counted and measured, if it tells.
     pub kernel: Option<KernelView>,
-    /// The first faulty connections.
+    /// The faulty connections, in the order in which they failed.
     pub faults: Vec<FaultyConnection>,
+    /// How many more there were.
+    pub faults_left_out: u64,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
     /// What was expected of the run, and whether it held.
@@ -323,6 +327,7 @@ impl Report {
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
+            faults_left_out: findings.faults_left_out,
             faults_by_kind: findings.faults_by_kind.clone(),
             expectations: expectations
                 .iter()
@@ -460,12 +465,11 @@ impl Report {
         }
         let kinds: Vec<String> = self.faults_by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         writeln!(f, "faults       {}", kinds.join(", "))?;
-        for fault in &self.faults {
-            writeln!(f, "  {fault}")?;
+        for line in faults::lines(&self.faults) {
+            writeln!(f, "  {line}")?;
         }
-        let all: u32 = self.faults_by_kind.values().sum();
-        if all as usize > self.faults.len() {
-            writeln!(f, "  and {} more", all as usize - self.faults.len())?;
+        if self.faults_left_out > 0 {
+            writeln!(f, "  and {} more, later", self.faults_left_out)?;
         }
         if self.faults.iter().any(|faulty| faulty.fault.way == Some(Way::Unknown)) {
             writeln!(f, "way          unknown: the server keeps no account (multiconn-server --probes keeps one)")?;
@@ -531,6 +535,7 @@ mod tests {
             effort: Effort::default(),
             kernel: Kernel::new(),
             faults: Vec::new(),
+            faults_left_out: 0,
             faults_by_kind: BTreeMap::new(),
             interrupted: None,
         }
