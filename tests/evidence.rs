@@ -1,19 +1,23 @@
-//! What a report says to those who look for a fault elsewhere: which connection, when, and from where.
+//! What a report says to those who look for a fault elsewhere: which connection, when, from where, and how to repeat the run.
 #![cfg(feature = "cli")]
 
 mod common;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::relay::Relay;
 use common::schema::check_against;
 use common::{CLIENT, PATIENCE, Program, Run, Server, client, reset};
+use multiconn::client::side::Side;
+use multiconn::client::{Client, Plan};
+use multiconn::report::Report;
+use multiconn::{Event, EventLoop, Limits, Role};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -102,8 +106,12 @@ fn a_fault_says_which_connection_it_was_and_how_that_stood() {
     let [at, age, idle] = ["seconds", "age_seconds", "idle_seconds"].map(|name| seconds(&fault[name]));
     assert!(PAUSE.as_secs_f64() <= idle && idle <= age && age <= at, "{fault}");
     assert!(at <= seconds(&report["elapsed_seconds"]), "{report}");
-    let since = time(&fault["time"]).duration_since(before).unwrap().as_secs_f64();
-    assert!(at <= since + 0.001 && since <= before.elapsed().unwrap().as_secs_f64(), "{since}: {fault}");
+    let [started, fault_time, ended] = [&report["started"], &fault["time"], &report["ended"]].map(time);
+    assert!(started < fault_time && fault_time <= ended && ended <= SystemTime::now(), "{report}");
+    // Times have milliseconds, and the rest is cut.
+    assert!(started + Duration::from_millis(1) > before, "{report}");
+    let apart = fault_time.duration_since(started).unwrap().as_secs_f64();
+    assert!((apart - at).abs() < 0.01, "{apart}: {report}");
     if cfg!(target_os = "linux") {
         let kernel = &fault["kernel"];
         assert_eq!((&kernel["state"], &kernel["unacknowledged"]), (&"UNCONN".into(), &0.into()), "{fault}");
@@ -115,7 +123,7 @@ fn a_fault_says_which_connection_it_was_and_how_that_stood() {
 #[test]
 fn the_kernels_state_of_a_faulty_connection_has_the_name_that_ss_gives_it() {
     let finishes = server(|_, stream| {
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         let _ = (&stream).read_to_end(&mut Vec::new());
     });
     let report = json(finishes, 1, &["--size", "10"]);
@@ -145,6 +153,13 @@ fn a_connect_that_nobody_answers_has_its_port_and_its_state() {
     assert!(local.ip().is_loopback() && local.port() > 0, "{fault}");
     assert_eq!((&fault["kernel"]["state"], &fault["in_flight"]), (&"SYN-SENT".into(), &0.into()), "{fault}");
     assert!(seconds(&fault["age_seconds"]) >= 0.3, "{fault}");
+}
+
+#[test]
+fn where_nothing_is_established_the_target_is_the_first_address_and_there_are_no_others() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let report = json(closed, 2, &[]);
+    assert_eq!((&report["target"], &report["targets"]), (&closed.to_string().into(), &Value::Array(Vec::new())));
 }
 
 #[test]
@@ -255,6 +270,110 @@ fn the_server_is_asked_about_no_more_faults_than_people_see() {
     let unasked = faults.iter().filter(|fault| fault["way"] == Value::Null).count();
     assert_eq!((ways, unasked), (10, 20), "{report}");
     assert_eq!(partner.program.count("Accepted"), 30 + 10);
+}
+
+#[test]
+fn a_report_says_which_program_made_it_and_when_and_where() {
+    let server = Server::start(&[]);
+    let before = SystemTime::now();
+    let report = json(server.addr, 2, &["--duration", "300ms"]);
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    assert_eq!(report["host"], host);
+    let port = server.addr.port().to_string();
+    let command_line = [CLIENT, "127.0.0.1", &port, "2", "-q", "--json", "--duration", "300ms"];
+    assert_eq!(report["command_line"], Value::from(command_line.to_vec()));
+    let (started, ended) = (time(&report["started"]), time(&report["ended"]));
+    assert!(started + Duration::from_millis(1) > before && ended <= SystemTime::now(), "{report}");
+    let took = ended.duration_since(started).unwrap().as_secs_f64();
+    assert!((took - seconds(&report["elapsed_seconds"])).abs() < 0.01, "{report}");
+
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let run = client(closed, 1, &["-q"]);
+    let started = run.stdout.lines().find_map(|line| line.strip_prefix("started      ")).unwrap();
+    let (started, on) = started.split_once(", on ").unwrap();
+    assert_eq!(on, host);
+    assert!(humantime::parse_rfc3339(started).unwrap() >= before, "{run:?}");
+}
+
+/// A server that sends the bytes of each connection to the test when it is over.
+fn recorder() -> (SocketAddr, Receiver<Vec<u8>>) {
+    let (record, records) = mpsc::channel();
+    let addr = server(move |_, mut stream| {
+        let mut bytes = vec![0; 3000];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
+        record.send(bytes).unwrap();
+    });
+    (addr, records)
+}
+
+#[test]
+fn the_seed_of_a_report_sends_the_same_bytes_again() {
+    let (addr, records) = recorder();
+    let sent = |args: &[&str]| {
+        let report = json(addr, 1, &[&["--size", "3000"], args].concat());
+        assert_eq!(report["connections"]["intact"], 1, "{report}");
+        (report["seed"].as_str().unwrap().to_owned(), records.recv_timeout(PATIENCE).unwrap())
+    };
+    let (seed, bytes) = sent(&[]);
+    assert_eq!(seed.len(), 16, "{seed}");
+    assert!(sent(&["--seed", &seed]) == (seed, bytes.clone()), "the same bytes");
+    let (other, others) = sent(&["--seed", "2A"]);
+    assert_eq!(other, "000000000000002a");
+    assert!(others != bytes && sent(&["--seed", "2a"]).1 == others, "its own bytes, and the same again");
+    assert!(sent(&[]).1 != bytes, "without a seed each run has its own");
+}
+
+#[test]
+fn texts_have_no_seed_and_take_none() {
+    let server = Server::start(&[]);
+    assert_eq!(json(server.addr, 1, &[])["seed"], Value::Null);
+    for (args, part) in [
+        (&["--seed", "1", "-m", "text"][..], "--seed is for generated messages"),
+        (&["--seed", "1"], "--seed needs an end"),
+        (&["--seed", "0x1", "--size", "1"], "hex digits"),
+    ] {
+        let run = client(server.addr, 1, args);
+        assert!(run.code == Some(2) && run.stderr.contains(part), "{run:?}");
+    }
+}
+
+/// A client whose first address takes one connection, and refuses those that come later.
+struct OneThere {
+    client: Client,
+    listener: Option<TcpListener>,
+}
+
+impl Role<Side> for OneThere {
+    fn advance(&mut self, event_loop: &mut EventLoop<Side>) -> bool {
+        self.client.advance(event_loop)
+    }
+
+    fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
+        if let (Event::Connected { .. }, Some(listener)) = (&event, self.listener.take()) {
+            let (stream, _) = listener.accept().unwrap();
+            // A program that another test starts right now has a copy of it, so closing it alone may come too early.
+            socket2::SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+            std::thread::spawn(move || echo(&stream));
+        }
+        self.client.handle(event, event_loop);
+    }
+}
+
+#[test]
+fn the_target_is_the_address_that_most_connections_were_established_to() {
+    let server = Server::start(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let first = listener.local_addr().unwrap();
+    let plan = Plan { connect_window: Some(1), ..Plan::tutorial(5) };
+    let mut event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+    let mut role = OneThere { client: Client::new(vec![first, server.addr], &plan), listener: Some(listener) };
+    event_loop.run(&mut role).unwrap();
+    let report = Report::of(&role.client.into_findings(&event_loop), &[]);
+    assert!(report.is_intact(), "{report}");
+    assert_eq!((report.target, &*report.targets), (server.addr, &[server.addr, first][..]), "{report}");
+    assert!(report.to_string().starts_with(&format!("target       {}, {first}\n", server.addr)), "{report}");
 }
 
 /// The addresses from which a server accepted connections, in that order.

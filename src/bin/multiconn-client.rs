@@ -57,6 +57,9 @@ struct Args {
     /// How long to send before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
+    /// Generate the messages of the run whose JSON report has this seed [default: a new one for each run]
+    #[arg(long, value_name = "HEX", value_parser = cli::seed, help_heading = "What to send")]
+    seed: Option<u64>,
     /// How long to keep the connections idle before the first message
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration, help_heading = "Connecting")]
     hold: Duration,
@@ -190,6 +193,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         ("--pipeline", args.pipeline.is_some()),
         ("--rate", args.rate.is_some()),
         ("--warmup", args.warmup.is_some()),
+        ("--seed", args.seed.is_some()),
     ];
     let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
     let Some(first) = first else {
@@ -217,7 +221,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
         return Err(format!("--size, --messages and NUM_CONNS together make {bytes} bytes, which is more than 2^63"));
     }
     let pacing = args.rate.map_or_else(|| Pacing::InFlight(args.pipeline.unwrap_or(1)), Pacing::Rate);
-    let run = RandomState::new().build_hasher().finish(); // std's source of random numbers.
+    let random = || RandomState::new().build_hasher().finish(); // std's source of random numbers.
+    let run = args.seed.unwrap_or_else(random);
     let load = Load {
         content: Content::Generated { run, size },
         pacing,

@@ -80,7 +80,7 @@ impl Evidence {
 }
 
 /// A wall-clock time as programs read it: RFC 3339 in UTC, with milliseconds.
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 

@@ -146,6 +146,8 @@ pub struct Client {
     addrs: Vec<SocketAddr>,
     /// The index of the address that worked last, which is tried first.
     preferred: usize,
+    /// How many connections were established to each of them.
+    established_to: Vec<u32>,
     /// For each connection that has failed to connect and goes on with another address: the index of the one that it tried
     /// first.
     tried_first: BTreeMap<u32, usize>,
@@ -202,6 +204,7 @@ impl Client {
         let mut run = Run::new(plan.load.clone(), plan.connections, Box::new(figured.clone()));
         run.patience = plan.timeout;
         Client {
+            established_to: vec![0; addrs.len()],
             addrs,
             preferred: 0,
             tried_first: BTreeMap::new(),
@@ -382,7 +385,10 @@ impl Client {
         let connection = event_loop.connection(token);
         let number = connection.and_then(|connection| connection.protocol().exchange()).map_or(0, Exchange::number);
         let index = connection.and_then(|found| self.addrs.iter().position(|&addr| addr == found.addr()));
-        self.preferred = index.unwrap_or(self.preferred);
+        if let Some(index) = index {
+            self.preferred = index;
+            self.established_to[index] += 1;
+        }
         self.tried_first.remove(&number);
         let undisturbed = after <= self.now.since(self.resumed);
         self.window.answered(number, undisturbed.then_some(after));
