@@ -115,6 +115,7 @@
 //! | `load`, `schedule`, `rate` | what is sent; when it is due |
 //! | `pattern`, `exchange` | bytes that know their place; one connection's sending and comparing |
 //! | `fault`, `foreign_bytes`, `verdict` | a fault and its words; what bytes from elsewhere look like; which fault an end is |
+//! | `evidence` | when and where a connection failed |
 //! | `cause`, `direction` | on whom a connection waits on which nothing moves; on which way bytes were lost or changed |
 //! | `measure`, `kernel`, `findings` | counts and histograms; the kernel's; what a run found, for `report` |
 //! | `connect_window` | how many connects are under way |

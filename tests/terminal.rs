@@ -147,16 +147,20 @@ fn log_and_progress(kind: Kind) {
     let mut client =
         terminal.client(&server, 5, &["--rate", "200", "--duration", "1m", "-v"]).spawn().expect("the client starts");
     let pid = Pid::from_child(&client);
-    let rows = |lines: &[String]| lines.iter().filter(|line| line.starts_with("established ")).count();
+    let is_row = |line: &&String| line.split_whitespace().nth(1) == Some("established");
+    let rows = |lines: &[String]| lines.iter().filter(is_row).count();
     let is_drawn = |lines: &[String]| lines.last().is_some_and(|line| line.starts_with("running: "));
 
     let wide = |lines: &[String]| is_drawn(lines) && lines.last().unwrap().contains(" messages/s, p99 ");
     let lines = terminal.until("progress", wide);
     assert!(lines.last().unwrap().starts_with("running: 5 of 5 connected, 0 faults, "), "{lines:#?}");
     assert!(lines.last().unwrap().chars().count() <= 80, "{lines:#?}");
-    let started: Vec<String> =
-        (1..=5).map(|number| format!("Starting connection {number} to {}", server.addr)).collect();
-    assert_eq!(log_of(&lines), started, "{kind:?}");
+    let started = log_of(&lines);
+    assert_eq!(started.len(), CONNECTIONS, "{kind:?}: {lines:#?}");
+    for (number, line) in (1..).zip(started) {
+        let opening = format!("Starting connection {number} to {} from 127.0.0.1:", server.addr);
+        assert!(line.starts_with(&opening), "{kind:?}: {line:?}");
+    }
 
     // Lines of the log in the middle of the run.
     kill_process(pid, Signal::USR1).unwrap();
@@ -167,7 +171,7 @@ fn log_and_progress(kind: Kind) {
     assert_eq!(table[0], "5 connections: 5 established");
     assert!(table[1].starts_with("bytes waiting: ") && table[2].starts_with("received "), "{table:#?}");
     assert_eq!(table[3], format!("foreign {} in every row", server.addr));
-    assert!(table[4].starts_with("state ") && table[4].ends_with("idle  local"), "{table:#?}");
+    assert!(table[4].starts_with("nr state ") && table[4].ends_with("idle  local"), "{table:#?}");
     assert!(table[5..].iter().all(|row| row.contains("s  127.0.0.1:")), "{table:#?}");
 
     // Narrower: the progress line that stands there is too long, and the lines that follow take two rows each.

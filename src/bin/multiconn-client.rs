@@ -21,6 +21,7 @@ use multiconn::internals::sockets;
 use multiconn::partner::accounts;
 use multiconn::report::Report;
 use multiconn::report::expect::Expectation;
+use multiconn::report::fault_log::FaultLog;
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
@@ -56,6 +57,9 @@ struct Args {
     /// How long to send before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
+    /// Generate the messages of the run whose JSON report has this seed [default: a new one for each run]
+    #[arg(long, value_name = "HEX", value_parser = cli::seed, help_heading = "What to send")]
+    seed: Option<u64>,
     /// How long to keep the connections idle before the first message
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = cli::duration, help_heading = "Connecting")]
     hold: Duration,
@@ -108,6 +112,9 @@ struct Output {
     /// Write the intervals to this file, as CSV
     #[arg(long, value_name = "FILE", requires = "interval")]
     csv: Option<PathBuf>,
+    /// Write each fault to this file when it happens, as one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
     /// Write the histograms, of each interval if there are any, to this file, as an HdrHistogram interval log
     #[arg(long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
@@ -215,6 +222,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         ("--pipeline", args.pipeline.is_some()),
         ("--rate", args.rate.is_some()),
         ("--warmup", args.warmup.is_some()),
+        ("--seed", args.seed.is_some()),
     ];
     let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
     let Some(first) = first else {
@@ -242,7 +250,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
         return Err(format!("--size, --messages and NUM_CONNS together make {bytes} bytes, which is more than 2^63"));
     }
     let pacing = args.rate.map_or_else(|| Pacing::InFlight(args.pipeline.unwrap_or(1)), Pacing::Rate);
-    let run = RandomState::new().build_hasher().finish(); // std's source of random numbers.
+    let random = || RandomState::new().build_hasher().finish(); // std's source of random numbers.
+    let run = args.seed.unwrap_or_else(random);
     let load = Load {
         content: Content::Generated { run, size },
         pacing,
@@ -261,7 +270,10 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
     let mut intervals = destinations(&args.output)?;
-    let mut findings = client::run(addrs, plan, &mut Display::new(!args.no_progress, &mut intervals))?;
+    let mut faults = args.output.faults.as_deref().map(FaultLog::create).transpose()?;
+    let mut display = Display::new(!args.no_progress, &mut intervals, faults.as_mut());
+    let mut findings = client::run(addrs, plan, &mut display)?;
+    drop(display);
     if let (Content::Generated { run, .. }, None) = (&plan.load.content, findings.interrupted) {
         // The report matters more than this one figure of it.
         if let Err(error) = accounts::find_ways(&mut findings, *run, plan.timeout.min(MOST_PATIENCE)) {
@@ -272,7 +284,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
     let (lines, reports, written) = intervals.finish();
     cli::print_bytes(&lines)?;
     report.intervals = reports;
-    Ok((report, written))
+    Ok((report, written.and(faults.map_or(Ok(()), FaultLog::finish))))
 }
 
 /// Where the intervals go.

@@ -246,6 +246,13 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     text.parse()
 }
 
+/// The key of a run's bytes, in hex digits, as the report has it.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let is_hex = (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+    number.ok_or_else(|| "write it in hex digits, 16 at the most, as the report has it".to_owned())
+}
+
 /// Local addresses to connect from. (Not a `Vec`, which clap would take for an option that may be repeated.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources(pub Vec<IpAddr>);
@@ -398,6 +405,14 @@ mod tests {
         }
         assert_eq!(count("5G"), Err("more than 4294967295".to_owned()));
         assert!(count("5kB").unwrap_err().contains("write it like 5000, 5k or 5M"));
+    }
+
+    #[test]
+    fn a_seed_is_hex_digits_alone() {
+        assert_eq!((seed("0"), seed("00ff"), seed("FFFFFFFFFFFFFFFF")), (Ok(0), Ok(255), Ok(u64::MAX)));
+        for bad in ["", "+1", "-1", "0x1", "1 ", "g", "10000000000000000"] {
+            assert!(seed(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -31,10 +31,13 @@ const COLUMNS: [&str; 7] = ["state", "inbound", "outbound", "received", "sent", 
 /// The column between them and the addresses, where it says something: the names of listeners.
 const VIA: &str = "via";
 
+/// The column in front of them, where connections have numbers: those of a client.
+const NUMBER: &str = "nr";
+
 /// Writes the table to standard error, whatever the log level, a line at a time. As with the log, lines that find no reader
-/// are dropped.
-pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>) {
-    for line in table(event_loop) {
+/// are dropped. `number` is a connection's number, if it has one.
+pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>, number: impl Fn(&P) -> Option<u32>) {
+    for line in table(event_loop, number) {
         let _ = LossyStderr.write(format!("{line}\n").as_bytes()); // It never fails.
     }
 }
@@ -45,11 +48,11 @@ pub(crate) fn write_table<P: Protocol>(event_loop: &EventLoop<P>) {
 #[expect(clippy::needless_pass_by_value, reason = "an event is handed over")]
 pub fn on_request<P: Protocol>(event: Event<P>, event_loop: &mut EventLoop<P>) {
     if matches!(event, Event::Signal(Signal::Status)) {
-        write_table(event_loop);
+        write_table(event_loop, |_| None);
     }
 }
 
-fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
+fn table<P: Protocol>(event_loop: &EventLoop<P>, number: impl Fn(&P) -> Option<u32>) -> Vec<String> {
     let now = event_loop.now();
     let mut connections: Vec<_> = event_loop.connections().collect();
     connections.sort_by_key(|(_, connection)| Reverse(connection.inbound_len() + connection.outbound_len()));
@@ -80,7 +83,8 @@ fn table<P: Protocol>(event_loop: &EventLoop<P>) -> Vec<String> {
     connections.truncate(ROWS);
     let listeners = listeners(event_loop, &connections);
     let connections: Vec<_> = connections.into_iter().map(|(_, connection)| connection).collect();
-    lines.extend(rows(&connections, listeners.as_deref(), now));
+    let numbers: Vec<_> = connections.iter().map(|connection| number(connection.protocol())).collect();
+    lines.extend(rows(&connections, &numbers, listeners.as_deref(), now));
     if left_out > 0 {
         lines.push(format!("and {left_out} more"));
     }
@@ -104,9 +108,14 @@ fn listeners<P: Protocol>(
     (has_a_name || is_mixed).then_some(names)
 }
 
-/// A row for each connection, below their heads, with the names of their listeners if there are any. Of the two addresses, the one that all rows share is said once, above
-/// them: a server's own, a client's target.
-fn rows<P>(connections: &[&Connection<TcpStream, P>], listeners: Option<&[&'static str]>, now: Moment) -> Vec<String> {
+/// A row for each connection, below their heads, with their numbers and the names of their listeners if there are any. Of
+/// the two addresses, the one that all rows share is said once, above them: a server's own, a client's target.
+fn rows<P>(
+    connections: &[&Connection<TcpStream, P>],
+    numbers: &[Option<u32>],
+    listeners: Option<&[&'static str]>,
+    now: Moment,
+) -> Vec<String> {
     // A connection that was reset has no local address any more.
     let local =
         |connection: &Connection<TcpStream, P>| connection.transport().local_addr().ok().map(sockets::canonical);
@@ -127,18 +136,32 @@ fn rows<P>(connections: &[&Connection<TcpStream, P>], listeners: Option<&[&'stat
         cells.iter().map(|row| row[column].len()).chain([COLUMNS[column].len()]).max().unwrap_or(0)
     });
     let names_width = listeners.unwrap_or_default().iter().map(|name| name.len()).chain([VIA.len()]).max().unwrap_or(0);
-    let line = |row: &[String; COLUMNS.len()], name: Option<&str>, foreign: String, local: String| {
+    let numbers = in_front(numbers);
+    let line = |number: &str, row: &[String; COLUMNS.len()], name: Option<&str>, foreign: String, local: String| {
+        let row = format!("{number}{}", aligned(row, widths));
         let name = name.map(|name| format!("{name:<names_width$}"));
-        filled(iter::once(aligned(row, widths)).chain(name).chain(addresses(foreign, local)), "  ")
+        filled(iter::once(row).chain(name).chain(addresses(foreign, local)), "  ")
     };
     let mut lines: Vec<String> = shared.into_iter().collect();
     let heads = COLUMNS.map(String::from);
-    lines.extend(line(&heads, listeners.map(|_| VIA), "foreign".to_owned(), "local".to_owned()));
+    lines.extend(line(&numbers[0], &heads, listeners.map(|_| VIA), "foreign".to_owned(), "local".to_owned()));
     for (index, (connection, row)) in connections.iter().zip(&cells).enumerate() {
         let local = local(connection).map_or_else(|| "-".to_owned(), |addr| addr.to_string());
-        lines.extend(line(row, listeners.map(|names| names[index]), connection.addr().to_string(), local));
+        let name = listeners.map(|names| names[index]);
+        lines.extend(line(&numbers[index + 1], row, name, connection.addr().to_string(), local));
     }
     if connections.is_empty() { Vec::new() } else { lines }
+}
+
+/// The column of numbers, its head first, with the gap behind it. Empty texts if no connection has a number.
+fn in_front(numbers: &[Option<u32>]) -> Vec<String> {
+    if numbers.iter().all(Option::is_none) {
+        return vec![String::new(); numbers.len() + 1];
+    }
+    let texts = numbers.iter().map(|number| number.map_or("-".to_owned(), |number| number.to_string()));
+    let texts: Vec<String> = iter::once(NUMBER.to_owned()).chain(texts).collect();
+    let width = texts.iter().map(String::len).max().unwrap_or(0);
+    texts.into_iter().map(|text| format!("{text:<width$} ")).collect()
 }
 
 fn all_the_same(mut addrs: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
@@ -217,6 +240,7 @@ mod tests {
         let listener = sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
         let addr = listener.local_addr().unwrap();
         let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default()).unwrap();
+        let table = |event_loop: &EventLoop<Echo>| table(event_loop, |_| None);
         assert_eq!(table(&event_loop)[0], "0 connections");
         for _ in 0..ROWS + 7 {
             event_loop.connect(addr, Echo);
@@ -232,6 +256,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_a_column_in_front_if_any_connection_has_one() {
+        assert_eq!(in_front(&[None, None]), ["", "", ""]);
+        assert_eq!(in_front(&[Some(7), None, Some(1234)]), ["nr   ", "7    ", "-    ", "1234 "]);
+    }
+
+    #[test]
     fn each_row_names_its_listener_where_there_are_names_or_connections_of_our_own() {
         const BACKEND: ListenerConfig = ListenerConfig { name: "backend", connections: usize::MAX };
         let listen = || sockets::listen("127.0.0.1", 0, ListenOptions::default()).unwrap();
@@ -240,6 +270,7 @@ mod tests {
         let mut event_loop = EventLoop::new(Limits::default(), Timeouts::default()).unwrap();
         event_loop.listen(front, |_| Echo).unwrap();
         event_loop.listen_with(BACKEND, back, |_| Echo).unwrap();
+        let table = |event_loop: &EventLoop<Echo>| table(event_loop, |_| None);
         // The eighth column, the one behind `idle`, with its head.
         let via = |event_loop: &EventLoop<Echo>| -> Vec<String> {
             let lines = table(event_loop);

@@ -4,6 +4,7 @@
 //! sent is known, or made again, to be compared.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::engine::time::{Clock, Moment};
 #[derive(Debug)]
 pub struct Exchange {
     number: u32,
+    /// The address at this end. The system forgets it when the peer resets the connection.
+    local: Option<SocketAddr>,
     /// Its place among those that take turns in an open loop.
     slot: u32,
     run: Rc<Run>,
@@ -110,6 +113,7 @@ impl Exchange {
         }
         Exchange {
             number,
+            local: None,
             slot: 0,
             run,
             sending: Cursor::default(),
@@ -131,6 +135,17 @@ impl Exchange {
         self.number
     }
 
+    /// The address at this end, if it was noted.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Notes the address at this end.
+    pub fn comes_from(&mut self, local: SocketAddr) {
+        self.local = Some(local);
+    }
+
     /// Gives it its place, counted from 0, among those that take turns in an open loop.
     pub fn take_slot(&mut self, slot: u32) {
         self.slot = slot;
@@ -143,7 +158,8 @@ impl Exchange {
     }
 
     /// How many messages were begun and are not wholly back.
-    fn in_flight(&self) -> u64 {
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
         self.sending.messages + u64::from(self.sending.within > 0) - self.checking.messages
     }
 

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::client::cause::Cause;
 use crate::client::direction::Way;
+use crate::client::evidence::Evidence;
 use crate::client::foreign_bytes;
 use crate::client::pattern::Origin;
 use crate::engine::escape::Escaped;
@@ -188,14 +189,17 @@ pub struct FaultyConnection {
     pub fault: Fault,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// When and where it happened.
+    #[serde(flatten)]
+    pub evidence: Evidence,
     /// The fault in words.
     pub detail: String,
 }
 
 impl FaultyConnection {
-    pub(super) fn new(connection: u32, peer: SocketAddr, fault: Fault) -> FaultyConnection {
+    pub(super) fn new(connection: u32, peer: SocketAddr, fault: Fault, evidence: Evidence) -> FaultyConnection {
         let detail = fault.to_string();
-        FaultyConnection { connection, fault, peer, detail }
+        FaultyConnection { connection, fault, peer, evidence, detail }
     }
 
     /// The first byte that did not come back right, and how many were sent; `None` if all that were sent came back, or
@@ -216,7 +220,11 @@ impl FaultyConnection {
 
 impl fmt::Display for FaultyConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} to {} {}: {}", self.connection, self.peer, self.fault.kind, self.detail)
+        write!(f, "connection {} to {}", self.connection, self.peer)?;
+        if let Some(local) = self.evidence.local {
+            write!(f, " from {local}")?;
+        }
+        write!(f, " {}: {}", self.fault.kind, self.detail)
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Owns the account of a run that is over, or was interrupted. How it is shown is not decided here.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::{Client, Phase};
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::kernel::Kernel;
-use crate::client::load::Pacing;
+use crate::client::load::{Content, Pacing};
 use crate::client::measure::Figures;
 use crate::client::side::Side;
 use crate::engine::connection::Transport;
@@ -21,14 +22,27 @@ use crate::engine::signals::Signal;
 use crate::engine::system::Mio;
 use crate::engine::time::Moment;
 
-/// How many faulty connections are described one by one; all are counted. A report is to fit a screen.
+/// How many faulty connections are kept one by one; all are counted. A fault takes some 800 bytes here and as many in the
+/// report, which is 160 MB for all of them, and 50 MB of JSON. `--faults` writes more than that.
+pub const KEPT_FAULTS: usize = 100_000;
+
+/// How many connections with the same kind of fault are described one by one to people, and asked about at the server. A
+/// report is to fit a screen.
 pub const DESCRIBED_FAULTS: usize = 10;
 
 /// What a client found.
 #[derive(Clone, Debug)]
 pub struct Findings {
-    /// The address that was connected to, or the first of several.
+    /// When the first connect was begun.
+    pub started: SystemTime,
+    /// When the last connection was over, or the run was interrupted.
+    pub ended: SystemTime,
+    /// The key of the generated messages, which makes their bytes.
+    pub seed: Option<u64>,
+    /// The address that most connections were established to; without any, the first that there is.
     pub target: SocketAddr,
+    /// All addresses that connections were established to, those with most of them first.
+    pub targets: Vec<SocketAddr>,
     /// What became of the connections.
     pub connections: Connections,
     /// The counters and histograms of the measured messages.
@@ -52,8 +66,10 @@ pub struct Findings {
     pub effort: Effort,
     /// What the kernel counted and measured, on every connection that was begun.
     pub kernel: Kernel,
-    /// The first faulty connections, [`DESCRIBED_FAULTS`] at the most.
+    /// The first faulty connections, [`KEPT_FAULTS`] at the most, in the order in which they failed.
     pub faults: Vec<FaultyConnection>,
+    /// How many more there were.
+    pub faults_left_out: u64,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
     /// The signal that ended the run early.
@@ -122,21 +138,48 @@ impl Client {
         let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
         let connections =
             Connections { unfinished, retransmitted: self.window.sent_again(), ..self.connections.clone() };
+        let (elapsed, ended) = (event_loop.clock_now().since(self.began.unwrap_or(Moment::START)), SystemTime::now());
+        let targets = self.targets();
         Findings {
-            target: self.addrs[0],
+            started: ended - elapsed,
+            ended,
+            seed: self.seed(),
+            target: targets.first().copied().unwrap_or(self.addrs[0]),
+            targets,
             connections,
             is_scheduled: self.is_scheduled(),
             missed,
             unanswered,
             never,
-            elapsed: event_loop.clock_now().since(self.began.unwrap_or(Moment::START)),
+            elapsed,
             measured: self.measured(&figures, event_loop.now()),
             effort: Effort::of(event_loop.system()).since(self.effort_before.unwrap_or_default()),
             kernel: self.kernel,
             figures,
             faults: self.faults,
+            faults_left_out: self.faults_left_out,
             faults_by_kind: self.faults_by_kind,
             interrupted: self.interrupted,
+        }
+    }
+
+    /// The addresses that connections were established to, those with most of them first.
+    fn targets(&self) -> Vec<SocketAddr> {
+        let mut used: Vec<(u32, SocketAddr)> = self
+            .established_to
+            .iter()
+            .copied()
+            .zip(self.addrs.iter().copied())
+            .filter(|&(count, _)| count > 0)
+            .collect();
+        used.sort_by_key(|&(count, _)| Reverse(count));
+        used.into_iter().map(|(_, addr)| addr).collect()
+    }
+
+    fn seed(&self) -> Option<u64> {
+        match self.plan.load.content {
+            Content::Generated { run, .. } => Some(run),
+            Content::Texts(_) => None,
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod cause;
 pub mod connect_window;
 pub mod direction;
+pub mod evidence;
 pub mod exchange;
 pub mod fault;
 pub mod findings;
@@ -32,9 +33,10 @@ use log::{info, warn};
 use mio::Token;
 
 use self::connect_window::ConnectWindow;
+use self::evidence::{Evidence, Lifetime};
 use self::exchange::Exchange;
-use self::fault::{FaultKind, FaultyConnection};
-use self::findings::{Connections, DESCRIBED_FAULTS, Effort, Findings};
+use self::fault::{Fault, FaultKind, FaultyConnection};
+use self::findings::{Connections, Effort, Findings, KEPT_FAULTS};
 use self::kernel::Kernel;
 use self::load::{Content, Load};
 use self::measure::Figured;
@@ -46,6 +48,7 @@ use crate::engine::connection::{End, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
 use crate::engine::log_budget::Line;
 use crate::engine::signals::Signal;
+use crate::engine::sockets;
 use crate::engine::system::Mio;
 use crate::engine::time::Moment;
 
@@ -121,6 +124,9 @@ pub trait Observer {
     /// A part of the run is over ([`Plan::interval`]).
     fn interval_over(&mut self, interval: Interval);
 
+    /// A connection failed, and this was wrong with it.
+    fn failed(&mut self, faulty: &FaultyConnection);
+
     /// SIGUSR1 arrived: the time to show what each connection does.
     fn status_asked(&mut self, event_loop: &EventLoop<Side>);
 }
@@ -151,6 +157,8 @@ pub struct Client {
     addrs: Vec<SocketAddr>,
     /// The index of the address that worked last, which is tried first.
     preferred: usize,
+    /// How many connections were established to each of them.
+    established_to: Vec<u32>,
     /// For each connection that has failed to connect and goes on with another address: the index of the one that it tried
     /// first.
     tried_first: BTreeMap<u32, usize>,
@@ -181,6 +189,7 @@ pub struct Client {
     connections: Connections,
     kernel: Kernel,
     faults: Vec<FaultyConnection>,
+    faults_left_out: u64,
     faults_by_kind: BTreeMap<FaultKind, u32>,
     interrupted: Option<Signal>,
 }
@@ -208,6 +217,7 @@ impl Client {
         let mut run = Run::new(plan.load.clone(), plan.connections, Box::new(figured.clone()));
         run.patience = plan.timeout;
         Client {
+            established_to: vec![0; addrs.len()],
             addrs,
             preferred: 0,
             tried_first: BTreeMap::new(),
@@ -229,6 +239,7 @@ impl Client {
             connections: Connections { requested: plan.connections, ..Connections::default() },
             kernel: Kernel::new(),
             faults: Vec::new(),
+            faults_left_out: 0,
             faults_by_kind: BTreeMap::new(),
             interrupted: None,
         }
@@ -266,13 +277,15 @@ impl Client {
     }
 
     fn start(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<Side>) {
-        if self.logs_each() && event_loop.log_budget().allows(&STARTING) {
-            info!("Starting connection {number} to {addr}");
-        }
         self.window.begun(number);
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
-        event_loop.connect_from(source, addr, Side::Exchange(Exchange::new(number, Rc::clone(&self.run))));
+        let exchange = Exchange::new(number, Rc::clone(&self.run));
+        let token = event_loop.connect_from(source, addr, Side::Exchange(exchange));
+        let local = note_local(token, event_loop);
+        if self.logs_each() && event_loop.log_budget().allows(&STARTING) {
+            info!("Starting connection {number} to {addr}{}", from(local));
+        }
     }
 
     /// Whether the beginning and the end of each connection are lines of the log. They belong to the tutorial's
@@ -389,7 +402,10 @@ impl Client {
         let connection = event_loop.connection(token);
         let number = connection.and_then(|connection| connection.protocol().exchange()).map_or(0, Exchange::number);
         let index = connection.and_then(|found| self.addrs.iter().position(|&addr| addr == found.addr()));
-        self.preferred = index.unwrap_or(self.preferred);
+        if let Some(index) = index {
+            self.preferred = index;
+            self.established_to[index] += 1;
+        }
         self.tried_first.remove(&number);
         let undisturbed = after <= self.now.since(self.resumed);
         self.window.answered(number, undisturbed.then_some(after));
@@ -397,15 +413,16 @@ impl Client {
         self.figured.connected(after);
     }
 
-    /// A connection is over: tries the next address, or counts it as intact or faulty.
+    /// A connection is over: tries the next address, or counts it as intact or faulty. Returns the faulty one.
     fn settle(
         &mut self,
         exchange: &Exchange,
         addr: SocketAddr,
         end: &End,
         sent: u64,
+        lifetime: Lifetime,
         event_loop: &mut EventLoop<Side>,
-    ) {
+    ) -> Option<FaultyConnection> {
         let number = exchange.number();
         let stood = !verdict::is_failed_connect(end);
         if let Some(state) = exchange.kernel() {
@@ -415,9 +432,11 @@ impl Client {
             if let Some(next) = self.next_addr(number, addr) {
                 self.window.moved_on();
                 if self.logs_each() && event_loop.log_budget().allows(&NEXT_ADDRESS) {
-                    info!("Connection {number} to {addr}: {end}; trying the next address");
+                    let from = from(exchange.local());
+                    info!("Connection {number} to {addr}{from}: {end}; trying the next address");
                 }
-                return self.start(number, next, event_loop);
+                self.start(number, next, event_loop);
+                return None;
             }
             self.window.failed(number, verdict::is_unanswered(end));
         }
@@ -429,23 +448,60 @@ impl Client {
             None => {
                 self.connections.intact += 1;
                 if self.logs_each() && event_loop.log_budget().allows(&CLOSING) {
-                    info!("Closing connection {number}");
+                    info!("Closing connection {number}{}", from(exchange.local()));
                 }
+                None
             }
             Some(fault) => {
-                let faulty = FaultyConnection::new(number, addr, fault);
-                if event_loop.log_budget().allows(&FAILED) {
-                    warn!("{faulty}");
-                }
                 self.connections.failed += 1;
                 self.figured.lost(exchange.unanswered());
-                *self.faults_by_kind.entry(faulty.fault.kind).or_default() += 1;
-                if self.faults.len() < DESCRIBED_FAULTS {
-                    self.faults.push(faulty);
-                }
+                Some(self.describe(exchange, addr, fault, lifetime, event_loop))
             }
         }
     }
+
+    /// A connection with this fault, with all that is known of it, and its line in the log.
+    fn describe(
+        &self,
+        exchange: &Exchange,
+        addr: SocketAddr,
+        fault: Fault,
+        lifetime: Lifetime,
+        event_loop: &mut EventLoop<Side>,
+    ) -> FaultyConnection {
+        let began = self.began.unwrap_or(Moment::START);
+        let evidence = Evidence::of(exchange, lifetime, began, event_loop.clock_now());
+        let faulty = FaultyConnection::new(exchange.number(), addr, fault, evidence);
+        if event_loop.log_budget().allows(&FAILED) {
+            warn!("{faulty}");
+        }
+        faulty
+    }
+
+    /// Counts a faulty connection, and keeps it unless there are too many.
+    fn keep(&mut self, faulty: FaultyConnection) {
+        *self.faults_by_kind.entry(faulty.fault.kind).or_default() += 1;
+        if self.faults.len() < KEPT_FAULTS {
+            self.faults.push(faulty);
+        } else {
+            self.faults_left_out += 1;
+        }
+    }
+}
+
+/// Looks up the address from which a connect was just begun, and notes it in the exchange: after a reset it is too late.
+/// `None`: the connect has failed already.
+fn note_local(token: Token, event_loop: &mut EventLoop<Side>) -> Option<SocketAddr> {
+    let local = event_loop.connection(token)?.transport().local_addr().ok().filter(|local| local.port() != 0)?;
+    let local = sockets::canonical(local);
+    event_loop.protocol_mut(token)?.exchange_mut()?.comes_from(local);
+    Some(local)
+}
+
+/// The address that a connection comes from, for lines of a detailed log. The others read like the tutorial's.
+fn from(local: Option<SocketAddr>) -> String {
+    let shown = local.filter(|_| log::max_level() >= log::Level::Debug);
+    shown.map_or_else(String::new, |local| format!(" from {local}"))
 }
 
 impl Client {
@@ -477,12 +533,20 @@ impl Role<Side> for Client {
     }
 
     fn handle(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) {
+        if let Some(faulty) = self.follow(event, event_loop) {
+            self.keep(faulty);
+        }
+    }
+}
+
+impl Client {
+    /// Does what an event asks for. Returns the connection that it shows to be faulty.
+    fn follow(&mut self, event: Event<Side>, event_loop: &mut EventLoop<Side>) -> Option<FaultyConnection> {
         match event {
             Event::Connected { token, after } => self.connected(token, after, event_loop),
-            Event::Closed { addr, protocol, end, sent, .. } => {
-                if let Some(exchange) = protocol.exchange() {
-                    self.settle(exchange, addr, &end, sent, event_loop);
-                }
+            Event::Closed { addr, protocol, end, sent, opened, last_active, .. } => {
+                let lifetime = Lifetime { opened, last_active };
+                return self.settle(protocol.exchange()?, addr, &end, sent, lifetime, event_loop);
             }
             // The table is the program's business.
             Event::Signal(Signal::Status) => {}
@@ -494,6 +558,7 @@ impl Role<Side> for Client {
             // What is due at a time is looked at in `advance`. The rest is not for this role.
             _ => {}
         }
+        None
     }
 }
 
@@ -523,7 +588,10 @@ impl<O: Observer> Role<Side> for Observed<'_, O> {
         if matches!(event, Event::Signal(Signal::Status)) {
             self.observer.status_asked(event_loop);
         }
-        self.client.handle(event, event_loop);
+        if let Some(faulty) = self.client.follow(event, event_loop) {
+            self.observer.failed(&faulty);
+            self.client.keep(faulty);
+        }
     }
 }
 
@@ -547,14 +615,28 @@ mod tests {
             client.connections.established += 1;
             let mut settle = |number, end| {
                 let exchange = Exchange::new(number, Rc::clone(&client.run));
-                client.settle(&exchange, addr, &end, 0, &mut event_loop);
+                let lifetime = Lifetime { opened: Moment::START, last_active: Moment::START };
+                client.settle(&exchange, addr, &end, 0, lifetime, &mut event_loop).unwrap().detail
             };
             if first_is_over {
                 settle(1, End::Failed(io::ErrorKind::ConnectionReset.into()));
             }
-            settle(2, End::TimedOut(Timeout::Connect));
-            let detail = &client.faults.last().unwrap().detail;
+            let detail = settle(2, End::TimedOut(Timeout::Connect));
             assert_eq!(detail.contains("others stand"), !first_is_over, "{detail}");
         }
+    }
+
+    #[test]
+    fn faults_beyond_those_that_are_kept_are_counted() {
+        let mut client = Client::new(vec![([192, 0, 2, 1], 7).into()], &Plan::tutorial(1));
+        let exchange = Exchange::new(1, Rc::clone(&client.run));
+        let lifetime = Lifetime { opened: Moment::START, last_active: Moment::START };
+        let evidence = Evidence::of(&exchange, lifetime, Moment::START, Moment::START);
+        let faulty = FaultyConnection::new(1, client.addrs[0], Fault::new(FaultKind::Reset), evidence);
+        for _ in 0..KEPT_FAULTS + 3 {
+            client.keep(faulty.clone());
+        }
+        assert_eq!((client.faults.len(), client.faults_left_out), (KEPT_FAULTS, 3));
+        assert_eq!(client.faults_by_kind[&FaultKind::Reset] as usize, KEPT_FAULTS + 3);
     }
 }

@@ -10,6 +10,7 @@ use mio::Token;
 use crate::engine::connection::End;
 use crate::engine::listeners::ListenerId;
 use crate::engine::signals::Signal;
+use crate::engine::time::Moment;
 
 /// What happened to a connection, for the role.
 #[derive(Debug)]
@@ -57,6 +58,10 @@ pub enum Event<P> {
         received: u64,
         /// Bytes sent.
         sent: u64,
+        /// When it was accepted, or its connect was begun.
+        opened: Moment,
+        /// When a byte last moved, in either direction ([`Connection::last_active`](crate::Connection::last_active)).
+        last_active: Moment,
         /// The connection that it was joined to until now.
         partner: Option<Token>,
     },

@@ -454,7 +454,18 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
 
     /// Reports a connection that ended before it had a socket in the poller.
     fn never_opened(&mut self, token: Token, addr: SocketAddr, protocol: P, end: End) {
-        self.happened.push_back(Event::Closed { token, addr, protocol, end, received: 0, sent: 0, partner: None });
+        let opened = self.system.now();
+        self.happened.push_back(Event::Closed {
+            token,
+            addr,
+            protocol,
+            end,
+            received: 0,
+            sent: 0,
+            opened,
+            last_active: opened,
+            partner: None,
+        });
         self.resume_accepting(); // Its descriptor is free again.
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Owns a loop of its own for that.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client::direction::{Received, Way};
-use crate::client::findings::Findings;
+use crate::client::fault::FaultKind;
+use crate::client::findings::{DESCRIBED_FAULTS, Findings};
 use crate::client::pattern::Pattern;
 use crate::engine::connection::Timeouts;
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
@@ -18,13 +20,20 @@ use crate::engine::signals::Signal;
 use crate::engine::time::{Clock, Moment};
 use crate::partner::question::{Asking, Question, Reply};
 
-/// Asks the server about each described fault of a run with generated messages in which bytes were lost or changed, for
-/// `patience` at the most, and notes on which way that happened. `run` is the key of the messages.
+/// Asks the server about faults of a run with generated messages in which bytes were lost or changed, for `patience` at the
+/// most, and notes on which way that happened. Of each kind it asks about the first [`DESCRIBED_FAULTS`], those that people
+/// see: each question takes a connection. `run` is the key of the messages.
 ///
 /// # Errors
 /// The poller or the signal pipe failed.
 pub fn find_ways(findings: &mut Findings, run: u64, patience: Duration) -> io::Result<()> {
-    let broken = findings.faults.iter_mut().filter_map(|faulty| Some((faulty.broken_at()?, faulty)));
+    let mut asked: BTreeMap<FaultKind, usize> = BTreeMap::new();
+    let broken = findings.faults.iter_mut().filter_map(|faulty| {
+        let place = faulty.broken_at()?;
+        let asked = asked.entry(faulty.fault.kind).or_default();
+        *asked += 1;
+        (*asked <= DESCRIBED_FAULTS).then_some((place, faulty))
+    });
     let (places, faults): (Vec<_>, Vec<_>) = broken.unzip();
     let stream = |connection| Pattern::new(run, connection).first_word();
     let streams: Vec<_> = faults.iter().map(|faulty| (faulty.peer, stream(faulty.connection))).collect();

@@ -5,13 +5,16 @@
 
 mod distribution;
 pub mod expect;
+pub mod fault_log;
+mod faults;
 pub mod hdr_log;
 pub mod interval;
+pub mod invocation;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
@@ -19,7 +22,9 @@ use serde::{Serialize, Serializer};
 use self::distribution::Row;
 use self::expect::{Expectation, Outcome};
 use self::interval::IntervalReport;
+use self::invocation::Invocation;
 use crate::client::direction::Way;
+use crate::client::evidence::rfc3339;
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
 use crate::client::kernel::Kernel;
@@ -40,8 +45,21 @@ const SHORTEST_JUDGED: Duration = Duration::from_millis(100);
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The address that was connected to, or the first of several.
+    /// Which program made it, and where.
+    #[serde(flatten)]
+    pub invocation: Invocation,
+    /// When the first connect was begun.
+    #[serde(serialize_with = "rfc3339")]
+    pub started: SystemTime,
+    /// When the last connection was over, or the run was interrupted.
+    #[serde(serialize_with = "rfc3339")]
+    pub ended: SystemTime,
+    /// What `--seed` takes to send the same bytes again; `None` for texts.
+    pub seed: Option<String>,
+    /// The address that most connections were established to; without any, the first that there is.
     pub target: SocketAddr,
+    /// All addresses that connections were established to, those with most of them first.
+    pub targets: Vec<SocketAddr>,
     /// What became of the connections.
     pub connections: Connections,
     /// Measured messages.
@@ -67,8 +85,10 @@ pub struct Report {
     pub schedule_error_us: Option<Times>,
     /// What the kernel counted and measured, if it tells.
     pub kernel: Option<KernelView>,
-    /// The first faulty connections.
+    /// The faulty connections, in the order in which they failed.
     pub faults: Vec<FaultyConnection>,
+    /// How many more there were.
+    pub faults_left_out: u64,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
     /// The run in intervals, if that was wished and nothing else was done with them.
@@ -308,7 +328,12 @@ impl Report {
         let faults = findings.faults_by_kind.values().sum();
         Report {
             schema: SCHEMA,
+            invocation: Invocation::of_this_process(),
+            started: findings.started,
+            ended: findings.ended,
+            seed: findings.seed.map(|seed| format!("{seed:016x}")),
             target: findings.target,
+            targets: findings.targets.clone(),
             connections: findings.connections.clone(),
             messages: Messages {
                 sent: figures.messages_sent,
@@ -327,6 +352,7 @@ impl Report {
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
+            faults_left_out: findings.faults_left_out,
             faults_by_kind: findings.faults_by_kind.clone(),
             intervals: Vec::new(),
             expectations: expectations
@@ -355,7 +381,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connections { requested, established, intact, failed, unfinished, retransmitted } = self.connections;
-        writeln!(f, "target       {}", self.target)?;
+        write!(f, "target       {}", self.target)?;
+        for other in self.targets.iter().skip(1) {
+            write!(f, ", {other}")?;
+        }
+        writeln!(f)?;
         write!(f, "connections  {requested} asked for, {established} established, {intact} intact, {failed} failed")?;
         if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
@@ -465,13 +495,13 @@ impl Report {
         }
         let kinds: Vec<String> = self.faults_by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         writeln!(f, "faults       {}", kinds.join(", "))?;
-        for fault in &self.faults {
-            writeln!(f, "  {fault}")?;
+        for line in faults::lines(&self.faults) {
+            writeln!(f, "  {line}")?;
         }
-        let all: u32 = self.faults_by_kind.values().sum();
-        if all as usize > self.faults.len() {
-            writeln!(f, "  and {} more", all as usize - self.faults.len())?;
+        if self.faults_left_out > 0 {
+            writeln!(f, "  and {} more, later", self.faults_left_out)?;
         }
+        writeln!(f, "started      {}, on {}", humantime::format_rfc3339_millis(self.started), self.invocation.host)?;
         if self.faults.iter().any(|faulty| faulty.fault.way == Some(Way::Unknown)) {
             writeln!(f, "way          unknown: the server keeps no account (multiconn-server --probes keeps one)")?;
         }
@@ -525,7 +555,11 @@ mod tests {
             figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled });
         }
         Findings {
+            started: SystemTime::UNIX_EPOCH,
+            ended: SystemTime::UNIX_EPOCH,
+            seed: None,
             target: ([192, 0, 2, 1], 7).into(),
+            targets: Vec::new(),
             connections: Connections { requested: 1, established: 1, intact: 1, ..Connections::default() },
             figures: figured.so_far(),
             is_scheduled,
@@ -537,6 +571,7 @@ mod tests {
             effort: Effort::default(),
             kernel: Kernel::new(),
             faults: Vec::new(),
+            faults_left_out: 0,
             faults_by_kind: BTreeMap::new(),
             interrupted: None,
         }

@@ -23,6 +23,9 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// The counts belong to the socket: they stay when the connection is over, until the socket is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpState {
+    /// The state of the connection, by the name that `ss` gives it: `ESTAB`, `SYN-SENT`, `CLOSE-WAIT`. After a reset it is
+    /// `UNCONN`.
+    pub name: &'static str,
     /// Segments sent in all, of any kind: SYN, FIN and bare acknowledgements are among them, and those that were sent
     /// again. (From Linux 4.2 on.)
     pub segments_sent: Option<u32>,
@@ -101,6 +104,22 @@ mod system {
         Ok(state(&info, usize::try_from(length).unwrap_or(0)))
     }
 
+    /// The names of the states, each in the place that is its number (`linux/tcp_states.h`), as `ss` has them.
+    const NAMES: [&str; 12] = [
+        "UNKNOWN",
+        "ESTAB",
+        "SYN-SENT",
+        "SYN-RECV",
+        "FIN-WAIT-1",
+        "FIN-WAIT-2",
+        "TIME-WAIT",
+        "UNCONN",
+        "CLOSE-WAIT",
+        "LAST-ACK",
+        "LISTEN",
+        "CLOSING",
+    ];
+
     /// What the first `written` bytes of `info` say. A kernel writes no more fields than it knows.
     pub fn state(info: &libc::tcp_info, written: usize) -> TcpState {
         macro_rules! known {
@@ -109,6 +128,7 @@ mod system {
             };
         }
         TcpState {
+            name: NAMES.get(usize::from(info.tcpi_state)).copied().unwrap_or(NAMES[0]),
             segments_sent: known!(tcpi_segs_out),
             segments_retransmitted: info.tcpi_total_retrans,
             segments_unacknowledged: info.tcpi_unacked,
@@ -227,6 +247,21 @@ mod tests {
         // Our FIN counts as a byte.
         let after = look_until(&near, |state| state.bytes_acknowledged == Some(2));
         assert!(after.segments_sent > before.segments_sent && after.mss > 0, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_state_has_the_name_that_ss_gives_it() {
+        let (near, far) = pair();
+        assert_eq!(look(near.as_fd()).unwrap().name, "ESTAB");
+        near.shutdown(Shutdown::Write).unwrap();
+        look_until(&near, |state| state.name == "FIN-WAIT-2");
+        look_until(&far, |state| state.name == "CLOSE-WAIT");
+        // SAFETY: integers alone, for which all zeroes are a valid value.
+        let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+        for (number, name) in [(0, "UNKNOWN"), (2, "SYN-SENT"), (7, "UNCONN"), (11, "CLOSING"), (12, "UNKNOWN")] {
+            info.tcpi_state = number;
+            assert_eq!(system::state(&info, size_of::<libc::tcp_info>()).name, name);
+        }
     }
 
     #[test]

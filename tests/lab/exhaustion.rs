@@ -608,7 +608,7 @@ fn start_client(addr: SocketAddr, connections: u32, args: &[&str]) -> Program {
     Program::start(command)
 }
 
-/// Its report, once it has ended.
+/// Its report, which it writes at its end. To be read before the end is waited for: a pipe may be too small for it.
 fn report(client: &mut Program) -> Value {
     let mut text = String::new();
     client.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -647,10 +647,10 @@ fn kill_and_restart(rounds: usize) {
         assert_eq!(server.addr, addr);
         ping(&mut server.connect(), b"here again");
         times.push(begun.elapsed());
+        let report = report(&mut client);
         client.ends_with(1);
         ends.push(begun.elapsed());
 
-        let report = report(&mut client);
         assert_eq!(report["connections"]["established"], CONNECTIONS, "{report}");
         assert_eq!(report["connections"]["failed"], CONNECTIONS, "{report}");
         assert_eq!(report["connections"]["intact"], 0, "{report}");
@@ -725,8 +725,8 @@ fn drain_in_mid_transfer(connections: u32, rounds: usize) {
         server.program.ends_with(0);
         times.push(begun.elapsed());
         assert_eq!(server.program.count("the time to drain was over"), 0);
-        client.ends_with(1);
         let report = report(&mut client);
+        client.ends_with(1);
         assert_eq!(report["connections"]["failed"], connections, "{report}");
     }
     let (median, _, most) = ranks(&mut times);

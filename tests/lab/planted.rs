@@ -151,8 +151,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "accepting is not resumed when a connection ends",
         file: "src/engine/event_loop/turn.rs",
-        right: "sent, partner });\n        self.resume_accepting();",
-        wrong: "sent, partner });",
+        right: "partner,\n        });\n        self.resume_accepting();",
+        wrong: "partner,\n        });",
         tests: SIMULATION,
     },
     Bug {

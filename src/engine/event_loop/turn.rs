@@ -302,8 +302,19 @@ impl<P: Protocol, S: System> EventLoop<P, S> {
             self.run_queue.push(partner);
         }
         let (addr, received, sent) = (connection.addr(), connection.received(), connection.sent());
+        let (opened, last_active) = (connection.opened(), connection.last_active());
         let protocol = connection.take_leave();
-        self.happened.push_back(Event::Closed { token, addr, protocol, end, received, sent, partner });
+        self.happened.push_back(Event::Closed {
+            token,
+            addr,
+            protocol,
+            end,
+            received,
+            sent,
+            opened,
+            last_active,
+            partner,
+        });
         self.resume_accepting();
     }
 
