@@ -44,7 +44,7 @@ fn assert_they_sum_up(intervals: &[Value], report: &Value) {
         "/latency_us/service/count",
         "/latency_us/scheduled/count",
         "/first_byte_us/count",
-        "/schedule_error_us/count",
+        "/late_us/count",
         "/connect_us/count",
     ] {
         let whole = report.pointer(path).and_then(Value::as_u64).unwrap_or(0);

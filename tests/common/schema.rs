@@ -2,11 +2,15 @@
 
 use serde_json::Value;
 
+/// A file of `docs/`.
+fn read(file: &str) -> String {
+    std::fs::read_to_string(format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
 /// Checks `value` against the schema in this file of `docs/`.
 #[track_caller]
 pub fn check_against(file: &str, value: &Value) {
-    let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let schema: Value = serde_json::from_str(&read(file)).unwrap();
     check(value, &schema, &schema, "report");
 }
 
@@ -33,7 +37,9 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str) {
         other => panic!("{other} is not known here"),
     };
     assert!(types.is_empty() || types.into_iter().any(fits), "{at}: {value} is not {}", schema["type"]);
-    if let (Some(object), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+    if let Some(object) = value.as_object() {
+        let properties =
+            schema["properties"].as_object().unwrap_or_else(|| panic!("{at}: its fields are not in the schema"));
         for name in schema["required"].as_array().into_iter().flatten() {
             assert!(object.contains_key(name.as_str().unwrap()), "{at}: {name} is missing");
         }
