@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::schema::check_against;
+use common::schema::{check_against, check_documented};
 use common::{CLIENT, Program, Server, client};
 use multiconn::report::names::{Kind, NUMBERS, TIMES};
 use rustix::process::Signal;
@@ -731,6 +731,11 @@ fn a_disk_that_becomes_full_does_not_suppress_the_report() {
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
     assert!(run.stderr.starts_with("error: cannot write /dev/full: "), "{run:?}");
     assert!(run.stdout.contains("verdict      intact"), "{run:?}");
+}
+
+#[test]
+fn every_field_of_the_json_report_is_documented() {
+    check_documented("report.schema.json", "report.md");
 }
 
 #[test]
