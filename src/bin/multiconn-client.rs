@@ -219,7 +219,9 @@ fn plan(args: &Args) -> Result<Plan, String> {
     if let Some(expected) = args.expect.iter().find(|expected| expected.needs_schedule() && args.rate.is_none()) {
         return Err(format!("--expect '{expected}' goes with --rate: only an open loop has a schedule"));
     }
-    if let Some(expected) = args.expect.iter().find(|expected| expected.is_for_each_interval()) {
+    if let Some(expected) =
+        args.expect.iter().find(|expected| expected.is_for_each_interval() && args.output.interval.is_none())
+    {
         return Err(format!("--expect '{expected}' goes with --interval: without it there are no intervals"));
     }
     let generating = [
@@ -275,6 +277,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
     let mut intervals = destinations(&args.output)?;
+    intervals.expect(args.expect.clone(), args.rate.is_some());
     let mut findings = client::run(addrs, plan, &mut Display::new(!args.no_progress, &mut intervals))?;
     if let (Content::Generated { run, .. }, None) = (&plan.load.content, findings.interrupted) {
         // The report matters more than this one figure of it.
@@ -282,7 +285,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
             warn!("cannot ask the server what it received: {error}");
         }
     }
-    let mut report = Report::of(&findings, &args.expect);
+    let mut report = Report::of(&findings, intervals.expectations());
     let (lines, reports, written) = intervals.finish();
     cli::print_bytes(&lines)?;
     report.intervals = reports;

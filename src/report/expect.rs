@@ -167,8 +167,10 @@ impl Expectation {
     /// Judges an interval that began this long after the first connect was begun, if it is about each interval.
     pub fn interval_is_over(&mut self, began: Duration, measured: &Measured<'_>) {
         let Some(mut intervals) = self.intervals.take() else { return };
-        // Where nothing was to come, nothing was late.
-        if let Some(judgement) = self.judge(measured) {
+        let is_of_connects = self.subject.times(measured).is_some_and(|times| !times.is_of_messages);
+        if (measured.is_measured || is_of_connects)
+            && let Some(judgement) = self.judge(measured)
+        {
             intervals.add(began, judgement);
         }
         self.intervals = Some(intervals);
@@ -406,6 +408,7 @@ mod tests {
             figures,
             took,
             is_scheduled,
+            is_measured: true,
             connections: 10,
             faults: 3,
             unanswered: 0,
@@ -499,8 +502,8 @@ mod tests {
         assert!(judge("service.p99<5ms").held, "it counts from the sending, and these were never sent");
     }
 
-    /// Judges four intervals: one as `figured` has it, one in which nothing was to come, one in which messages wait and none
-    /// came back, and one that is ten times as long.
+    /// Judges five intervals: one as `figured` has it, one in which nothing was to come, one in which messages wait and none
+    /// came back, one before the measured part, and one that is ten times as long.
     #[track_caller]
     fn every(text: &str) -> Outcome {
         let (usual, nothing) = (figured(Some(Duration::from_millis(3))), Figured::new());
@@ -512,6 +515,7 @@ mod tests {
             (0, measured(&usual, true)),
             (1, quiet),
             (2, Measured { waiting: 8, ..quiet }),
+            (9, Measured { is_measured: false, ..quiet }),
             (3, Measured { took: long, ..measured(&usual, true) }),
         ] {
             expectation.interval_is_over(Duration::from_secs(began), &interval);
@@ -534,6 +538,8 @@ mod tests {
             every("every p99<5ms").to_string(),
             "every scheduled.p99<5ms: did NOT hold in 1 of 3 intervals, at 2 s: messages waited there and none came back"
         );
+        // Before the measured part, only connects are judged.
+        assert_eq!(every("every faults=3").intervals.unwrap().judged, 4);
         // A connect is none of the messages that wait.
         assert_eq!(
             every("every connect.max<2ms").to_string(),

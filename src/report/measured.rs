@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::client::findings::Findings;
 use crate::client::measure::{Figures, ratio};
+use crate::client::timeline::Interval;
 
 /// What a run, or one interval of it, came to.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,9 @@ pub struct Measured<'a> {
     pub took: Duration,
     /// Whether messages are scheduled: an open loop.
     pub is_scheduled: bool,
-    /// How many connections were established; of an interval, those that stood when it ended.
+    /// Whether it belongs to the measured part. In an interval before, only connects are measured.
+    pub is_measured: bool,
+    /// How many connections were established; of an interval, how many stood.
     pub connections: u32,
     /// How many faults there were.
     pub faults: u32,
@@ -38,12 +41,31 @@ impl<'a> Measured<'a> {
             figures: &findings.figures,
             took: findings.measured,
             is_scheduled: findings.is_scheduled,
+            is_measured: true,
             connections: findings.connections.established,
             faults: findings.faults_by_kind.values().sum(),
             unanswered: findings.unanswered,
             never: findings.never,
             waiting: 0,
             run: Some(findings),
+        }
+    }
+
+    /// An interval of a run.
+    #[must_use]
+    pub fn of_interval(interval: &'a Interval, is_scheduled: bool) -> Measured<'a> {
+        let figures = &interval.figures;
+        Measured {
+            figures,
+            took: interval.length(),
+            is_scheduled,
+            is_measured: interval.is_measured,
+            connections: interval.connections,
+            faults: interval.faults,
+            unanswered: figures.unanswered,
+            never: if is_scheduled { figures.unanswered } else { 0 },
+            waiting: interval.waiting,
+            run: None,
         }
     }
 

@@ -130,6 +130,7 @@ fn expectations(text: &str) {
         figures: &figures,
         took: Duration::ZERO,
         is_scheduled: false,
+        is_measured: true,
         connections: 0,
         faults: 0,
         unanswered: 0,
