@@ -139,9 +139,10 @@
 //!
 //! Where does a change go? A socket option: `sockets`. A limit on connections: `Limits`, applied where `turn`
 //! accepts; a limit by address: the server's role, which hears of each. A fault: named in `fault`, found in `exchange` or
-//! `verdict`, listed in `docs/report.schema.json`. A field of the report: `findings`, then `report` and its schema. A
-//! signal: `signals`; both programs catch every one, and one that a role does not name ends it. Another poller: another
-//! [`System`], if it reports readiness; completions would change `wire`. The log's form: `cli`.
+//! `verdict`, listed in `docs/report.schema.json`. A field of the report: `findings`, then `report` and its schema; if it can
+//! be expected, a line in `report::names`. A signal: `signals`; both programs catch every one, and one that a role does not
+//! name ends it. Another poller: another [`System`], if it reports readiness; completions would change `wire`. The log's
+//! form: `cli`.
 //!
 //! `wire`, `connection` and everything above them know no mio, no socket and no clock: what is hard is tested without a
 //! network.

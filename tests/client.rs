@@ -175,7 +175,7 @@ fn a_refused_connect_comes_with_advice() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let run = client(closed, 12, &[]);
     assert_eq!(run.code, Some(1));
-    assert!(run.stdout.contains("12 asked for, 0 established, 0 intact, 12 failed"), "{run:?}");
+    assert!(run.stdout.contains("12 requested, 0 established, 0 intact, 12 failed"), "{run:?}");
     assert!(run.stdout.contains("faults       12 refused\n") && run.stdout.contains("\n  9 more within "), "{run:?}");
     let opening = format!("warning: connection 1 to {closed} from 127.0.0.1:");
     let line = run.stderr.lines().find(|line| line.starts_with(&opening)).unwrap_or_else(|| panic!("{run:?}"));
@@ -211,7 +211,7 @@ fn a_connect_timeout_beside_established_connections_does_not_blame_a_firewall() 
     let addr = listener.local_addr().unwrap().as_socket().unwrap();
     let run = client(addr, 3, &["--connect-timeout", "300ms", "--timeout", "300ms"]);
     assert_eq!(run.code, Some(1));
-    assert!(run.stdout.contains("3 asked for, 1 established"), "{run:?}");
+    assert!(run.stdout.contains("3 requested, 1 established"), "{run:?}");
     assert!(run.stdout.contains("no answer; others stand: most likely the server's accept queue is full"), "{run:?}");
     assert!(!run.stdout.contains("firewall"), "{run:?}");
 }
@@ -291,7 +291,7 @@ fn one_bad_connection_leaves_the_others_intact() {
     });
     let run = client(addr, 5, &[]);
     assert_eq!(run.code, Some(1));
-    assert!(run.stdout.contains("5 asked for, 5 established, 4 intact, 1 failed"), "{run:?}");
+    assert!(run.stdout.contains("5 requested, 5 established, 4 intact, 1 failed"), "{run:?}");
     assert!(run.stdout.contains("\n  connection 2 to "), "{run:?}");
 }
 
@@ -330,7 +330,7 @@ fn ctrl_c_reports_so_far_and_exits_130() {
         program.ends_with(code);
         let mut report = String::new();
         program.child.stdout.take().unwrap().read_to_string(&mut report).unwrap();
-        assert!(report.contains("3 asked for, 3 established, 0 intact, 0 failed, 3 unfinished"), "{report}");
+        assert!(report.contains("3 requested, 3 established, 0 intact, 0 failed, 3 unfinished"), "{report}");
         assert!(report.contains("messages     6 sent, 0 echoed") && report.contains("interrupted  by "), "{report}");
     }
 }
@@ -463,7 +463,7 @@ fn a_pause_of_the_client_is_no_full_backlog() {
     assert!(report.is_intact(), "{report}");
     let slowest = report.connect_us.as_ref().unwrap().max.unwrap();
     assert!(slowest > 1_000_000, "connects were under way in the pause: {slowest} µs");
-    assert_eq!(report.connections.retransmitted, 0, "{report}");
+    assert_eq!(report.connections.sent_again, 0, "{report}");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn the_blocking_pair_uses_std_alone() {
 fn loopback_runs_both_ends_on_one_loop() {
     let run = common::run(&mut example("loopback"));
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stdout.contains("1000 asked for, 1000 established, 1000 intact, 0 failed"), "{run:?}");
+    assert!(run.stdout.contains("1000 requested, 1000 established, 1000 intact, 0 failed"), "{run:?}");
     assert!(run.stdout.contains(" turns of one loop, for both ends\n"), "{run:?}");
     assert_eq!(run.stderr, "");
 }

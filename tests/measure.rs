@@ -8,8 +8,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::schema::check_against;
+use common::schema::{check_against, check_documented};
 use common::{CLIENT, Program, Server, client};
+use multiconn::report::names::{Kind, NUMBERS, TIMES};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -287,8 +288,8 @@ fn a_slow_schedule_is_kept() {
     assert_eq!(code, Some(0), "{report}");
     assert_eq!((&report["messages"]["sent"], &report["messages"]["missed"]), (&200.into(), &0.into()), "{report}");
     // Tens of microseconds where a core is free; on a busy machine the tail waits for one.
-    assert!(report["schedule_error_us"]["p50"].as_u64().unwrap() < 1000, "{report}");
-    let seconds = report["seconds"].as_f64().unwrap();
+    assert!(report["late_us"]["p50"].as_u64().unwrap() < 1000, "{report}");
+    let seconds = report["measured_seconds"].as_f64().unwrap();
     assert!((0.99..1.1).contains(&seconds), "{report}");
 }
 
@@ -343,7 +344,7 @@ fn a_peer_that_fails_is_not_the_clients_slowness() {
 /// socket is ever full.
 #[track_caller]
 fn assert_blamed_only_if_late(report: &Value) {
-    let late = report["schedule_error_us"]["p99"].as_u64().is_some_and(|late| late > 1000);
+    let late = report["late_us"]["p99"].as_u64().is_some_and(|late| late > 1000);
     assert_eq!(report["client"]["bottleneck"], late, "{report}");
 }
 
@@ -384,7 +385,7 @@ fn messages_due_while_the_server_stood_still_are_sent_late_and_count() {
     assert_eq!(report["expectations"][0]["held"], false, "{report}");
     assert!(report["latency_us"]["scheduled"]["p90"].as_u64().unwrap() > 500_000, "{report}");
     // These messages waited for room in the socket.
-    assert!(report["schedule_error_us"]["max"].as_u64().unwrap() > 500_000, "{report}");
+    assert!(report["late_us"]["max"].as_u64().unwrap() > 500_000, "{report}");
 }
 
 #[test]
@@ -453,8 +454,8 @@ fn messages_for_which_a_slow_reader_leaves_no_room_are_reported_as_missed() {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("0 intact, 1 failed") && run.stdout.contains(" missed"), "{run:?}");
     assert!(run.stdout.contains(" no progress: ") && run.stdout.contains("could not be begun in time; "), "{run:?}");
-    assert!(run.stdout.contains(" messages were due and never sent"), "{run:?}");
-    let never = run.stdout.lines().find(|line| line.starts_with("never back ")).unwrap();
+    assert!(run.stdout.contains(" messages were missed: due, and not sent"), "{run:?}");
+    let never = run.stdout.lines().find(|line| line.starts_with("never ")).unwrap();
     assert!(never.contains(" of 100 messages"), "{run:?}");
     let scheduled = run.stdout.lines().find(|line| line.starts_with("scheduled ")).unwrap();
     assert!(scheduled.contains(" never "), "{run:?}");
@@ -537,14 +538,14 @@ fn a_rate_is_over_the_time_that_the_schedule_gives() {
         assert_eq!(code, Some(0), "{report}");
         let (asked, measured) = (rate.parse::<f64>().unwrap(), report["messages_per_second"].as_f64().unwrap());
         assert!((measured / asked - 1.0).abs() < 0.001, "{report}");
-        assert!((report["seconds"].as_f64().unwrap() - given).abs() < 0.001, "{report}");
+        assert!((report["measured_seconds"].as_f64().unwrap() - given).abs() < 0.001, "{report}");
     }
 }
 
 #[test]
 fn a_rate_may_be_written_in_thousands() {
     let server = Server::start(&[]);
-    let args = ["--rate", "0.5k", "--connect-rate", "1K", "--messages", "10", "--expect", "rate>0.49k"];
+    let args = ["--rate", "0.5k", "--connect-rate", "1K", "--messages", "10", "--expect", "messages_per_second>0.49k"];
     let (code, report) = json(server.addr, 5, &args);
     assert_eq!(code, Some(0), "{report}");
     let rate = report["messages_per_second"].as_f64().unwrap();
@@ -584,7 +585,7 @@ fn a_small_backlog_resets_nobody_and_the_report_says_that_it_was_full() {
     let count: u64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
     assert!(count > 0, "{run:?}");
     let (code, report) = json(Server::start(&[]).addr, 40, &[]);
-    assert_eq!((code, &report["connections"]["retransmitted"]), (Some(0), &0.into()), "{report}");
+    assert_eq!((code, &report["connections"]["sent_again"]), (Some(0), &0.into()), "{report}");
 }
 
 #[test]
@@ -594,7 +595,7 @@ fn a_duration_ends_a_closed_loop() {
     let (code, report) = json(server.addr, 10, &["--duration", "500ms", "--warmup", "200ms", "--pipeline", "2"]);
     assert_eq!(code, Some(0), "{report}");
     assert!(begun.elapsed() >= Duration::from_millis(700));
-    let seconds = report["seconds"].as_f64().unwrap();
+    let seconds = report["measured_seconds"].as_f64().unwrap();
     assert!((0.49..0.7).contains(&seconds), "{report}");
     let rate = report["messages"]["echoed"].as_f64().unwrap() / seconds;
     assert!((report["messages_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 0.001, "{report}");
@@ -619,15 +620,86 @@ fn holding_connecting_slowly_and_choosing_sources() {
 #[test]
 fn expectations_decide_the_exit_code() {
     let server = Server::start(&[]);
-    let held =
-        ["--size", "10", "--messages", "50", "--expect", "p99<10s", "--expect", "faults=0", "--expect", "rate>1"];
+    let held = [
+        "--size",
+        "10",
+        "--messages",
+        "50",
+        "--expect",
+        "p99<10s",
+        "--expect",
+        "faults=0",
+        "--expect",
+        "messages_per_second>1",
+    ];
     let (code, report) = json(server.addr, 3, &held);
     assert_eq!(code, Some(0), "{report}");
     let run = client(server.addr, 3, &["-q", "--size", "10", "--expect", "p50<0ms", "--expect", "faults=0"]);
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("expected     service.p50<0ms: did NOT hold, "), "{run:?}");
-    assert!(run.stdout.contains("expected     faults=0: held, 0 connections\n"), "{run:?}");
+    assert!(run.stdout.contains("expected     faults=0: held, 0 faults\n"), "{run:?}");
     assert!(run.stdout.contains("; 1 expectation did not hold"), "{run:?}");
+}
+
+#[test]
+fn what_is_expected_is_what_is_reported_under_that_name() {
+    let server = Server::start(&[]);
+    // Where the JSON report has each number, and what it has to be multiplied by.
+    let places = [
+        ("elapsed", "/elapsed_seconds", 1e6),
+        ("measured", "/measured_seconds", 1e6),
+        ("cpu", "/client/cpu_seconds", 1e6),
+        ("rtt.min", "/kernel/rtt_us/min", 1.0),
+        ("rtt.p50", "/kernel/rtt_us/p50", 1.0),
+        ("messages_per_second", "/messages_per_second", 1.0),
+        ("megabytes_per_second", "/megabytes_per_second", 1.0),
+        ("connections", "/connections/established", 1.0),
+        ("connections.sent_again", "/connections/sent_again", 1.0),
+        ("intact", "/connections/intact", 1.0),
+        ("unfinished", "/connections/unfinished", 1.0),
+        ("faults", "/connections/failed", 1.0),
+        ("messages.sent", "/messages/sent", 1.0),
+        ("messages.echoed", "/messages/echoed", 1.0),
+        ("missed", "/messages/missed", 1.0),
+        ("unanswered", "/messages/unanswered", 1.0),
+        ("never", "/latency_us/never", 1.0),
+        ("own_late", "/client/own_late", 1.0),
+        ("bytes.sent", "/bytes/sent", 1.0),
+        ("bytes.echoed", "/bytes/echoed", 1.0),
+        ("mss.min", "/kernel/mss/min", 1.0),
+        ("mss.max", "/kernel/mss/max", 1.0),
+        ("service.p99", "/latency_us/service/p99", 1.0),
+        ("scheduled.p999", "/latency_us/scheduled/p999", 1.0),
+        ("first_byte.mean", "/first_byte_us/mean", 1.0),
+        ("late.max", "/late_us/max", 1.0),
+        ("connect.min", "/connect_us/min", 1.0),
+    ];
+    let unit = |name| match NUMBERS.iter().find(|number| number.name == name).map(|number| number.unit.kind()) {
+        Some(Kind::Time) | None => "s",
+        Some(Kind::Share) => "%",
+        Some(Kind::Count | Kind::Rate) => "",
+    };
+    let expect = |name| ["--expect".to_owned(), format!("{name}>=0{}", unit(name))];
+    // A share has no field of its own: it is that of two others.
+    let names = places.iter().map(|(name, ..)| *name).chain(["retransmitted"]);
+    let args: Vec<String> = names.clone().flat_map(expect).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (code, report) = json(server.addr, 3, &[&["--rate", "500", "--duration", "200ms"], &args[..]].concat());
+    assert_eq!(code, Some(0), "{report}");
+    check_against("report.schema.json", &report);
+    for (index, (name, place, factor)) in places.into_iter().enumerate() {
+        let reported = report.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("{place}: {report}"));
+        let measured = report["expectations"][index]["measured"].as_f64().unwrap();
+        // The shortest round trip is reported in whole microseconds.
+        let tolerance = if name == "rtt.min" { 1.0 } else { 1e-9 * measured };
+        assert!((reported * factor - measured).abs() <= tolerance, "{name}: {report}");
+    }
+    for number in NUMBERS {
+        assert!(names.clone().any(|name| name == number.name), "{} is not tried here", number.name);
+    }
+    for times in TIMES {
+        assert!(names.clone().any(|name| name.starts_with(times.name)), "{} is not tried here", times.name);
+    }
 }
 
 #[test]
@@ -659,6 +731,11 @@ fn a_disk_that_becomes_full_does_not_suppress_the_report() {
     assert_eq!((run.code, run.stderr.lines().count()), (Some(1), 1), "{run:?}");
     assert!(run.stderr.starts_with("error: cannot write /dev/full: "), "{run:?}");
     assert!(run.stdout.contains("verdict      intact"), "{run:?}");
+}
+
+#[test]
+fn every_field_of_the_json_report_is_documented() {
+    check_documented("report.schema.json", "report.md");
 }
 
 #[test]
@@ -732,7 +809,11 @@ fn options_that_exclude_each_other_are_named() {
         (&["--source", "nowhere"], &["--source"]),
         (&["--expect", "p99<5"], &["--expect"]),
         (&["--expect", "p99!5ms"], &["--expect", "write it like"]),
-        (&["--expect", "scheduled.p99<5ms", "--size", "1"], &["--rate"]),
+        (&["--expect", "scheduled.p99<5ms", "--size", "1"], &["'scheduled.p99<5ms' goes with --rate"]),
+        (&["--expect", "late.max < 5ms"], &["'late.max<5ms' goes with --rate"]),
+        (&["--expect", "every  p99<5ms"], &["'every p99<5ms' goes with --interval"]),
+        (&["--expect", "every elapsed<5s"], &["only the whole run has elapsed"]),
+        (&["--expect", "rate>5"], &["there is no \"rate\"; there are"]),
         (&["--hold", "x"], &["--hold"]),
     ];
     for (args, parts) in cases {
@@ -812,7 +893,7 @@ fn the_elapsed_time_is_that_of_the_whole_run() {
     assert!(measured >= 0.3 && whole - measured > 0.399 && whole < took + 0.001, "{took}: {line}");
 
     let (_, report) = json(server.addr, 3, &["--hold", "400ms", "--duration", "300ms"]);
-    let (whole, measured) = (&report["elapsed_seconds"], &report["seconds"]);
+    let (whole, measured) = (&report["elapsed_seconds"], &report["measured_seconds"]);
     assert!(whole.as_f64().unwrap() >= measured.as_f64().unwrap() + 0.4, "{report}");
 
     // Nothing was measured, so the report names no measured part.
@@ -828,7 +909,7 @@ fn a_run_that_failed_early_lasted_no_longer_than_it_did() {
     let (code, report) = json(addr, 2, &["--size", "1000", "--duration", "1m"]);
     assert_eq!(code, Some(1), "{report}");
     assert_eq!(report["connections"]["failed"], 2, "{report}");
-    assert!(report["seconds"].as_f64().unwrap() < 30.0, "{report}");
+    assert!(report["measured_seconds"].as_f64().unwrap() < 30.0, "{report}");
 }
 
 #[test]
@@ -837,10 +918,10 @@ fn without_an_echo_the_measured_part_is_the_time_that_was_waited_for_one() {
     let args = ["--size", "10", "--messages", "1", "--hold", "500ms", "--timeout", "300ms"];
     let (code, report) = json(addr, 1, &args);
     assert_eq!(code, Some(1), "{report}");
-    let (whole, measured) = (report["elapsed_seconds"].as_f64().unwrap(), report["seconds"].as_f64().unwrap());
+    let (whole, measured) = (report["elapsed_seconds"].as_f64().unwrap(), report["measured_seconds"].as_f64().unwrap());
     assert!(measured >= 0.3 && whole >= measured + 0.5, "{report}");
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_, report) = json(closed, 1, &args);
-    assert_eq!(report["seconds"].as_f64(), Some(0.0), "nothing was measured: {report}");
+    assert_eq!(report["measured_seconds"].as_f64(), Some(0.0), "nothing was measured: {report}");
 }

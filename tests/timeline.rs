@@ -44,7 +44,7 @@ fn assert_they_sum_up(intervals: &[Value], report: &Value) {
         "/latency_us/service/count",
         "/latency_us/scheduled/count",
         "/first_byte_us/count",
-        "/schedule_error_us/count",
+        "/late_us/count",
         "/connect_us/count",
     ] {
         let whole = report.pointer(path).and_then(Value::as_u64).unwrap_or(0);
@@ -81,6 +81,33 @@ fn a_stall_shows_in_the_interval_in_which_it_was_and_in_no_other() {
         .map(|interval| interval["from_seconds"].as_f64().unwrap().round())
         .collect();
     assert_eq!(stalled, [2.0], "{intervals:#?}");
+}
+
+#[test]
+fn what_is_expected_of_every_interval_is_judged_in_each_and_the_places_are_named() {
+    let server = Server::start(&[]);
+    let options = ["--rate", "400", "--duration", "1s", "--interval", "100ms", "--json"];
+    let expect = ["--expect", "every p99<0ms", "--expect", "every max<1m", "--expect", "every connect.max<1m"];
+    let output = client(&server, 4, &[&options[..], &expect[..]].concat()).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    common::schema::check_against("report.schema.json", &report);
+    let intervals = report["intervals"].as_array().unwrap();
+    let measured: Vec<&Value> = intervals.iter().filter(|interval| interval["measured"] == true).collect();
+    let outcome = &report["expectations"][0];
+    assert_eq!(
+        (&outcome["held"], &outcome["intervals"]["judged"]),
+        (&false.into(), &measured.len().into()),
+        "{report}"
+    );
+    assert_eq!(outcome["intervals"]["not_held"], measured.len(), "{report}");
+    let places: Vec<&Value> = measured.iter().take(5).map(|interval| &interval["from_seconds"]).collect();
+    assert_eq!(outcome["intervals"]["from_seconds"].as_array().unwrap().iter().collect::<Vec<_>>(), places, "{report}");
+    for held in [1, 2] {
+        assert_eq!(report["expectations"][held]["held"], true, "{report}");
+    }
+    let max = report["latency_us"]["scheduled"]["max"].as_f64();
+    assert_eq!(report["expectations"][1]["measured"].as_f64(), max, "the worst of all is that of the run: {report}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn the_report_counts_what_was_sent_and_echoed() {
     assert_eq!(run.stderr, "", "-q is silent");
     let report: Vec<&str> = run.stdout.lines().collect();
     assert_eq!(report[0], format!("target       {}", server.addr));
-    assert_eq!(report[1], "connections  50 asked for, 50 established, 50 intact, 0 failed");
+    assert_eq!(report[1], "connections  50 requested, 50 established, 50 intact, 0 failed");
     assert!(report[2].starts_with("messages     100 sent, 100 echoed; "), "{report:?}");
     assert!(report[3].starts_with("bytes        400 sent, 400 echoed; "), "{report:?}");
     assert!(report[4].starts_with("elapsed      "), "{report:?}");

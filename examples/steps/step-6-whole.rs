@@ -28,7 +28,7 @@
 //! Error: Os { code: 24, kind: Uncategorized, message: "Too many open files" }
 //! $ multiconn-client -q 127.0.0.1 65432 20 --hold 5s
 //! …
-//! connections  20 asked for, … established, 0 intact, 20 failed
+//! connections  20 requested, … established, 0 intact, 20 failed
 //! …
 //! ```
 //!

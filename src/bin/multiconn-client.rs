@@ -19,13 +19,13 @@ use multiconn::client::rate::Rate;
 use multiconn::client::{self, Plan};
 use multiconn::internals::sockets;
 use multiconn::partner::accounts;
-use multiconn::report::Report;
 use multiconn::report::expect::Expectation;
 use multiconn::report::fault_log::FaultLog;
+use multiconn::report::{Report, names};
 
 /// Open many connections to an echo server, compare every byte that comes back and measure how long it took
 #[derive(Debug, Parser)]
-#[command(name = "multiconn-client", version, after_help = EXAMPLES, max_term_width = cli::HELP_WIDTH)]
+#[command(name = "multiconn-client", version, after_help = after_help(), max_term_width = cli::HELP_WIDTH)]
 struct Args {
     /// Address or name of the server
     #[arg(value_parser = host)]
@@ -81,7 +81,8 @@ struct Args {
     timeout: Duration,
     #[command(flatten)]
     output: Output,
-    /// Exit with 1 unless this holds: 'p99<5ms', 'service.p99.9<20ms', 'rate>1000', 'faults=0'; may be repeated
+    /// Exit with 1 unless this holds: 'p99<5ms', 'connect.max<1s', 'retransmitted<1%', 'faults=0' (see below); may be
+    /// repeated
     #[arg(long, value_name = "EXPECTATION", value_parser = Expectation::parse, help_heading = "The report")]
     expect: Vec<Expectation>,
     /// Count what comes back and do not compare it
@@ -120,7 +121,13 @@ struct Output {
     hdr_log: Option<PathBuf>,
 }
 
-const EXAMPLES: &str = "\
+/// What follows the options in `--help`.
+fn after_help() -> String {
+    let known = names::known(false).join("\n  ");
+    format!("{RULES}\n  {known}\n\n{EXAMPLES}")
+}
+
+const RULES: &str = "\
 It logs to standard error and reports on standard output. Exits with 0 if every connection was intact and every \
 expectation held, 1 if not, 2 for a wrong command line, 130 on Ctrl-C.
 
@@ -129,6 +136,10 @@ and the server then closed it in order (with a FIN, not a reset), before the cli
 
 Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
+An expectation is a name, one of < <= > >= =, and a bound. A bare p99 is that of the scheduled times with --rate, and \
+else of the service times. docs/report.md says what each of these is:";
+
+const EXAMPLES: &str = "\
 Examples:
   # The tutorial's run, and one with messages of your own
   multiconn-client 127.0.0.1 65432 3
@@ -212,8 +223,13 @@ fn plan(args: &Args) -> Result<Plan, String> {
         ..Plan::tutorial(args.num_conns)
     };
     let verify = !args.no_verify;
-    if args.rate.is_none() && args.expect.iter().any(Expectation::needs_schedule) {
-        return Err("--expect 'scheduled.…' goes with --rate: only an open loop has a schedule".to_owned());
+    if let Some(expected) = args.expect.iter().find(|expected| expected.needs_schedule() && args.rate.is_none()) {
+        return Err(format!("--expect '{expected}' goes with --rate: only an open loop has a schedule"));
+    }
+    if let Some(expected) =
+        args.expect.iter().find(|expected| expected.is_for_each_interval() && args.output.interval.is_none())
+    {
+        return Err(format!("--expect '{expected}' goes with --interval: without it there are no intervals"));
     }
     let generating = [
         ("--size", args.size.is_some()),
@@ -270,6 +286,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
     let mut intervals = destinations(&args.output)?;
+    intervals.expect(args.expect.clone(), args.rate.is_some());
     let mut faults = args.output.faults.as_deref().map(FaultLog::create).transpose()?;
     let mut display = Display::new(!args.no_progress, &mut intervals, faults.as_mut());
     let mut findings = client::run(addrs, plan, &mut display)?;
@@ -280,7 +297,7 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
             warn!("cannot ask the server what it received: {error}");
         }
     }
-    let mut report = Report::of(&findings, &args.expect);
+    let mut report = Report::of(&findings, intervals.expectations());
     let (lines, reports, written) = intervals.finish();
     cli::print_bytes(&lines)?;
     report.intervals = reports;

@@ -15,8 +15,10 @@ use serde::Serialize;
 
 use crate::cli::unblocked::Unblocked;
 use crate::client::timeline::Interval;
+use crate::report::expect::Expectation;
 use crate::report::hdr_log::HdrLog;
 use crate::report::interval::IntervalReport;
+use crate::report::measured::Measured;
 
 /// How many lines wait for the reader of standard output: those of a quarter of an hour of seconds, in 1 MB at the most.
 const MOST_WAITING: usize = 1000;
@@ -43,6 +45,9 @@ pub struct Intervals {
     lines: Option<Lines>,
     reported: Option<Backlog>,
     files: Vec<(PathBuf, Sink)>,
+    /// What is expected of each, or of the whole run.
+    expectations: Vec<Expectation>,
+    is_scheduled: bool,
     /// Why one of the files failed.
     failed: Option<anyhow::Error>,
 }
@@ -87,6 +92,17 @@ impl Intervals {
         Ok(())
     }
 
+    /// Judges each. `is_scheduled`: an open loop.
+    pub fn expect(&mut self, expectations: Vec<Expectation>, is_scheduled: bool) {
+        (self.expectations, self.is_scheduled) = (expectations, is_scheduled);
+    }
+
+    /// What is expected, judged so far.
+    #[must_use]
+    pub fn expectations(&self) -> &[Expectation] {
+        &self.expectations
+    }
+
     /// Whether lines go to a terminal: then nothing else may be drawn at its foot.
     pub(crate) fn are_on_a_terminal(&self) -> bool {
         self.lines.is_some() && io::stdout().is_terminal()
@@ -94,6 +110,10 @@ impl Intervals {
 
     /// Sends an interval where it belongs.
     pub(crate) fn send(&mut self, interval: Interval) {
+        let measured = Measured::of_interval(&interval, self.is_scheduled);
+        for expectation in &mut self.expectations {
+            expectation.interval_is_over(interval.from, &measured);
+        }
         self.files.retain_mut(|(path, write)| match write(&interval) {
             Ok(()) => true,
             Err(error) => {

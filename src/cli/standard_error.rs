@@ -41,7 +41,7 @@ const DRAW: (&[u8], &[u8]) = (b"\x1b[?7l", b"\x1b[?7h\r");
 /// The width that every terminal has, and one that was never given a size is taken to have.
 pub(crate) const USUAL_WIDTH: usize = 80;
 
-/// Writes each line whole, at once, or not at all ([`Unblocked`]). Dropped lines are counted, and the count is written when
+/// Writes each line whole, at once, or not at all, without waiting. Dropped lines are counted, and the count is written when
 /// lines pass again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LossyStderr;

@@ -83,8 +83,8 @@ pub struct Connections {
     pub requested: u32,
     /// Established.
     pub established: u32,
-    /// Established only after the first attempt had been dropped: by the shape of the connect times.
-    pub retransmitted: u64,
+    /// Established only when the connect had been sent again: by the shape of the connect times.
+    pub sent_again: u64,
     /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
     /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
     pub intact: u32,
@@ -136,8 +136,7 @@ impl Client {
         let figures = self.figured.so_far();
         let NotBack { missed, unanswered, never } = self.not_back(&figures, event_loop);
         let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
-        let connections =
-            Connections { unfinished, retransmitted: self.window.sent_again(), ..self.connections.clone() };
+        let connections = Connections { unfinished, sent_again: self.window.sent_again(), ..self.connections.clone() };
         let (elapsed, ended) = (event_loop.clock_now().since(self.began.unwrap_or(Moment::START)), SystemTime::now());
         let targets = self.targets();
         Findings {

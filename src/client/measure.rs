@@ -101,7 +101,7 @@ pub struct Figures {
     /// From the first write of a message to its first byte back.
     pub first_byte: Histogram<u64>,
     /// From the time that a message was scheduled for to its first write, of messages that came back.
-    pub schedule_error: Histogram<u64>,
+    pub late: Histogram<u64>,
     /// From connect(2) to its success.
     pub connect: Histogram<u64>,
 }
@@ -123,7 +123,7 @@ impl Figures {
             service: histogram(),
             scheduled: histogram(),
             first_byte: histogram(),
-            schedule_error: histogram(),
+            late: histogram(),
             connect: histogram(),
         }
     }
@@ -132,7 +132,7 @@ impl Figures {
     pub fn add(&mut self, later: &Figures) {
         let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, begun, unanswered, own_late, .. } =
             later;
-        let Figures { given_up, last_echo, service, scheduled, first_byte, schedule_error, connect, .. } = later;
+        let Figures { given_up, last_echo, service, scheduled, first_byte, late, connect, .. } = later;
         self.messages_sent += messages_sent;
         self.messages_echoed += messages_echoed;
         self.bytes_sent += bytes_sent;
@@ -146,7 +146,7 @@ impl Figures {
             (&mut self.service, service),
             (&mut self.scheduled, scheduled),
             (&mut self.first_byte, first_byte),
-            (&mut self.schedule_error, schedule_error),
+            (&mut self.late, late),
             (&mut self.connect, connect),
         ] {
             *sum += later; // All have the same bounds, so there is room.
@@ -285,7 +285,7 @@ impl Meter for Figured {
         record(&mut figures.first_byte, sample.first_byte);
         record(&mut figures.service, sample.service);
         if let Some(Scheduled { late, total }) = sample.scheduled {
-            record(&mut figures.schedule_error, late);
+            record(&mut figures.late, late);
             record(&mut figures.scheduled, total);
         }
     }

@@ -30,7 +30,7 @@ impl Client {
                 None => (&figures.service, 0),
             };
             let percentile = |percent: f64| {
-                measure::percentile(shown, never, percent).map_or("not back".to_owned(), |time| format!("{time} µs"))
+                measure::percentile(shown, never, percent).map_or("never".to_owned(), |time| format!("{time} µs"))
             };
             text.push(format!(
                 "{:.0} messages/s, p99 {}, p50 {}, {:.1} MB/s",

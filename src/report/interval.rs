@@ -6,8 +6,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Bytes, Times, ratio};
-use crate::client::measure::Figures;
+use super::{Bytes, Times};
+use crate::client::measure::{Figures, ratio};
 use crate::client::timeline::Interval;
 
 /// What happened in a part of a run.
@@ -36,7 +36,7 @@ pub struct IntervalReport {
     /// From a message's first write to its first byte back.
     pub first_byte_us: Option<Times>,
     /// How late the messages that came back had been sent, in an open loop.
-    pub schedule_error_us: Option<Times>,
+    pub late_us: Option<Times>,
     /// Times of the connects that succeeded in it.
     pub connect_us: Option<Times>,
 }
@@ -74,7 +74,7 @@ impl IntervalReport {
     #[must_use]
     pub fn of(interval: &Interval) -> IntervalReport {
         let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, .. } = interval.figures;
-        let Figures { service, scheduled, first_byte, schedule_error, connect, .. } = &interval.figures;
+        let Figures { service, scheduled, first_byte, late, connect, .. } = &interval.figures;
         let seconds = interval.length().as_secs_f64();
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         IntervalReport {
@@ -94,7 +94,7 @@ impl IntervalReport {
             megabytes_per_second: a_second(bytes_echoed) / 1e6,
             latency_us: IntervalLatency { service: Times::of(service, 0), scheduled: Times::of(scheduled, 0) },
             first_byte_us: Times::of(first_byte, 0),
-            schedule_error_us: Times::of(schedule_error, 0),
+            late_us: Times::of(late, 0),
             connect_us: Times::of(connect, 0),
         }
     }
@@ -133,7 +133,7 @@ impl IntervalReport {
             ("latency_us.service", &self.latency_us.service),
             ("latency_us.scheduled", &self.latency_us.scheduled),
             ("first_byte_us", &self.first_byte_us),
-            ("schedule_error_us", &self.schedule_error_us),
+            ("late_us", &self.late_us),
             ("connect_us", &self.connect_us),
         ];
         let statistics = times.into_iter().flat_map(|(name, times)| {
@@ -165,7 +165,7 @@ impl fmt::Display for IntervalReport {
             of(times, |times| times.p50),
             of(times, |times| times.p99),
             of(times, |times| times.max),
-            of(&self.schedule_error_us, |times| times.p99),
+            of(&self.late_us, |times| times.p99),
             self.messages.waiting,
             self.faults,
         )

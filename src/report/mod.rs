@@ -4,12 +4,15 @@
 //! the run.
 
 mod distribution;
+mod every;
 pub mod expect;
 pub mod fault_log;
 mod faults;
 pub mod hdr_log;
 pub mod interval;
 pub mod invocation;
+pub mod measured;
+pub mod names;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,16 +26,17 @@ use self::distribution::Row;
 use self::expect::{Expectation, Outcome};
 use self::interval::IntervalReport;
 use self::invocation::Invocation;
+use self::measured::Measured;
 use crate::client::direction::Way;
 use crate::client::evidence::rfc3339;
 use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
 use crate::client::kernel::Kernel;
-use crate::client::measure::{self, Figures, LATE, ratio};
+use crate::client::measure::{self, Figures, LATE};
 use crate::engine::signals::Signal;
 
 /// The number of the report's shape. It changes when a program that reads the report would have to.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// From this share of a core on, a client is thought to be the limit of its own figures.
 const BUSY: f64 = 0.9;
@@ -70,10 +74,10 @@ pub struct Report {
     pub elapsed_seconds: f64,
     /// The measured part of it: from the first measured message to the last one's echo, or the time that was given for the
     /// messages if that is longer.
-    pub seconds: f64,
-    /// Echoed messages by seconds.
+    pub measured_seconds: f64,
+    /// Echoed messages by the seconds of the measured part.
     pub messages_per_second: f64,
-    /// Echoed bytes by seconds, in 10⁶.
+    /// Echoed bytes by the same, in 10⁶.
     pub megabytes_per_second: f64,
     /// Times of messages.
     pub latency_us: Latency,
@@ -82,7 +86,7 @@ pub struct Report {
     /// From a message's first write to its first byte back.
     pub first_byte_us: Option<Times>,
     /// How late messages were sent, in an open loop.
-    pub schedule_error_us: Option<Times>,
+    pub late_us: Option<Times>,
     /// What the kernel counted and measured, if it tells.
     pub kernel: Option<KernelView>,
     /// The faulty connections, in the order in which they failed.
@@ -138,7 +142,7 @@ pub struct KernelView {
 /// Counts of segments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Segments {
-    /// Sent, of any kind, those that were sent again among them.
+    /// Sent, of any kind, those that were retransmitted among them.
     pub sent: u64,
     /// Sent again.
     pub retransmitted: u64,
@@ -179,7 +183,7 @@ impl KernelView {
 impl fmt::Display for KernelView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Segments { sent, retransmitted } = self.segments;
-        write!(f, "{retransmitted} of {sent} segments sent again")?;
+        write!(f, "{retransmitted} of {sent} segments retransmitted")?;
         if let Some(RoundTrips { min, p50 }) = self.rtt_us {
             write!(f, "; RTT {min} µs at least, {p50} µs median")?;
         }
@@ -282,7 +286,7 @@ pub struct ClientState {
     /// Whether the figures are the client's limits rather than the path's.
     pub bottleneck: bool,
     /// Scheduled messages that it began more than 1 ms late though nothing was in their way.
-    pub late_messages: u64,
+    pub own_late: u64,
     /// Why it is thought so, or why the figures are not what was asked for.
     pub why: Option<String>,
 }
@@ -311,7 +315,7 @@ impl ClientState {
         }
         let why = (!why.is_empty()).then(|| why.join("; "));
         let cpu_seconds = findings.effort.cpu.as_secs_f64();
-        ClientState { cpu_seconds, bottleneck, late_messages: figures.own_late, why }
+        ClientState { cpu_seconds, bottleneck, own_late: figures.own_late, why }
     }
 }
 
@@ -319,13 +323,7 @@ impl Report {
     /// The report of what a client found, with the judgement of what was expected of it.
     #[must_use]
     pub fn of(findings: &Findings, expectations: &[Expectation]) -> Report {
-        let figures = &findings.figures;
-        let seconds = findings.measured.as_secs_f64();
-        let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
-        let rate = a_second(figures.messages_echoed);
-        let is_scheduled = findings.is_scheduled;
-        let never = findings.never;
-        let faults = findings.faults_by_kind.values().sum();
+        let (run, figures) = (Measured::of_run(findings), &findings.figures);
         Report {
             schema: SCHEMA,
             invocation: Invocation::of_this_process(),
@@ -343,22 +341,19 @@ impl Report {
             },
             bytes: Bytes { sent: figures.bytes_sent, echoed: figures.bytes_echoed },
             elapsed_seconds: findings.elapsed.as_secs_f64(),
-            seconds,
-            messages_per_second: rate,
-            megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
-            latency_us: Latency::of(figures, is_scheduled, never),
+            measured_seconds: findings.measured.as_secs_f64(),
+            messages_per_second: run.messages_per_second(),
+            megabytes_per_second: run.megabytes_per_second(),
+            latency_us: Latency::of(figures, findings.is_scheduled, findings.never),
             connect_us: Times::of(&figures.connect, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
-            schedule_error_us: Times::of(&figures.schedule_error, 0),
+            late_us: Times::of(&figures.late, 0),
             kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
             faults_left_out: findings.faults_left_out,
             faults_by_kind: findings.faults_by_kind.clone(),
             intervals: Vec::new(),
-            expectations: expectations
-                .iter()
-                .map(|expected| expected.judge(figures, is_scheduled, never, rate, faults))
-                .collect(),
+            expectations: expectations.iter().map(|expected| expected.outcome(&run)).collect(),
             interrupted: findings.interrupted,
             client: ClientState::of(findings, figures),
         }
@@ -380,13 +375,13 @@ impl Report {
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, established, intact, failed, unfinished, retransmitted } = self.connections;
+        let Connections { requested, established, intact, failed, unfinished, sent_again } = self.connections;
         write!(f, "target       {}", self.target)?;
         for other in self.targets.iter().skip(1) {
             write!(f, ", {other}")?;
         }
         writeln!(f)?;
-        write!(f, "connections  {requested} asked for, {established} established, {intact} intact, {failed} failed")?;
+        write!(f, "connections  {requested} requested, {established} established, {intact} intact, {failed} failed")?;
         if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
         }
@@ -406,10 +401,10 @@ impl fmt::Display for Report {
         // The tutorial's run is over in a tenth of a millisecond.
         let digits = if self.elapsed_seconds < 0.1 { 6 } else { 3 };
         let whole = format!("{:.digits$}", self.elapsed_seconds);
-        let measured = format!("{:.digits$}", self.seconds);
+        let measured = format!("{:.digits$}", self.measured_seconds);
         write!(f, "elapsed      {whole} s")?;
         // A schedule gives its messages a time, which may be longer than they took; then there is no part to name.
-        if self.messages.echoed > 0 && self.seconds < self.elapsed_seconds && measured != whole {
+        if self.messages.echoed > 0 && self.measured_seconds < self.elapsed_seconds && measured != whole {
             write!(f, ", {measured} s of it measured")?;
         }
         writeln!(f, "; client CPU {:.digits$} s", self.client.cpu_seconds)?;
@@ -421,10 +416,10 @@ impl fmt::Display for Report {
         let never = self.latency_us.never;
         if never > 0 {
             let all = self.messages.echoed + never;
-            writeln!(f, "never back   {never} of {all} messages, which count as the longest times")?;
+            writeln!(f, "never        {never} of {all} messages are not back and count as the longest times")?;
         }
-        if retransmitted > 0 {
-            writeln!(f, "sent again   {retransmitted} connects: full backlog (try --connect-rate) or lossy path")?;
+        if sent_again > 0 {
+            writeln!(f, "sent again   {sent_again} connects: full backlog (try --connect-rate) or lossy path")?;
         }
         self.write_faults(f)?;
         for outcome in &self.expectations {
@@ -443,7 +438,7 @@ impl Report {
             ("service", &self.latency_us.service),
             ("scheduled", &self.latency_us.scheduled),
             ("first byte", &self.first_byte_us),
-            ("sent late", &self.schedule_error_us),
+            ("late", &self.late_us),
             ("connect", &self.connect_us),
         ];
         if rows.iter().all(|(_, times)| times.is_none()) {
@@ -524,7 +519,7 @@ impl Report {
             several => verdict.push(format!("{several} expectations did not hold")),
         }
         if self.messages.missed > 0 {
-            verdict.push(format!("{} messages were due and never sent", self.messages.missed));
+            verdict.push(format!("{} messages were missed: due, and not sent", self.messages.missed));
         }
         verdict.extend(self.client.why.clone());
         verdict.join("; ")
@@ -637,11 +632,11 @@ mod tests {
         for (looks, line) in [
             (
                 &[(looked_at(1448), true), (looked_at(1448), true)][..],
-                "\nkernel       12 of 2040 segments sent again; RTT 21 µs at least, 35 µs median; MSS 1448\n",
+                "\nkernel       12 of 2040 segments retransmitted; RTT 21 µs at least, 35 µs median; MSS 1448\n",
             ),
             (&[(looked_at(1448), true), (looked_at(1300), true)], " median; MSS 1300 to 1448\n"),
             // A connect that nobody answered.
-            (&[(looked_at(536), false)], "\nkernel       6 of 1020 segments sent again\n"),
+            (&[(looked_at(536), false)], "\nkernel       6 of 1020 segments retransmitted\n"),
         ] {
             let report = kernel(looks);
             assert!(report.to_string().contains(line), "{report}");
@@ -662,7 +657,7 @@ mod tests {
     #[test]
     fn the_verdict_says_how_many_messages_were_never_sent() {
         let text = text(&Findings { missed: 7, ..findings(true) });
-        assert!(text.lines().last().unwrap().ends_with("; 7 messages were due and never sent"), "{text}");
+        assert!(text.lines().last().unwrap().ends_with("; 7 messages were missed: due, and not sent"), "{text}");
     }
 
     #[test]

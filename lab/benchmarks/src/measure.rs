@@ -187,7 +187,7 @@ pub fn with_client(peer: &Peer, load: Messages, window: Duration, places: &Place
         bail!("multiconn-client found faults: {}", report["faults_by_kind"]);
     }
     let figure = |path: &str| number(path).with_context(|| format!("no {path} in the client's report"));
-    let (messages, seconds) = (figure("/messages/echoed")?, figure("/seconds")?);
+    let (messages, seconds) = (figure("/messages/echoed")?, figure("/measured_seconds")?);
     // The warm-up's messages are not counted in the report, but their share of the server's time is known.
     let share = seconds / (seconds + WARM_UP.as_secs_f64());
     Ok(Sample {
