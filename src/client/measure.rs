@@ -33,6 +33,8 @@ pub trait Meter {
     fn returned(&self, bytes: u64);
     /// A whole message came back.
     fn echoed(&self, sample: Sample);
+    /// The peer's FIN came this long after everything was back and ours was decided on.
+    fn closed(&self, after: Duration);
 }
 
 /// How long after its time a scheduled message was begun.
@@ -68,9 +70,10 @@ impl Meter for NoMeter {
     fn sent(&self, _bytes: u64, _messages: u64) {}
     fn returned(&self, _bytes: u64) {}
     fn echoed(&self, _sample: Sample) {}
+    fn closed(&self, _after: Duration) {}
 }
 
-/// Counters and times in microseconds of the measured messages; of connects, all.
+/// Counters and times in microseconds of the measured messages; of connects and closes, all.
 #[derive(Debug)]
 pub struct Figures {
     /// Messages handed to their connections whole.
@@ -101,6 +104,10 @@ pub struct Figures {
     pub schedule_error: Histogram<u64>,
     /// From connect(2) to its success.
     pub connect: Histogram<u64>,
+    /// From the time that a connection was scheduled for to its connect(2).
+    pub connect_late: Histogram<u64>,
+    /// From our FIN, decided on when everything was back, to the peer's.
+    pub close: Histogram<u64>,
 }
 
 /// The figures of a run, shared by the exchanges, which measure, and the client.
@@ -126,6 +133,8 @@ impl Figured {
             first_byte: histogram(),
             schedule_error: histogram(),
             connect: histogram(),
+            connect_late: histogram(),
+            close: histogram(),
         })))
     }
 
@@ -143,6 +152,11 @@ impl Figured {
     /// A connect succeeded, `after` this time.
     pub fn connected(&self, after: Duration) {
         record(&mut self.borrow_mut().connect, after);
+    }
+
+    /// A scheduled connect was begun, `late` after its time.
+    pub fn connect_begun(&self, late: Duration) {
+        record(&mut self.borrow_mut().connect_late, late);
     }
 
     fn borrow_mut(&self) -> RefMut<'_, Figures> {
@@ -222,6 +236,10 @@ impl Meter for Figured {
         if let Some(scheduled) = sample.scheduled {
             record(&mut figures.scheduled, scheduled);
         }
+    }
+
+    fn closed(&self, after: Duration) {
+        record(&mut self.borrow_mut().close, after);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
 use crate::client::kernel::Kernel;
 use crate::client::measure::{self, Figures, LATE, ratio};
+use crate::client::outages::Outages;
 use crate::engine::signals::Signal;
 
 /// The number of the report's shape. It changes when a program that reads the report would have to.
@@ -55,10 +56,16 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Echoed bytes by seconds, in 10⁶.
     pub megabytes_per_second: f64,
+    /// Connections that were intact and over in the measured part, by seconds, where connections come and go.
+    pub connections_per_second: Option<f64>,
     /// Times of messages.
     pub latency_us: Latency,
     /// Times of connects.
     pub connect_us: Option<Times>,
+    /// How late scheduled connects were begun.
+    pub connect_late_us: Option<Times>,
+    /// From our FIN, decided on when everything was back, to the peer's.
+    pub close_us: Option<Times>,
     /// From a message's first write to its first byte back.
     pub first_byte_us: Option<Times>,
     /// How late messages were sent, in an open loop.
@@ -69,6 +76,8 @@ pub struct Report {
     pub faults: Vec<FaultyConnection>,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    /// For how long connections and the service gave no answer, if those that fail are followed by others.
+    pub outages: Option<Outages>,
     /// What was expected of the run, and whether it held.
     pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
@@ -317,13 +326,17 @@ impl Report {
             seconds,
             messages_per_second: rate,
             megabytes_per_second: a_second(figures.bytes_echoed) / 1e6,
+            connections_per_second: findings.measured_connections.map(a_second),
             latency_us: Latency::of(&figures, is_scheduled, never),
             connect_us: Times::of(&figures.connect, 0),
+            connect_late_us: Times::of(&figures.connect_late, 0),
+            close_us: Times::of(&figures.close, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             schedule_error_us: Times::of(&figures.schedule_error, 0),
             kernel: KernelView::of(&findings.kernel),
             faults: findings.faults.clone(),
             faults_by_kind: findings.faults_by_kind.clone(),
+            outages: findings.outages.clone(),
             expectations: expectations
                 .iter()
                 .map(|expected| expected.judge(&figures, is_scheduled, never, rate, faults))
@@ -349,11 +362,24 @@ impl Report {
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, established, intact, failed, unfinished, retransmitted } = self.connections;
+        let Connections { requested, established, intact, failed, unfinished, missed, retransmitted } =
+            self.connections;
         writeln!(f, "target       {}", self.target)?;
-        write!(f, "connections  {requested} asked for, {established} established, {intact} intact, {failed} failed")?;
+        let is_refilled = self.connections_per_second.is_some() || self.outages.is_some();
+        let requested_as = if is_refilled { "begun" } else { "asked for" };
+        write!(
+            f,
+            "connections  {requested} {requested_as}, {established} established, {intact} intact, {failed} failed"
+        )?;
         if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
+        }
+        if missed > 0 {
+            write!(f, ", {missed} missed")?;
+        }
+        if let Some(rate) = self.connections_per_second {
+            let digits = if rate < 10.0 { 2 } else { 0 };
+            write!(f, "; {rate:.digits$} a second")?;
         }
         let Messages { sent, echoed, missed, unanswered } = self.messages;
         write!(f, "\nmessages     {sent} sent, {echoed} echoed")?;
@@ -392,6 +418,9 @@ impl fmt::Display for Report {
             writeln!(f, "sent again   {retransmitted} connects: full backlog (try --connect-rate) or lossy path")?;
         }
         self.write_faults(f)?;
+        if let Some(outages) = &self.outages {
+            writeln!(f, "outages      {outages}")?;
+        }
         for outcome in &self.expectations {
             writeln!(f, "expected     {outcome}")?;
         }
@@ -404,12 +433,16 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of connections that stay, there is little to say of their ends.
+        let close = if self.connections_per_second.is_some() { &self.close_us } else { &None };
         let rows = [
             ("service", &self.latency_us.service),
             ("scheduled", &self.latency_us.scheduled),
             ("first byte", &self.first_byte_us),
             ("sent late", &self.schedule_error_us),
             ("connect", &self.connect_us),
+            ("connect late", &self.connect_late_us),
+            ("close", close),
         ];
         if rows.iter().all(|(_, times)| times.is_none()) {
             return Ok(());
@@ -488,6 +521,9 @@ impl Report {
             1 => verdict.push("1 expectation did not hold".to_owned()),
             several => verdict.push(format!("{several} expectations did not hold")),
         }
+        if self.connections.missed > 0 {
+            verdict.push(format!("{} connections were due and never begun", self.connections.missed));
+        }
         if self.messages.missed > 0 {
             verdict.push(format!("{} messages were due and never sent", self.messages.missed));
         }
@@ -532,6 +568,8 @@ mod tests {
             kernel: Kernel::new(),
             faults: Vec::new(),
             faults_by_kind: BTreeMap::new(),
+            measured_connections: None,
+            outages: None,
             interrupted: None,
         }
     }
