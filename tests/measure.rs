@@ -645,7 +645,7 @@ fn expectations_decide_the_exit_code() {
 fn what_is_expected_is_what_is_reported_under_that_name() {
     let server = Server::start(&[]);
     // Where the JSON report has each number, and what it has to be multiplied by.
-    let places = [
+    let open_loop = [
         ("elapsed", "/elapsed_seconds", 1e6),
         ("measured", "/measured_seconds", 1e6),
         ("cpu", "/client/cpu_seconds", 1e6),
@@ -674,31 +674,54 @@ fn what_is_expected_is_what_is_reported_under_that_name() {
         ("late.max", "/late_us/max", 1.0),
         ("connect.min", "/connect_us/min", 1.0),
     ];
-    let unit = |name| match NUMBERS.iter().find(|number| number.name == name).map(|number| number.unit.kind()) {
+    let churn = [
+        ("connections_per_second", "/connections_per_second", 1.0),
+        ("connections.missed", "/connections/missed", 1.0),
+        ("connect_late.max", "/connect_late_us/max", 1.0),
+        ("close.p50", "/close_us/p50", 1.0),
+    ];
+    let reconnect = [
+        ("outage.count", "/outages/count", 1.0),
+        ("outage.max", "/outages/max_seconds", 1e6),
+        ("outage.total", "/outages/total_seconds", 1e6),
+        ("outage.gone.count", "/outages/gone/count", 1.0),
+        ("outage.gone.max", "/outages/gone/max_seconds", 1e6),
+        ("outage.gone.total", "/outages/gone/total_seconds", 1e6),
+    ];
+    let number = |name: &str| NUMBERS.iter().find(|number| number.name == name);
+    let unit = |name: &str| match number(name).map(|number| number.unit.kind()) {
         Some(Kind::Time) | None => "s",
         Some(Kind::Share) => "%",
         Some(Kind::Count | Kind::Rate) => "",
     };
-    let expect = |name| ["--expect".to_owned(), format!("{name}>=0{}", unit(name))];
-    // A share has no field of its own: it is that of two others.
-    let names = places.iter().map(|(name, ..)| *name).chain(["retransmitted"]);
-    let args: Vec<String> = names.clone().flat_map(expect).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (code, report) = json(server.addr, 3, &[&["--rate", "500", "--duration", "200ms"], &args[..]].concat());
-    assert_eq!(code, Some(0), "{report}");
-    check_against("report.schema.json", &report);
-    for (index, (name, place, factor)) in places.into_iter().enumerate() {
-        let reported = report.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("{place}: {report}"));
-        let measured = report["expectations"][index]["measured"].as_f64().unwrap();
-        // The shortest round trip is reported in whole microseconds.
-        let tolerance = if name == "rtt.min" { 1.0 } else { 1e-9 * measured };
-        assert!((reported * factor - measured).abs() <= tolerance, "{name}: {report}");
+    for (options, places) in [
+        (&["--rate", "500"][..], &open_loop[..]),
+        (&["--churn", "2", "--churn-rate", "100"], &churn),
+        (&["--reconnect"], &reconnect),
+    ] {
+        let expectations: Vec<String> = places.iter().map(|(name, ..)| format!("{name}>=0{}", unit(name))).collect();
+        let expect = expectations.iter().flat_map(|expectation| ["--expect", expectation]);
+        let args: Vec<&str> = options.iter().copied().chain(["--duration", "200ms"]).chain(expect).collect();
+        let (code, report) = json(server.addr, 3, &args);
+        assert_eq!(code, Some(0), "{report}");
+        check_against("report.schema.json", &report);
+        for (index, (name, place, factor)) in places.iter().enumerate() {
+            let reported = report.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("{place}: {report}"));
+            let measured = report["expectations"][index]["measured"].as_f64().unwrap();
+            // The shortest round trip is reported in whole microseconds.
+            let tolerance = if *name == "rtt.min" { 1.0 } else { 1e-9 * measured };
+            assert!((reported * factor - measured).abs() <= tolerance, "{name}: {report}");
+        }
     }
+    let tried: Vec<&str> = open_loop.iter().chain(&churn).chain(&reconnect).map(|(name, ..)| *name).collect();
     for number in NUMBERS {
-        assert!(names.clone().any(|name| name == number.name), "{} is not tried here", number.name);
+        // A share has no field of its own: it is that of two others.
+        let is_tried = number.unit.kind() == Kind::Share || tried.contains(&number.name);
+        assert!(is_tried, "{} is not tried here", number.name);
     }
     for times in TIMES {
-        assert!(names.clone().any(|name| name.starts_with(times.name)), "{} is not tried here", times.name);
+        let figures = format!("{}.", times.name);
+        assert!(tried.iter().any(|name| name.starts_with(&figures)), "{} is not tried here", times.name);
     }
 }
 

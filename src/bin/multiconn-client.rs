@@ -54,6 +54,15 @@ struct Args {
     /// Messages to send a second, 5k or 0.5, over all connections, whether or not echoes are back (open loop)
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "What to send")]
     rate: Option<Rate>,
+    /// Messages after which a connection finishes and another takes its place, until --duration is over
+    #[arg(long, value_name = "K", value_parser = cli::large_count, help_heading = "Coming and going")]
+    churn: Option<NonZeroU64>,
+    /// With --churn: connections to open a second, whether or not others are over; no more are open than asked for
+    #[arg(long, value_name = "R", value_parser = cli::rate, requires = "churn", conflicts_with_all = ["rate", "connect_rate", "reconnect"], help_heading = "Coming and going")]
+    churn_rate: Option<Rate>,
+    /// Open a connection that failed again, until --duration is over, and report for how long it was out
+    #[arg(long, help_heading = "Coming and going")]
+    reconnect: bool,
     /// How long to send before measuring
     #[arg(long, value_name = "DURATION", value_parser = cli::duration, help_heading = "What to send")]
     warmup: Option<Duration>,
@@ -66,7 +75,7 @@ struct Args {
     /// How long to wait for a connect to be answered
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::timeout, help_heading = "Connecting")]
     connect_timeout: Duration,
-    /// Connects to begin a second [default: as fast as they are answered]
+    /// Connects to begin a second, of the first ones [default: as fast as they are answered]
     #[arg(long, value_name = "R", value_parser = cli::rate, help_heading = "Connecting")]
     connect_rate: Option<Rate>,
     /// Connects to have under way [default: 4, more while answers come at once or not at all, fewer when some are dropped;
@@ -148,6 +157,10 @@ Examples:
   multiconn-client HOST 65432 50 --size 512 --duration 10s
   # Open loop: what do users at that rate see?
   multiconn-client HOST 65432 1000 --rate 5000 --duration 30s
+  # Connections that come and go, two messages each
+  multiconn-client HOST 65432 100 --churn 2 --duration 30s
+  # For how long is a service gone that is restarted?
+  multiconn-client HOST 65432 100 --rate 1000 --reconnect --duration 1m
   # Bulk
   multiconn-client HOST 65432 4 --size 4MiB --messages 100
   # For a script
@@ -216,6 +229,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
         connect_timeout: args.connect_timeout,
         timeout: args.timeout,
         connect_rate: args.connect_rate,
+        churn_rate: args.churn_rate,
+        reconnect: args.reconnect,
         connect_window: args.connect_window,
         sources: args.source.as_ref().map(|sources| sources.0.clone()).unwrap_or_default(),
         busy_poll: args.busy_poll,
@@ -223,14 +238,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         ..Plan::tutorial(args.num_conns)
     };
     let verify = !args.no_verify;
-    if let Some(expected) = args.expect.iter().find(|expected| expected.needs_schedule() && args.rate.is_none()) {
-        return Err(format!("--expect '{expected}' goes with --rate: only an open loop has a schedule"));
-    }
-    if let Some(expected) =
-        args.expect.iter().find(|expected| expected.is_for_each_interval() && args.output.interval.is_none())
-    {
-        return Err(format!("--expect '{expected}' goes with --interval: without it there are no intervals"));
-    }
+    check_expectations(args)?;
     let generating = [
         ("--size", args.size.is_some()),
         ("--messages", args.messages.is_some()),
@@ -239,6 +247,8 @@ fn plan(args: &Args) -> Result<Plan, String> {
         ("--rate", args.rate.is_some()),
         ("--warmup", args.warmup.is_some()),
         ("--seed", args.seed.is_some()),
+        ("--churn", args.churn.is_some()),
+        ("--reconnect", args.reconnect),
     ];
     let first = generating.iter().find(|(_, given)| *given).map(|(name, _)| name);
     let Some(first) = first else {
@@ -249,6 +259,15 @@ fn plan(args: &Args) -> Result<Plan, String> {
     if !args.message.is_empty() {
         return Err(format!("{first} is for generated messages and does not go with --message"));
     }
+    if args.duration.is_none() && plan.reconnect {
+        return Err("--reconnect goes on until the time is over: give --duration".to_owned());
+    }
+    if args.duration.is_none() && args.churn.is_some() {
+        return Err("--churn goes on until the time is over: give --duration, and not --messages".to_owned());
+    }
+    if args.churn_rate.is_some() && !args.hold.is_zero() {
+        return Err("--hold waits until all connections stand, and with --churn-rate they never do".to_owned());
+    }
     if args.messages.is_none() && args.duration.is_none() && args.size.is_none() {
         return Err(format!("{first} needs an end: give --messages or --duration as well"));
     }
@@ -256,6 +275,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         return Err(format!("generated messages tell {MAX_CONNECTION} connections apart, not {}", args.num_conns));
     }
     let size = args.size.unwrap_or(SIZE) as u64;
+    let churn = args.churn.map(NonZeroU64::get);
     let messages = match (args.messages, args.duration) {
         (Some(messages), _) => Some(messages.get()),
         (None, Some(_)) => None,
@@ -273,10 +293,31 @@ fn plan(args: &Args) -> Result<Plan, String> {
         pacing,
         messages,
         duration: args.duration,
+        churn,
         warmup: args.warmup.unwrap_or_default(),
         verify,
     };
     Ok(Plan { load, ..plan })
+}
+
+/// Refuses expectations of what such a run does not have.
+fn check_expectations(args: &Args) -> Result<(), String> {
+    for expected in &args.expect {
+        for needed in expected.needs() {
+            let (is_given, why) = match needed {
+                "--rate" => (args.rate.is_some(), "only an open loop has a schedule"),
+                "--interval" => (args.output.interval.is_some(), "without it there are no intervals"),
+                "--churn" => (args.churn.is_some(), "without it no connection takes another's place"),
+                "--churn-rate" => (args.churn_rate.is_some(), "without it connections are not due at times"),
+                "--reconnect" => (args.reconnect, "without it a connection that failed stays out"),
+                other => unreachable!("{other} is no option"),
+            };
+            if !is_given {
+                return Err(format!("--expect '{expected}' goes with {needed}: {why}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs the plan. Returns the report, and whether all files could be written.
@@ -285,6 +326,9 @@ fn run(args: &Args, plan: &Plan) -> anyhow::Result<(Report, anyhow::Result<()>)>
     let addrs = sockets::resolve(&args.host, args.port)
         .with_context(|| format!("cannot find the address of {:?}, is the name right?", args.host))?;
     let addrs = reachable(addrs, &plan.sources)?;
+    if let Some(warning) = lack_of_ports(plan, addrs[0], sockets::ephemeral_ports(), sockets::time_wait(addrs[0])) {
+        warn!("{warning}");
+    }
     let mut intervals = destinations(&args.output)?;
     intervals.expect(args.expect.clone(), args.rate.is_some());
     let mut faults = args.output.faults.as_deref().map(FaultLog::create).transpose()?;
@@ -348,10 +392,57 @@ fn check_room(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What to change if connections come and go faster than the local `ports` of each source are free again. A port is taken
+/// for `wait` behind the connection. Where each connection comes as soon as another is over, nobody knows how fast that is.
+fn lack_of_ports(plan: &Plan, addr: SocketAddr, ports: Option<u32>, wait: Option<Duration>) -> Option<String> {
+    let (ports, wait) = (ports?, wait?);
+    let within = wait.min(plan.load.warmup.saturating_add(plan.load.duration?));
+    let over = match (plan.churn_rate, plan.load.pacing, plan.load.churn) {
+        (Some(rate), ..) => rate.events_within(within),
+        (None, Pacing::Rate(rate), Some(messages)) => rate.events_within(within) / messages,
+        _ => return None,
+    };
+    let needed = over.saturating_add(plan.connections.into());
+    let there_are = u64::from(ports) * plan.sources.len().max(1) as u64;
+    (needed > there_are).then(|| {
+        let wait = wait.as_secs_f64();
+        format!(
+            "connections to {addr} need up to {needed} local ports, each of which is taken for {wait} s after its connection \
+             (TIME_WAIT), and there are {there_are}: give more addresses with --source, widen \
+             net.ipv4.ip_local_port_range, or set net.ipv4.tcp_tw_reuse to 1"
+        )
+    })
+}
+
 /// Those of `addrs` that can be connected to from `sources`: those of the same family.
 fn reachable(addrs: Vec<SocketAddr>, sources: &[IpAddr]) -> anyhow::Result<Vec<SocketAddr>> {
     let Some(source) = sources.first() else { return Ok(addrs) };
     let same: Vec<SocketAddr> = addrs.into_iter().filter(|addr| addr.is_ipv4() == source.is_ipv4()).collect();
     anyhow::ensure!(!same.is_empty(), "--source {source} and the server's address are not of the same family");
     Ok(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_will_be_in_time_wait_are_reckoned_with_beforehand() {
+        let lack = |options: &[&str], seconds| {
+            let args = [&["multiconn-client", "192.0.2.1", "7", "100", "--churn", "2"], options].concat();
+            let plan = plan(&Args::parse_from(args)).unwrap();
+            lack_of_ports(&plan, ([192, 0, 2, 1], 7).into(), Some(28_000), Some(Duration::from_secs(seconds)))
+        };
+        let far = lack(&["--churn-rate", "500", "--duration", "2m"], 60).unwrap();
+        assert!(far.contains(" up to 30100 local ports, each of which is taken for 60 s after"), "{far}");
+        assert!(far.contains(" there are 28000: give more addresses with --source"), "{far}");
+        assert_eq!(lack(&["--churn-rate", "400", "--duration", "2m"], 60), None);
+        assert_eq!(lack(&["--churn-rate", "500", "--duration", "10s"], 60), None, "it is over before");
+        assert_eq!(lack(&["--churn-rate", "20k", "--duration", "2m"], 1), None, "the kernel takes them again");
+        let two = ["--churn-rate", "500", "--duration", "2m", "--source", "127.0.0.1,127.0.0.2"];
+        assert_eq!(lack(&two, 60), None, "each address has its ports");
+        assert!(lack(&["--rate", "1000", "--duration", "2m"], 60).is_some(), "two messages a connection");
+        assert_eq!(lack(&["--rate", "800", "--duration", "2m"], 60), None);
+        assert_eq!(lack(&["--duration", "2m"], 60), None, "nobody knows how fast they come");
+    }
 }

@@ -34,6 +34,8 @@ pub struct Exchange {
     local: Option<SocketAddr>,
     /// Its place among those that take turns in an open loop.
     slot: u32,
+    /// The index of its first message among those of its slot.
+    first: u64,
     run: Rc<Run>,
     sending: Cursor,
     checking: Cursor,
@@ -47,8 +49,12 @@ pub struct Exchange {
     held_up: bool,
     /// The scheduled messages that could not be begun in time, once they were given up.
     given_up: u64,
-    /// Everything is back, and our FIN follows.
-    finished: bool,
+    /// When everything was back, and our FIN was to follow.
+    finished: Option<Moment>,
+    /// When its first and its last right byte came back.
+    heard: Option<(Moment, Moment)>,
+    /// The peer's FIN came behind ours, with nothing wrong.
+    closed: bool,
     /// Boxed, as most connections never have one.
     fault: Option<Box<Fault>>,
     /// What the kernel knew in the end. Boxed, as no connection has it before.
@@ -103,18 +109,14 @@ enum Next {
 
 impl Exchange {
     /// The exchange of connection `number` (counted from 1), with everything yet to do.
-    ///
-    /// # Panics
-    /// If the content is generated and the number above [`pattern::MAX_CONNECTION`].
     #[must_use]
     pub fn new(number: u32, run: Rc<Run>) -> Exchange {
-        if let Content::Generated { run, .. } = run.load.content {
-            let _ = Pattern::new(run, number); // Panics now and not in the middle of the run.
-        }
+        run.note_stream(pattern::stream_of(number));
         Exchange {
             number,
             local: None,
             slot: 0,
+            first: 0,
             run,
             sending: Cursor::default(),
             checking: Cursor::default(),
@@ -123,7 +125,9 @@ impl Exchange {
             begun: 0,
             held_up: false,
             given_up: 0,
-            finished: false,
+            finished: None,
+            heard: None,
+            closed: false,
             fault: None,
             kernel: None,
         }
@@ -133,6 +137,11 @@ impl Exchange {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Whose [`Pattern`] it sends.
+    fn stream(&self) -> u32 {
+        pattern::stream_of(self.number)
     }
 
     /// The address at this end, if it was noted.
@@ -149,6 +158,32 @@ impl Exchange {
     /// Gives it its place, counted from 0, among those that take turns in an open loop.
     pub fn take_slot(&mut self, slot: u32) {
         self.slot = slot;
+    }
+
+    /// As [`take_slot`](Exchange::take_slot), in place of a connection that is over: its first message is that with the
+    /// index `first` in the slot. What fell due while no connection stood there waited for no fault of ours.
+    pub fn take_over(&mut self, slot: u32, first: u64) {
+        self.slot = slot;
+        self.first = first;
+        self.held_up = true;
+    }
+
+    /// Its place among those that take turns.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// The index in its slot of the message that would be begun next.
+    #[must_use]
+    pub fn next_in_slot(&self) -> u64 {
+        self.first + self.checking.messages + self.in_flight()
+    }
+
+    /// When its first and its last right byte came back, if any did.
+    #[must_use]
+    pub fn heard(&self) -> Option<(Moment, Moment)> {
+        self.heard
     }
 
     /// How many bytes came back right.
@@ -175,7 +210,7 @@ impl Exchange {
     pub fn unanswered_for(&self, limit: Duration, now: Moment) -> u64 {
         let Some(schedule) = self.run.schedule() else { return 0 };
         let newest = self.checking.messages + self.in_flight();
-        let waits = |index: &u64| schedule.due(schedule.number(self.slot, *index)).plus(limit) < now;
+        let waits = |index: &u64| schedule.due(self.place_in(schedule, *index)).plus(limit) < now;
         (newest - self.unanswered()..newest).take_while(waits).count() as u64
     }
 
@@ -188,16 +223,14 @@ impl Exchange {
             let count = self.unanswered();
             return (count > 0).then_some((count, oldest));
         };
-        let measured = schedule.count_in_slot(self.slot, schedule.first);
-        let next = self.checking.messages.max(measured);
-        let count = schedule.count_in_slot(self.slot, schedule.due_before(now)).saturating_sub(next + self.given_up);
-        (count > 0).then(|| (count, schedule.due(schedule.number(self.slot, next))))
+        let (count, oldest) = schedule.waiting(self.slot, self.first + self.checking.messages, now)?;
+        (count > self.given_up).then(|| (count - self.given_up, oldest))
     }
 
     /// Whether everything that was begun is back, no more is to be begun, and our FIN follows or is out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.finished
+        self.finished.is_some()
     }
 
     /// How many scheduled messages could not be begun in time and never will be.
@@ -218,9 +251,17 @@ impl Exchange {
         self.kernel.as_deref()
     }
 
+    /// The number in the schedule of this connection's message `index`.
+    fn place_in(&self, schedule: &Schedule, index: u64) -> u64 {
+        schedule.number(self.slot, self.first + index)
+    }
+
     /// What the next message is to do at `now`.
     fn next(&self, now: Moment) -> Next {
         let run = &*self.run;
+        if run.load.churn.is_some_and(|most| self.sending.messages >= most) {
+            return Next::Done; // Another takes its place.
+        }
         let is_there = run.load.message_len(self.sending.messages).is_some();
         if let Some(schedule) = run.schedule() {
             return self.next_of(schedule, is_there, now);
@@ -247,7 +288,7 @@ impl Exchange {
     /// As [`next`](Exchange::next), in an open loop. Messages that were due before its end are begun, however late, so that
     /// none that a user would have waited for is left out.
     fn next_of(&self, schedule: &Schedule, is_there: bool, now: Moment) -> Next {
-        let number = schedule.number(self.slot, self.sending.messages);
+        let number = self.place_in(schedule, self.sending.messages);
         if !is_there || number >= schedule.end {
             return if now >= schedule.last_due { Next::Done } else { Next::Stay };
         }
@@ -282,7 +323,7 @@ impl Exchange {
             return;
         }
         if let Some(schedule) = self.run.schedule() {
-            let number = schedule.number(self.slot, self.sending.messages);
+            let number = self.place_in(schedule, self.sending.messages);
             let own = self.own_lateness(schedule.due(number), now);
             self.given_up = schedule.left_in_slot(number);
             self.run.meter.given_up(self.given_up, own);
@@ -292,7 +333,7 @@ impl Exchange {
     /// Whether the message with this index, begun at `begun`, is measured.
     fn is_measured(&self, index: u64, begun: Moment) -> bool {
         match self.run.schedule() {
-            Some(schedule) => schedule.number(self.slot, index) >= schedule.first,
+            Some(schedule) => self.place_in(schedule, index) >= schedule.first,
             None => self.run.is_measured(begun),
         }
     }
@@ -301,7 +342,7 @@ impl Exchange {
     fn fill(&self, cursor: Cursor, space: &mut [u8]) {
         match &self.run.load.content {
             Content::Texts(_) => space.copy_from_slice(&self.text_at(cursor)[..space.len()]),
-            Content::Generated { run, .. } => Pattern::new(*run, self.number).fill(cursor.bytes, space),
+            Content::Generated { run, .. } => Pattern::new(*run, self.stream()).fill(cursor.bytes, space),
         }
     }
 
@@ -318,7 +359,7 @@ impl Exchange {
                     input.iter().zip(text).take_while(|(got, sent)| got == sent).count()
                 }
             }
-            Content::Generated { run, .. } => Pattern::new(*run, self.number).matching(self.checking.bytes, input),
+            Content::Generated { run, .. } => Pattern::new(*run, self.stream()).matching(self.checking.bytes, input),
         }
     }
 
@@ -344,7 +385,9 @@ impl Exchange {
             let most = (length - self.checking.within).min(ahead);
             let compared = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
             let matched = self.matching(&input[..compared]);
-            self.count_back(matched as u64, length, now);
+            if matched > 0 {
+                self.count_back(matched as u64, length, now);
+            }
             input = &input[matched..];
             if matched < compared {
                 return match self.explain(input) {
@@ -360,6 +403,10 @@ impl Exchange {
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
+        match &mut self.heard {
+            Some((_, last)) => *last = now,
+            None => self.heard = Some((now, now)),
+        }
         let index = self.checking.messages;
         let measured = self.is_measured(index, begun);
         if measured {
@@ -376,7 +423,7 @@ impl Exchange {
             self.batches.pop_front();
         }
         if measured {
-            let due = self.run.schedule().map(|schedule| schedule.due(schedule.number(self.slot, index)));
+            let due = self.run.schedule().map(|schedule| schedule.due(self.place_in(schedule, index)));
             self.run.meter.echoed(Sample {
                 at: now,
                 first_byte: first_byte.since(begun),
@@ -396,7 +443,7 @@ impl Exchange {
             let shown = expected.len().min(text.len());
             return Some(self.fault_here((FaultKind::Corrupted, None), &text[..shown], input));
         };
-        Pattern::new(run, self.number).fill(self.checking.bytes, &mut expected);
+        Pattern::new(run, self.stream()).fill(self.checking.bytes, &mut expected);
         let placed = self.place(input).unwrap_or((FaultKind::Corrupted, None));
         let fault = self.fault_here(placed, &expected, input);
         if input.len() < pattern::EVIDENCE && (input.len() as u64) < ahead {
@@ -410,11 +457,15 @@ impl Exchange {
     fn place(&self, input: &[u8]) -> Option<(FaultKind, Option<Origin>)> {
         let Content::Generated { run, .. } = self.run.load.content else { return None };
         let here = self.checking.bytes;
-        // No connection can have sent much more than this one. A word that names a place far beyond does so by chance.
-        let end = self.sending.bytes.saturating_mul(2).saturating_add(1 << 40);
-        let origin = Pattern::new(run, self.number).origin(input, self.run.connections, end)?;
+        // A word that names a place far beyond all that was sent does so by chance.
+        let end = match self.run.load.churn {
+            Some(messages) => messages.saturating_mul(self.run.load.message_len(0).unwrap_or_default()),
+            // No connection can have sent much more than this one.
+            None => self.sending.bytes.saturating_mul(2).saturating_add(1 << 40),
+        };
+        let origin = Pattern::new(run, self.stream()).origin(input, self.run.streams(), end)?;
         let kind = match origin {
-            _ if origin.connection != self.number => FaultKind::Foreign,
+            _ if origin.connection != self.stream() => FaultKind::Foreign,
             _ if origin.position > here => FaultKind::Lost,
             _ if origin.position < here => FaultKind::Duplicated,
             _ => return None,
@@ -428,7 +479,9 @@ impl Exchange {
     /// went out before they came or after must not decide it. Only behind the last message, which a count decides and no
     /// clock, are they too many.
     fn unsent(&self) -> FaultKind {
-        let all_begun = self.run.load.messages.is_some_and(|most| self.begun >= most)
+        let load = &self.run.load;
+        let all_begun = load.messages.is_some_and(|most| self.begun >= most)
+            || load.churn.is_some_and(|most| self.sending.messages >= most)
             || self.run.load.message_len(self.sending.messages).is_none();
         if all_begun && self.sending.within == 0 { FaultKind::Extra } else { FaultKind::Corrupted }
     }
@@ -443,7 +496,7 @@ impl Exchange {
 
     /// Whether a FIN of the peer comes when nothing more is to come.
     fn is_done(&self, now: Moment) -> bool {
-        self.finished || self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done)
+        self.finished.is_some() || self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done)
     }
 }
 
@@ -472,7 +525,7 @@ impl Protocol for Exchange {
                         }
                         self.held_up = false;
                         if filled == 0 && self.in_flight() == 0 {
-                            self.finished = true;
+                            self.finished = Some(now);
                             return Produced::Finished;
                         }
                         break;
@@ -522,6 +575,10 @@ impl Protocol for Exchange {
         if self.fault.is_some() {
             out.abort(); // There is nothing more to find out, and bytes that wait would be sent in vain.
         } else {
+            if let Some(finished) = self.finished {
+                self.run.meter.closed(out.now().since(finished));
+                self.closed = true;
+            }
             out.shut_down();
         }
     }
@@ -535,14 +592,20 @@ impl Protocol for Exchange {
     fn expects(&self) -> Expects {
         match self.batches.front() {
             Some(oldest) => Expects::AnswerSince(oldest.begun),
-            None if self.finished || self.fault.is_some() => Expects::Anything,
+            None if self.finished.is_some() || self.fault.is_some() => Expects::Anything,
             None => Expects::Nothing,
         }
     }
 
     /// Keeps what the kernel knows in the end, but the round trip from before our FIN. A FIN is acknowledged when the far
     /// program has closed, or late: with it, the last round trip would be that of the program.
+    ///
+    /// Where connections come and go, one look is enough for those that end in order. Each look is a system call, and nothing
+    /// follows the first but the end.
     fn ending(&mut self, look: &dyn Fn() -> Option<TcpState>) {
+        if self.closed && self.run.load.churn.is_some() {
+            return;
+        }
         let Some(state) = look() else { return };
         let smoothed_rtt = self.kernel.as_ref().map_or(state.smoothed_rtt, |before| before.smoothed_rtt);
         self.kernel = Some(Box::new(TcpState { smoothed_rtt, ..state }));
@@ -584,9 +647,13 @@ mod tests {
         Rc<RefCell<Vec<Duration>>>,
         Rc<Cell<(u64, u64)>>,
         Rc<RefCell<Vec<(u64, Duration)>>>,
+        Rc<RefCell<Vec<Duration>>>,
     );
 
     impl Meter for Notes {
+        fn closed(&self, after: Duration) {
+            self.4.borrow_mut().push(after);
+        }
         fn begun(&self, own_late: Duration) {
             self.1.borrow_mut().push(own_late);
         }
@@ -613,6 +680,98 @@ mod tests {
         }
         let kernel = exchange.kernel().unwrap();
         assert_eq!((kernel.smoothed_rtt, kernel.segments_sent), (Some(Duration::from_micros(30)), Some(7)));
+    }
+
+    #[test]
+    fn where_connections_come_and_go_the_kernel_is_asked_once_unless_they_fail() {
+        let asked = |churn, ends: bool| {
+            let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| {
+                load.churn = churn;
+                load.messages = Some(1);
+            });
+            let sent = send(&mut exchange, 8, at(0));
+            receive(&mut exchange, &sent, at(0));
+            send(&mut exchange, 8, at(0));
+            assert!(exchange.is_finished());
+            let times = Cell::new(0);
+            let look = || {
+                times.set(times.get() + 1);
+                Some(TcpState::default())
+            };
+            exchange.ending(&look);
+            if ends {
+                end(&mut exchange);
+            }
+            exchange.ending(&look);
+            assert!(exchange.kernel().is_some());
+            times.get()
+        };
+        assert_eq!((asked(Some(1), true), asked(Some(1), false), asked(None, true)), (1, 2, 2));
+    }
+
+    #[test]
+    fn a_connection_that_is_to_give_way_finishes_after_its_messages() {
+        let (mut exchange, notes) = generated(8, Pacing::InFlight(4), |load| {
+            load.churn = Some(2);
+            load.duration = Some(Duration::from_secs(1));
+        });
+        let sent = send(&mut exchange, 100, at(1));
+        assert_eq!(sent.len(), 16, "two, though four may be in flight");
+        receive(&mut exchange, &sent[..8], at(2));
+        assert_eq!(send(&mut exchange, 100, at(2)), b"");
+        assert!(!exchange.is_finished());
+        receive(&mut exchange, &sent[8..], at(5));
+        assert_eq!(send(&mut exchange, 100, at(6)), b"");
+        assert!(exchange.is_finished());
+        assert_eq!((exchange.next_in_slot(), exchange.heard()), (2, Some((at(2), at(5)))));
+        let now = at(9);
+        let mut out = Outbox::new(SendBuffer::new(), 100, &now);
+        exchange.end_of_input(&[], &mut out);
+        assert_eq!((exchange.fault(), notes.4.borrow().as_slice()), (None, &[Duration::from_millis(3)][..]));
+    }
+
+    #[test]
+    fn what_is_behind_the_last_message_of_a_connection_that_gives_way_is_extra() {
+        let (mut exchange, _) = generated(8, Pacing::InFlight(1), |load| load.churn = Some(1));
+        let sent = send(&mut exchange, 100, at(0));
+        assert!(receive(&mut exchange, &[&sent[..], b"!"].concat(), at(0)));
+        assert_eq!(kind(&exchange), Some(FaultKind::Extra));
+    }
+
+    #[test]
+    fn a_successor_goes_on_in_the_schedule_and_is_not_blamed_for_what_fell_due_before_it_stood() {
+        // 100 a second over 2 slots: slot 1 has those of 10 ms, 30 ms, 50 ms, …
+        let rate = Pacing::Rate(Rate::per_second(100).unwrap());
+        let (mut exchange, notes) = generated(8, rate, |load| load.churn = Some(3));
+        exchange.take_over(1, 1);
+        assert_eq!(send(&mut exchange, 100, at(60)).len(), 16, "those of 30 and 50 ms");
+        assert_eq!(exchange.next_in_slot(), 3);
+        let sent = send(&mut exchange, 100, at(75));
+        assert_eq!(sent.len(), 8, "that of 70 ms");
+        assert_eq!(*notes.1.borrow(), [0, 0, 5].map(Duration::from_millis));
+        assert_eq!(send(&mut exchange, 100, at(200)), b"", "the next are another connection's");
+    }
+
+    #[test]
+    fn a_byte_that_is_wrong_is_no_sign_of_life() {
+        let (mut exchange, _) = generated(64, Pacing::InFlight(1), |_| {});
+        send(&mut exchange, 64, at(0));
+        assert!(receive(&mut exchange, &[0xee; 64], at(3)));
+        assert_eq!((exchange.heard(), exchange.next_in_slot()), (None, 1));
+    }
+
+    #[test]
+    fn connections_are_told_apart_however_many_there_were() {
+        let load = Load::new(Content::Generated { run: 7, size: 64 }, Pacing::InFlight(1));
+        let run = Rc::new(Run::new(Load { churn: Some(1), ..load }, 1, Box::new(NoMeter)));
+        run.begin(at(0), 1);
+        let numbers = [1, 1000, pattern::MAX_CONNECTION + 500];
+        let [_, mut middle, mut last] = numbers.map(|number| Exchange::new(number, Rc::clone(&run)));
+        let sent = send(&mut middle, 64, at(0));
+        assert_eq!(send(&mut last, 64, at(0)).len(), 64);
+        assert!(receive(&mut last, &sent, at(0)));
+        let fault = last.fault().unwrap();
+        assert_eq!((fault.kind, fault.origin), (FaultKind::Foreign, Some(Origin { connection: 1000, position: 0 })));
     }
 
     fn at(millis: u64) -> Moment {

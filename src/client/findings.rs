@@ -15,6 +15,7 @@ use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::kernel::Kernel;
 use crate::client::load::{Content, Pacing};
 use crate::client::measure::Figures;
+use crate::client::outages::Outages;
 use crate::client::side::Side;
 use crate::engine::connection::Transport;
 use crate::engine::event_loop::EventLoop;
@@ -72,6 +73,10 @@ pub struct Findings {
     pub faults_left_out: u64,
     /// How many connections had each kind of fault.
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    /// Connections that were intact and over in the measured part, where connections come and go.
+    pub measured_connections: Option<u64>,
+    /// For how long connections and the service gave no answer, if those that fail are followed by others.
+    pub outages: Option<Outages>,
     /// The signal that ended the run early.
     pub interrupted: Option<Signal>,
 }
@@ -79,19 +84,21 @@ pub struct Findings {
 /// Counts of connections.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Connections {
-    /// Asked for.
-    pub requested: u32,
+    /// Asked for; where others follow those that end, begun.
+    pub requested: u64,
     /// Established.
-    pub established: u32,
+    pub established: u64,
     /// Established only when the connect had been sent again: by the shape of the connect times.
     pub sent_again: u64,
     /// A connection is intact if everything that it had to send was sent, every byte of it came back and no other
     /// byte did, and the server then closed it in order (with a FIN, not a reset), before the client or after it.
-    pub intact: u32,
+    pub intact: u64,
     /// With a fault.
-    pub failed: u32,
+    pub failed: u64,
     /// Neither: the run was interrupted.
-    pub unfinished: u32,
+    pub unfinished: u64,
+    /// Due by the schedule of connections and never begun, as the others left no room.
+    pub missed: u64,
 }
 
 /// CPU time that this process used.
@@ -136,9 +143,15 @@ impl Client {
         let figures = self.figured.so_far();
         let NotBack { missed, unanswered, never } = self.not_back(&figures, event_loop);
         let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
-        let connections = Connections { unfinished, sent_again: self.window.sent_again(), ..self.connections.clone() };
+        let connections = Connections {
+            unfinished,
+            sent_again: self.window.sent_again(),
+            missed: self.due_connections(event_loop.clock_now()).saturating_sub(self.started),
+            ..self.connections.clone()
+        };
         let (elapsed, ended) = (event_loop.clock_now().since(self.began.unwrap_or(Moment::START)), SystemTime::now());
         let targets = self.targets();
+        let outages = self.outages_until(event_loop);
         Findings {
             started: ended - elapsed,
             ended,
@@ -158,6 +171,8 @@ impl Client {
             faults: self.faults,
             faults_left_out: self.faults_left_out,
             faults_by_kind: self.faults_by_kind,
+            measured_connections: self.plan.load.churn.map(|_| self.measured_connections),
+            outages,
             interrupted: self.interrupted,
         }
     }
@@ -193,6 +208,15 @@ impl Client {
         }
     }
 
+    /// The outages, with those that are not over.
+    fn outages_until(&mut self, event_loop: &EventLoop<Side>) -> Option<Outages> {
+        let mut watch = self.outages.take()?;
+        for exchange in event_loop.connections().filter_map(|(_, connection)| connection.protocol().exchange()) {
+            watch.over(exchange.slot(), exchange.heard(), false);
+        }
+        Some(watch.sum(self.began.unwrap_or(Moment::START), event_loop.clock_now()))
+    }
+
     /// Counts the messages that are not back, those of connections that are still on `event_loop` among them.
     fn not_back(&self, figures: &Figures, event_loop: &EventLoop<Side>) -> NotBack {
         let missed = self.missed(figures);
@@ -216,7 +240,7 @@ impl Client {
     fn measured(&self, figures: &Figures, now: Moment) -> Duration {
         let Some(first) = self.run.first_measured() else { return Duration::ZERO };
         let last = figures.last_echo.unwrap_or(first);
-        let whole = self.interrupted.is_none() && self.connections.intact > 0;
+        let whole = self.interrupted.is_none() && (self.connections.intact > 0 || self.run.is_refilled);
         let given_until = match self.run.schedule() {
             Some(schedule) => Some(schedule.until),
             None => self.run.stop(),

@@ -17,6 +17,8 @@ pub struct Load {
     pub messages: Option<u64>,
     /// How long measured messages are begun, or fall due if they are scheduled, from the first one on.
     pub duration: Option<Duration>,
+    /// How many messages a connection exchanges before it finishes and another takes its place; `None`: it stays.
+    pub churn: Option<u64>,
     /// How long messages are sent before they are measured.
     pub warmup: Duration,
     /// Whether what comes back is compared with what was sent. If not, it is only counted.
@@ -53,7 +55,7 @@ impl Load {
     /// A load without an end, whose echo is compared.
     #[must_use]
     pub fn new(content: Content, pacing: Pacing) -> Load {
-        Load { content, pacing, messages: None, duration: None, warmup: Duration::ZERO, verify: true }
+        Load { content, pacing, messages: None, duration: None, churn: None, warmup: Duration::ZERO, verify: true }
     }
 
     /// These messages, one after the other as the tutorial sends its own. Empty ones are left out: on a byte stream they

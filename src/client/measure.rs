@@ -37,6 +37,8 @@ pub trait Meter {
     fn returned(&self, bytes: u64);
     /// A whole message came back.
     fn echoed(&self, sample: Sample);
+    /// The peer's FIN came this long after everything was back and ours was decided on.
+    fn closed(&self, after: Duration);
 }
 
 /// One message's times.
@@ -71,9 +73,10 @@ impl Meter for NoMeter {
     fn sent(&self, _bytes: u64, _messages: u64) {}
     fn returned(&self, _bytes: u64) {}
     fn echoed(&self, _sample: Sample) {}
+    fn closed(&self, _after: Duration) {}
 }
 
-/// Counters and times in microseconds of the measured messages; of connects, all.
+/// Counters and times in microseconds of the measured messages; of connects and closes, all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figures {
     /// Messages handed to their connections whole.
@@ -104,6 +107,10 @@ pub struct Figures {
     pub late: Histogram<u64>,
     /// From connect(2) to its success.
     pub connect: Histogram<u64>,
+    /// From the time that a connection was scheduled for to its connect(2).
+    pub connect_late: Histogram<u64>,
+    /// From our FIN, decided on when everything was back, to the peer's.
+    pub close: Histogram<u64>,
 }
 
 impl Figures {
@@ -125,6 +132,8 @@ impl Figures {
             first_byte: histogram(),
             late: histogram(),
             connect: histogram(),
+            connect_late: histogram(),
+            close: histogram(),
         }
     }
 
@@ -132,7 +141,8 @@ impl Figures {
     pub fn add(&mut self, later: &Figures) {
         let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, begun, unanswered, own_late, .. } =
             later;
-        let Figures { given_up, last_echo, service, scheduled, first_byte, late, connect, .. } = later;
+        let Figures { given_up, last_echo, service, scheduled, first_byte, late, .. } = later;
+        let Figures { connect, connect_late, close, .. } = later;
         self.messages_sent += messages_sent;
         self.messages_echoed += messages_echoed;
         self.bytes_sent += bytes_sent;
@@ -148,6 +158,8 @@ impl Figures {
             (&mut self.first_byte, first_byte),
             (&mut self.late, late),
             (&mut self.connect, connect),
+            (&mut self.connect_late, connect_late),
+            (&mut self.close, close),
         ] {
             *sum += later; // All have the same bounds, so there is room.
         }
@@ -198,13 +210,14 @@ impl Figured {
         part
     }
 
-    /// Begins a new part for the messages, of which none is back yet. Returns the figures of the one that is over now: those
-    /// of its connects.
+    /// Begins the measured part. Returns the figures of the one before it, in which connections came and went, and no message
+    /// was measured.
     #[must_use]
-    pub fn next_part_after_connects(&self) -> Figures {
+    pub fn first_measured_part(&self) -> Figures {
         let Parts { earlier, current } = &mut *self.0.borrow_mut();
-        let connect = mem::replace(&mut current.connect, histogram());
-        let part = Figures { connect, ..Figures::new() };
+        let [connect, connect_late, close] = [&mut current.connect, &mut current.connect_late, &mut current.close]
+            .map(|times| mem::replace(times, histogram()));
+        let part = Figures { connect, connect_late, close, ..Figures::new() };
         earlier.add(&part);
         part
     }
@@ -217,6 +230,11 @@ impl Figured {
     /// A connect succeeded, `after` this time.
     pub fn connected(&self, after: Duration) {
         record(&mut self.borrow_mut().connect, after);
+    }
+
+    /// A scheduled connect was begun, `late` after its time.
+    pub fn connect_begun(&self, late: Duration) {
+        record(&mut self.borrow_mut().connect_late, late);
     }
 
     fn borrow_mut(&self) -> RefMut<'_, Figures> {
@@ -288,6 +306,10 @@ impl Meter for Figured {
             record(&mut figures.late, late);
             record(&mut figures.scheduled, total);
         }
+    }
+
+    fn closed(&self, after: Duration) {
+        record(&mut self.borrow_mut().close, after);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the course of a run: connecting, holding, sending by the schedule, and the account of what became of each
 //! connection. The bytes and their times are the [`Exchange`]'s; how what was found is shown is the report's.
 
+mod back_off;
 pub mod cause;
 pub mod connect_window;
 pub mod direction;
@@ -14,11 +15,13 @@ pub(crate) mod foreign_bytes;
 pub mod kernel;
 pub mod load;
 pub mod measure;
+pub mod outages;
 pub mod pattern;
 mod progress;
 pub mod rate;
 pub mod schedule;
 pub mod side;
+mod slots;
 pub mod timeline;
 pub mod units;
 pub(crate) mod verdict;
@@ -40,9 +43,11 @@ use self::findings::{Connections, Effort, Findings, KEPT_FAULTS};
 use self::kernel::Kernel;
 use self::load::{Content, Load};
 use self::measure::Figured;
+use self::outages::Watch;
 use self::rate::Rate;
 use self::schedule::Run;
 use self::side::Side;
+use self::slots::Slots;
 use self::timeline::{Interval, Timeline};
 use crate::engine::connection::{End, Timeouts};
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
@@ -67,7 +72,7 @@ static FAILED: Line = Line::warn("warning: connection");
 /// What to do, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// How many connections to open.
+    /// How many connections to open. Where others follow those that end, so many are open at once.
     pub connections: u32,
     /// What each of them sends.
     pub load: Load,
@@ -78,8 +83,13 @@ pub struct Plan {
     /// How long nothing may move on a connection from which something is to come; and how long after the end of its
     /// schedule a message that had to wait may still be begun.
     pub timeout: Duration,
-    /// How many connects are begun a second; `None`: as fast as the window allows.
+    /// How many of the first `connections` connects are begun a second; `None`: as fast as the window allows.
     pub connect_rate: Option<Rate>,
+    /// Where connections come and go ([`Load::churn`]) in a closed loop: how many are begun a second, from the first one on,
+    /// whether or not others are over. One for which there is no room waits. `None`: one as soon as another is over.
+    pub churn_rate: Option<Rate>,
+    /// Whether a connection that fails is followed by another. The load needs a duration, which ends that.
+    pub reconnect: bool,
     /// How many connects may be under way at once; `None`: as many as are good for the peer ([`ConnectWindow`]).
     pub connect_window: Option<u32>,
     /// The local addresses to connect from, in turn; none: the system's choice.
@@ -101,6 +111,8 @@ impl Plan {
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
             connect_rate: None,
+            churn_rate: None,
+            reconnect: false,
             connect_window: None,
             sources: Vec::new(),
             busy_poll: Duration::ZERO,
@@ -112,6 +124,12 @@ impl Plan {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         Timeouts { connect: Some(self.connect_timeout), idle: Some(self.timeout), stall: None, linger: None }
+    }
+
+    /// Whether other connections follow those that end.
+    #[must_use]
+    pub fn is_refilled(&self) -> bool {
+        self.load.churn.is_some() || self.reconnect
     }
 }
 
@@ -165,8 +183,8 @@ pub struct Client {
     plan: Plan,
     run: Rc<Run>,
     figured: Figured,
-    /// The number of the last connection that was started.
-    started: u32,
+    /// How many connections were started. They are counted from 1.
+    started: u64,
     window: ConnectWindow,
     /// When to look at the clock again, while connects are under way.
     next_look: Moment,
@@ -175,8 +193,8 @@ pub struct Client {
     /// Connections that are not over.
     open: u32,
     phase: Phase,
-    /// Those that were connected when sending began. In an open loop they take turns: each stands in its slot.
-    slots: Vec<Token>,
+    /// Where the connections stand. In an open loop the slots take turns.
+    slots: Slots,
     /// The number of the message that is scheduled next.
     next_message: u64,
     /// When the first connect was begun.
@@ -187,6 +205,10 @@ pub struct Client {
     effort_before: Option<Effort>,
     now: Moment,
     connections: Connections,
+    /// Connections that were intact and over in the measured part.
+    measured_connections: u64,
+    /// Kept if connections that fail are followed by others.
+    outages: Option<Watch>,
     kernel: Kernel,
     faults: Vec<FaultyConnection>,
     faults_left_out: u64,
@@ -216,6 +238,9 @@ impl Client {
         let figured = Figured::new();
         let mut run = Run::new(plan.load.clone(), plan.connections, Box::new(figured.clone()));
         run.patience = plan.timeout;
+        run.is_refilled = plan.is_refilled();
+        // Of connections that follow each other nobody asked for a number: those that are begun count.
+        let requested = if plan.is_refilled() { 0 } else { u64::from(plan.connections) };
         Client {
             established_to: vec![0; addrs.len()],
             addrs,
@@ -225,18 +250,20 @@ impl Client {
             run: Rc::new(run),
             figured,
             started: 0,
-            window: ConnectWindow::new(plan.connect_window, plan.connect_rate.is_some()),
+            window: ConnectWindow::new(plan.connect_window, plan.connect_rate.or(plan.churn_rate).is_some()),
             next_look: Moment::START,
             resumed: Moment::START,
             open: 0,
             phase: Phase::Connecting,
-            slots: Vec::new(),
+            slots: Slots::new(plan.connections, plan.is_refilled()),
             next_message: 0,
             began: None,
             timeline: None,
             effort_before: None,
             now: Moment::START,
-            connections: Connections { requested: plan.connections, ..Connections::default() },
+            connections: Connections { requested, ..Connections::default() },
+            measured_connections: 0,
+            outages: plan.reconnect.then(|| Watch::new(plan.connections)),
             kernel: Kernel::new(),
             faults: Vec::new(),
             faults_left_out: 0,
@@ -245,10 +272,15 @@ impl Client {
         }
     }
 
-    /// Whether every connection was opened and is over.
+    /// Whether every connection that was to be opened was, and is over.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.started == self.plan.connections && self.open == 0
+        let all_begun = if self.run.is_refilled {
+            self.phase == Phase::Closing && !self.slots.has_free()
+        } else {
+            !self.slots.has_unused()
+        };
+        all_begun && self.open == 0
     }
 
     /// How many connections stand now. (A connect that its loop gave up is neither open nor told to the window.)
@@ -256,32 +288,77 @@ impl Client {
         self.open.saturating_sub(self.window.under_way())
     }
 
-    /// Opens connections, as many as the window and the rate allow. Returns when to go on, if only time is missing.
+    /// Opens connections, as many as the slots, the window and the rate allow. Returns when to go on, if only time is missing.
     fn start_connections(&mut self, event_loop: &mut EventLoop<Side>) -> Option<Moment> {
-        let began = *self.began.get_or_insert_with(|| {
-            self.timeline = self.plan.interval.map(|length| Timeline::new(length, self.now));
-            self.now
-        });
-        while self.window.has_room() && self.started < self.plan.connections {
-            if let Some(rate) = self.plan.connect_rate {
-                let due = began.plus(rate.time_of(u64::from(self.started)));
-                if due > self.now {
-                    return Some(due);
-                }
+        while self.window.has_room() {
+            let due = self.next_start()?;
+            if due > self.now {
+                return Some(due);
+            }
+            let slot = self.slots.take_free()?;
+            if self.plan.churn_rate.is_some() {
+                self.figured.connect_begun(self.now.since(due));
             }
             self.started += 1;
             self.open += 1;
-            self.start(self.started, self.addrs[self.preferred], event_loop);
+            if self.run.is_refilled {
+                self.connections.requested += 1;
+            }
+            self.start(connection_number(self.started), slot, self.addrs[self.preferred], event_loop);
         }
         None
     }
 
-    fn start(&mut self, number: u32, addr: SocketAddr, event_loop: &mut EventLoop<Side>) {
+    /// From when on the next connection may be opened; `None`: none now.
+    fn next_start(&mut self) -> Option<Moment> {
+        let began = *self.began.get_or_insert_with(|| {
+            self.timeline = self.plan.interval.map(|length| Timeline::new(length, self.now));
+            self.now
+        });
+        let free_from = self.slots.next_free()?;
+        match self.phase {
+            // Those that fail before the first message are followed by others when all have been tried.
+            Phase::Connecting | Phase::Holding(_) if !self.slots.has_unused() => None,
+            Phase::Connecting | Phase::Holding(_) => {
+                Some(self.plan.connect_rate.map_or(began, |rate| began.plus(rate.time_of(self.started))))
+            }
+            Phase::Working => match self.plan.churn_rate {
+                Some(_) if self.started >= self.due_connections(Moment::END) => None,
+                // Its schedule rules, whatever became of others.
+                Some(rate) => Some(began.plus(rate.time_of(self.started))),
+                None => Some(free_from),
+            },
+            Phase::Closing => Some(free_from),
+        }
+    }
+
+    /// How many connections are due before `when`, and before the end, by the schedule of connections.
+    fn due_connections(&self, when: Moment) -> u64 {
+        let (Some(rate), Some(began)) = (self.plan.churn_rate, self.began) else { return 0 };
+        let whole =
+            self.plan.load.duration.map_or(Duration::MAX, |duration| self.plan.load.warmup.saturating_add(duration));
+        rate.events_within(whole.min(when.since(began)))
+    }
+
+    fn is_before_stop(&self, when: Moment) -> bool {
+        self.run.stop().is_none_or(|stop| when < stop)
+    }
+
+    fn start(&mut self, number: u32, slot: u32, addr: SocketAddr, event_loop: &mut EventLoop<Side>) {
         self.window.begun(number);
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[(number - 1) as usize % sources.len()]);
-        let exchange = Exchange::new(number, Rc::clone(&self.run));
+        let mut exchange = Exchange::new(number, Rc::clone(&self.run));
+        if self.run.start().is_some() {
+            exchange.take_over(slot, self.slots.next_message(slot));
+        } else {
+            exchange.take_slot(slot);
+        }
+        if let Some(outages) = &mut self.outages {
+            outages.begun(slot, self.now);
+        }
         let token = event_loop.connect_from(source, addr, Side::Exchange(exchange));
+        self.slots.fill(slot, token, self.now);
         let local = note_local(token, event_loop);
         if self.logs_each() && event_loop.log_budget().allows(&STARTING) {
             info!("Starting connection {number} to {addr}{}", from(local));
@@ -296,8 +373,10 @@ impl Client {
 
     /// Goes on to the next phase when it is time. Returns when that will be, if only time is missing.
     fn change_phase(&mut self, event_loop: &mut EventLoop<Side>) -> Option<Moment> {
-        let all_tried = self.started == self.plan.connections && self.window.under_way() == 0;
+        let all_tried = !self.slots.has_unused() && self.window.under_way() == 0;
         match self.phase {
+            // They come one by one, and the first sends at once.
+            Phase::Connecting if self.plan.churn_rate.is_some() => self.phase = Phase::Holding(self.now),
             // All stand before the first message is sent: a path that carries them one after the other proves nothing.
             Phase::Connecting if all_tried => self.phase = Phase::Holding(self.now.plus(self.plan.hold)),
             _ => {}
@@ -314,21 +393,28 @@ impl Client {
                 return Some(stop);
             }
             self.phase = Phase::Closing;
+            let run = &self.run;
+            self.slots.keep_free(|slot, next| run.schedule().is_some_and(|schedule| schedule.has(slot, next)));
             self.wake_all(event_loop); // Those with nothing in flight finish now, and the last messages are begun.
+        }
+        if self.phase == Phase::Closing && self.slots.has_free() {
+            let until = self.run.stop()?.plus(self.run.patience);
+            if self.now < until {
+                return Some(until);
+            }
+            self.slots.keep_free(|_, _| false);
         }
         None
     }
 
     fn begin(&mut self, event_loop: &mut EventLoop<Side>) {
-        let mut standing: Vec<(u32, Token)> = event_loop
-            .connections()
-            .filter_map(|(token, connection)| Some((connection.protocol().exchange()?.number(), token)))
-            .collect();
-        standing.sort_unstable();
-        self.slots = standing.into_iter().map(|(_, token)| token).collect();
-        for (slot, &token) in (0..).zip(&self.slots) {
-            if let Some(exchange) = event_loop.protocol_mut(token).and_then(Side::exchange_mut) {
-                exchange.take_slot(slot);
+        // Others will stand in the slots that are empty now, or nobody ever will.
+        if !self.run.is_refilled {
+            self.slots.keep_filled();
+            for (slot, &token) in (0..).zip(self.slots.tokens()) {
+                if let Some(exchange) = event_loop.protocol_mut(token).and_then(Side::exchange_mut) {
+                    exchange.take_slot(slot);
+                }
             }
         }
         self.run.begin(self.now, u32::try_from(self.slots.len()).unwrap_or(u32::MAX).max(1));
@@ -337,7 +423,7 @@ impl Client {
     }
 
     fn wake_all(&self, event_loop: &mut EventLoop<Side>) {
-        for &token in &self.slots {
+        for &token in self.slots.tokens() {
             event_loop.wake(token);
         }
     }
@@ -345,7 +431,7 @@ impl Client {
     /// Wakes the connections that have a message due. Returns when the next one is.
     fn keep_schedule(&mut self, event_loop: &mut EventLoop<Side>) -> Option<Moment> {
         let schedule = *self.run.schedule()?;
-        if self.phase != Phase::Working || self.slots.is_empty() {
+        if self.phase != Phase::Working || self.slots.len() == 0 {
             return None;
         }
         // A message that is due at this very moment is not before it, and comes in the next turn.
@@ -356,7 +442,7 @@ impl Client {
         } else {
             for number in self.next_message..due {
                 let slot = usize::try_from(number % slots).unwrap_or_default();
-                event_loop.wake(self.slots[slot]);
+                event_loop.wake(self.slots.tokens()[slot]);
             }
         }
         self.next_message = due;
@@ -387,7 +473,8 @@ impl Client {
 
     /// When to look at the clock again at the latest.
     fn next_look(&mut self) -> Option<Moment> {
-        if self.window.under_way() == 0 {
+        // Where connects come all the time, the timer is not to be set and taken back for each.
+        if self.window.under_way() == 0 && !self.run.is_refilled {
             return None;
         }
         if self.next_look <= self.now {
@@ -435,7 +522,7 @@ impl Client {
                     let from = from(exchange.local());
                     info!("Connection {number} to {addr}{from}: {end}; trying the next address");
                 }
-                self.start(number, next, event_loop);
+                self.start(number, exchange.slot(), next, event_loop);
                 return None;
             }
             self.window.failed(number, verdict::is_unanswered(end));
@@ -444,9 +531,20 @@ impl Client {
             self.window.reset(number);
         }
         self.open -= 1;
-        match verdict::fault(exchange, end, sent, self.standing() > 0) {
+        let fault = verdict::fault(exchange, end, sent, self.standing() > 0);
+        if !stood && self.outages.is_some() && self.slots.is_out(exchange.slot()) {
+            // The connection that failed was reported. This is no other one, but a try to open it again.
+            self.connections.requested -= 1;
+            self.outages.iter_mut().for_each(Watch::tried);
+            self.vacate(exchange, true, event_loop.now());
+            return None;
+        }
+        self.vacate(exchange, fault.is_some(), event_loop.now());
+        match fault {
             None => {
                 self.connections.intact += 1;
+                let is_measured = self.run.first_measured().is_some() && self.is_before_stop(event_loop.now());
+                self.measured_connections += u64::from(is_measured);
                 if self.logs_each() && event_loop.log_budget().allows(&CLOSING) {
                     info!("Closing connection {number}{}", from(exchange.local()));
                 }
@@ -505,13 +603,35 @@ fn from(local: Option<SocketAddr>) -> String {
 }
 
 impl Client {
+    /// A connection has left its slot. In most runs the slot stays empty. In others it gets another connection: at once, or,
+    /// if this one failed, when the back-off allows it.
+    fn vacate(&mut self, exchange: &Exchange, failed: bool, now: Moment) {
+        let (slot, next) = (exchange.slot(), exchange.next_in_slot());
+        self.slots.leave(slot, next);
+        if !self.run.is_refilled {
+            return;
+        }
+        if exchange.heard().is_some() {
+            self.slots.recover(slot);
+        }
+        let at = if failed { self.slots.fail(slot, now) } else { now };
+        let is_closing = self.phase == Phase::Closing;
+        if let Some(outages) = &mut self.outages {
+            outages.over(slot, exchange.heard(), failed && !is_closing);
+        }
+        // Messages that were due before the end are begun, on a connection that is opened for them if need be.
+        if !is_closing || self.run.schedule().is_some_and(|schedule| schedule.has(slot, next)) {
+            self.slots.free(slot, if self.plan.churn_rate.is_some() { now } else { at });
+        }
+    }
+
     /// Does what is due now. `again` is when to come back at the latest, whatever is due then.
     fn advance_until(&mut self, again: Option<Moment>, event_loop: &mut EventLoop<Side>) -> bool {
         self.look_at_clock(event_loop);
         let times = [
             again,
+            self.change_phase(event_loop), // First: where connections come by a schedule, there is nothing to wait for.
             self.start_connections(event_loop),
-            self.change_phase(event_loop),
             self.keep_schedule(event_loop),
             self.next_look(),
         ];
@@ -562,6 +682,11 @@ impl Client {
     }
 }
 
+/// The number of the connection that is started as the `count`-th: the count itself, for as long as it fits.
+fn connection_number(count: u64) -> u32 {
+    u32::try_from((count - 1) % u64::from(u32::MAX) + 1).unwrap_or(u32::MAX)
+}
+
 /// A client, and the program that looks on.
 struct Observed<'a, O> {
     client: Client,
@@ -610,11 +735,13 @@ mod tests {
             for number in [1, 2] {
                 client.window.begun(number);
                 client.open += 1;
+                client.slots.take_free();
             }
             client.window.answered(1, Some(Duration::ZERO));
             client.connections.established += 1;
             let mut settle = |number, end| {
-                let exchange = Exchange::new(number, Rc::clone(&client.run));
+                let mut exchange = Exchange::new(number, Rc::clone(&client.run));
+                exchange.take_slot(number - 1);
                 let lifetime = Lifetime { opened: Moment::START, last_active: Moment::START };
                 client.settle(&exchange, addr, &end, 0, lifetime, &mut event_loop).unwrap().detail
             };

@@ -10,6 +10,13 @@ const WORDS: u64 = (1 << 40) + 0x3c6e_f373;
 /// The highest connection number that a word can name.
 pub const MAX_CONNECTION: u32 = 16_000_000;
 
+/// The stream of connection `number`: its own, and behind [`MAX_CONNECTION`] those of the first ones again, which are long
+/// over.
+#[must_use]
+pub fn stream_of(number: u32) -> u32 {
+    number.wrapping_sub(1) % MAX_CONNECTION + 1
+}
+
 const _: () = assert!(MAX_CONNECTION as u64 + 1 < u64::MAX / WORDS);
 
 /// How many bytes there are in a word.
@@ -291,6 +298,13 @@ mod tests {
             piece[place] ^= 1_u8 << bit;
             prop_assert_eq!(pattern.matching(position, &piece), place);
         }
+    }
+
+    #[test]
+    fn behind_the_last_number_that_a_word_can_name_the_streams_come_again() {
+        assert_eq!([1, MAX_CONNECTION].map(stream_of), [1, MAX_CONNECTION]);
+        assert_eq!([1, 2, MAX_CONNECTION].map(|more| stream_of(MAX_CONNECTION + more)), [1, 2, MAX_CONNECTION]);
+        assert!((1..=MAX_CONNECTION).contains(&stream_of(u32::MAX)));
     }
 
     #[test]

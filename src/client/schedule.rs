@@ -16,12 +16,16 @@ use crate::engine::time::Moment;
 pub struct Run {
     /// What each of them sends.
     pub load: Load,
-    /// How many connections there are, counted from 1.
+    /// How many connections there are at once.
     pub connections: u32,
     /// How long after the end of the schedule a message of it may still be begun. One that has to wait longer is missed.
     pub patience: Duration,
+    /// Others follow the connections that end. So time ends the run, whether or not a measured message was ever begun.
+    pub is_refilled: bool,
     /// Where measurements go.
     pub meter: Box<dyn Meter>,
+    /// The highest stream that was given to a connection.
+    newest_stream: Cell<u32>,
     start: Cell<Option<Moment>>,
     first_measured: Cell<Option<Moment>>,
     schedule: OnceCell<Schedule>,
@@ -35,7 +39,9 @@ impl Run {
             load,
             connections,
             patience: Duration::MAX,
+            is_refilled: false,
             meter,
+            newest_stream: Cell::new(connections),
             start: Cell::new(None),
             first_measured: Cell::new(None),
             schedule: OnceCell::new(),
@@ -80,10 +86,24 @@ impl Run {
 
     /// When a closed loop stops beginning messages, and until when all connections of an open loop stay; if that is known.
     pub fn stop(&self) -> Option<Moment> {
-        match self.schedule() {
-            Some(schedule) => Some(schedule.last_due),
-            None => Some(self.first_measured.get()?.plus(self.load.duration?)),
+        if let Some(schedule) = self.schedule() {
+            return Some(schedule.last_due);
         }
+        let from = match self.first_measured.get() {
+            None if self.is_refilled => self.measured_from(),
+            begun => begun,
+        };
+        Some(from?.plus(self.load.duration?))
+    }
+
+    /// A connection sends this stream.
+    pub(super) fn note_stream(&self, stream: u32) {
+        self.newest_stream.set(self.newest_stream.get().max(stream));
+    }
+
+    /// The highest stream that bytes can belong to.
+    pub(super) fn streams(&self) -> u32 {
+        self.newest_stream.get()
     }
 
     /// Whether a message of a closed loop that begins at `when` is measured.
@@ -145,13 +165,26 @@ impl Schedule {
         index.saturating_mul(u64::from(self.slots)).saturating_add(u64::from(slot))
     }
 
+    /// Whether message `index` of `slot` is one of those that are due before the end.
+    pub(super) fn has(&self, slot: u32, index: u64) -> bool {
+        self.number(slot, index) < self.end
+    }
+
     /// How many of the messages from `number` on belong to the slot that it belongs to.
     pub(super) fn left_in_slot(&self, number: u64) -> u64 {
         self.end.saturating_sub(number).div_ceil(u64::from(self.slots))
     }
 
+    /// How many measured messages of this slot, from its message `next` on, were due before `now`, and when the first of them
+    /// was.
+    pub(super) fn waiting(&self, slot: u32, next: u64, now: Moment) -> Option<(u64, Moment)> {
+        let next = next.max(self.count_in_slot(slot, self.first));
+        let count = self.count_in_slot(slot, self.due_before(now)).saturating_sub(next);
+        (count > 0).then(|| (count, self.due(self.number(slot, next))))
+    }
+
     /// How many of the messages before `number` belong to this slot.
-    pub(super) fn count_in_slot(&self, slot: u32, number: u64) -> u64 {
+    fn count_in_slot(&self, slot: u32, number: u64) -> u64 {
         number.saturating_sub(u64::from(slot)).div_ceil(u64::from(self.slots))
     }
 
@@ -173,6 +206,21 @@ mod tests {
     use super::*;
     use crate::client::load::Content;
     use crate::client::measure::NoMeter;
+
+    #[test]
+    fn where_connections_follow_each_other_time_ends_the_run_though_nothing_was_measured() {
+        for is_refilled in [false, true] {
+            let load = Load::new(Content::Generated { run: 1, size: 10 }, Pacing::InFlight(1));
+            let second = Duration::from_secs(1);
+            let load = Load { warmup: second, duration: Some(second * 3), ..load };
+            let mut run = Run::new(load, 1, Box::new(NoMeter));
+            run.is_refilled = is_refilled;
+            run.begin(Moment::START, 1);
+            assert_eq!(run.stop(), is_refilled.then(|| Moment::after_start(second * 4)));
+            run.measured_begun(Moment::after_start(second * 2));
+            assert_eq!(run.stop(), Some(Moment::after_start(second * 5)));
+        }
+    }
 
     #[test]
     fn measuring_begins_after_the_warm_up_and_in_an_open_loop_with_the_first_message_that_is_due_then() {

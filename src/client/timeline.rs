@@ -24,7 +24,7 @@ pub struct Interval {
     /// Connections that stood at its beginning or at its end, the larger number.
     pub connections: u32,
     /// Connections that failed in it.
-    pub faults: u32,
+    pub faults: u64,
     /// Measured messages that were due at its end, or begun if they have no schedule, and not back.
     pub waiting: u64,
     /// How long the oldest of them had been waiting.
@@ -65,7 +65,7 @@ pub(super) struct Timeline {
     /// Connections that stood at its beginning.
     connections: u32,
     /// Connections that had failed before it.
-    failed_before: u32,
+    failed_before: u64,
 }
 
 impl Timeline {
@@ -102,7 +102,7 @@ impl Client {
             && let Some(first) = self.run.first_measured()
         {
             // What was measured since then, in the turn that has just been, belongs to the next interval.
-            let figures = self.figured.next_part_after_connects();
+            let figures = self.figured.first_measured_part();
             let end = first.max(timeline.from);
             return Some(self.end_interval(end, figures, end, event_loop));
         }
@@ -130,7 +130,11 @@ impl Client {
         // Before the measured part, none of its messages was due.
         if timeline.is_measured {
             let exchanges = event_loop.connections().filter_map(|(_, connection)| connection.protocol().exchange());
-            for (count, since) in exchanges.filter_map(|exchange| exchange.waiting(end)) {
+            let vacant =
+                self.run.schedule().into_iter().flat_map(|schedule| {
+                    self.slots.vacant().filter_map(|(slot, next)| schedule.waiting(slot, next, end))
+                });
+            for (count, since) in exchanges.filter_map(|exchange| exchange.waiting(end)).chain(vacant) {
                 waiting += count;
                 oldest = oldest.max(Some(end.since(since)));
             }

@@ -206,22 +206,22 @@ impl Transport for TcpStream {
     }
 
     fn finish_connect(&mut self) -> io::Result<bool> {
-        // The order matters: SO_ERROR is cleared by the first look, and a failed socket has no peer.
-        if let Some(error) = TcpStream::take_error(self)? {
-            return Err(error);
-        }
+        // A socket that has a peer is connected; what happens to it later, a read will find. One system call fewer than
+        // looking for an error first.
         match self.peer_addr() {
             // For a connect to an unused port of this host, the kernel may choose the same port for our end. Then TCP's
             // simultaneous open joins the socket to itself. There is no server, which is what "refused" means.
             Ok(peer) if self.local_addr()? == peer => Err(Errno::CONNREFUSED.into()),
             Ok(_) => Ok(true),
-            Err(error)
-                if error.kind() == ErrorKind::NotConnected
+            Err(error) => match TcpStream::take_error(self)? {
+                Some(why) => Err(why),
+                None if error.kind() == ErrorKind::NotConnected
                     || error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error),
+                {
+                    Ok(false)
+                }
+                None => Err(error),
+            },
         }
     }
 
@@ -264,6 +264,31 @@ pub fn ephemeral_ports() -> Option<u32> {
     let mut ends = range.split_whitespace().map(str::parse::<u32>);
     let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
     (last + 1).checked_sub(first)
+}
+
+/// How long Linux keeps a connection in `TIME_WAIT`. It is fixed (`TCP_TIMEWAIT_LEN`); `net.ipv4.tcp_fin_timeout` is for other
+/// states.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a local port is taken behind a connection to `addr` that this end closed first; `None` if the system does not
+/// say. It is in `TIME_WAIT` then. A connect may take the port all the same where `net.ipv4.tcp_tw_reuse` is 1, or 2 (as it is
+/// by default) and the peer is on the loopback, once timestamps tell the new connection from the old one: after
+/// `net.ipv4.tcp_tw_reuse_delay` milliseconds, before Linux 6.14 a second.
+#[must_use]
+pub fn time_wait(addr: SocketAddr) -> Option<Duration> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let setting = |name: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()?.trim().parse().ok()
+    };
+    let stamped = setting("tcp_timestamps")? > 0;
+    let reused = match setting("tcp_tw_reuse")? {
+        1 => stamped,
+        2 => stamped && addr.ip().is_loopback(),
+        _ => false,
+    };
+    Some(if reused { Duration::from_millis(setting("tcp_tw_reuse_delay").unwrap_or(1000)) } else { TIME_WAIT })
 }
 
 /// What an error of accept(2) means for the listener.
@@ -321,8 +346,8 @@ pub fn connect_advice(error: &io::Error, others_stand: bool) -> &'static str {
             "is the address right, and is there a route to it?"
         }
         ErrorKind::AddrNotAvailable => {
-            "there is no free local port for this destination: wait for old connections to leave TIME_WAIT, or widen \
-             net.ipv4.ip_local_port_range"
+            "there is no free local port for this destination, as old connections are in TIME_WAIT for a minute: wait, give \
+             more addresses with --source, widen net.ipv4.ip_local_port_range, or set net.ipv4.tcp_tw_reuse to 1"
         }
         ErrorKind::PermissionDenied => "does a local firewall rule forbid it?",
         ErrorKind::ConnectionReset => "the server, or something between, ended it at once: its log may say why",
@@ -359,6 +384,15 @@ mod tests {
         assert_eq!(resolve("::ffff:127.0.0.1", 7).unwrap(), resolve("127.0.0.1", 7).unwrap());
         assert_eq!(resolve("[::ffff:0.0.0.0]", 7).unwrap(), resolve("0.0.0.0", 7).unwrap());
         assert_eq!(resolve("fe80::1%1", 7).unwrap()[0].to_string(), "[fe80::1%1]:7", "a scope is kept");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_port_is_taken_for_no_longer_than_a_minute_and_on_the_loopback_for_no_longer_than_elsewhere() {
+        let of = |addr: &str| time_wait(addr.parse().unwrap()).unwrap();
+        let (near, far) = (of("127.0.0.1:7"), of("192.0.2.1:7"));
+        assert!(near <= far && far <= TIME_WAIT, "{near:?} {far:?}");
+        assert_eq!(of("[::1]:7"), near);
     }
 
     #[test]

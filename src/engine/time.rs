@@ -17,6 +17,9 @@ impl Moment {
     /// The moment at which the loop began.
     pub const START: Moment = Moment(NonZeroU64::MIN);
 
+    /// The last moment that there is.
+    pub const END: Moment = Moment(NonZeroU64::MAX);
+
     /// The moment `elapsed` after the start.
     #[must_use]
     pub fn after_start(elapsed: Duration) -> Moment {

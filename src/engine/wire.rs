@@ -173,8 +173,7 @@ impl<T: Transport> Wire<T> {
         self.transport.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// Whether the connect succeeded. mio's docs say how to find out: wait for writable, then look at `SO_ERROR`, then
-    /// ask for the peer's address.
+    /// Whether the connect succeeded, once the socket is writable. Before, nothing is asked.
     pub(crate) fn finish_connect(&mut self) -> io::Result<bool> {
         if !self.ready.writable {
             return Ok(false);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::client::direction::{Received, Way};
 use crate::client::fault::FaultKind;
 use crate::client::findings::{DESCRIBED_FAULTS, Findings};
-use crate::client::pattern::Pattern;
+use crate::client::pattern::{Pattern, stream_of};
 use crate::engine::connection::Timeouts;
 use crate::engine::event_loop::{Event, EventLoop, Limits, Role};
 use crate::engine::log_budget::LogBudget;
@@ -35,7 +35,7 @@ pub fn find_ways(findings: &mut Findings, run: u64, patience: Duration) -> io::R
         (*asked <= DESCRIBED_FAULTS).then_some((place, faulty))
     });
     let (places, faults): (Vec<_>, Vec<_>) = broken.unzip();
-    let stream = |connection| Pattern::new(run, connection).first_word();
+    let stream = |connection| Pattern::new(run, stream_of(connection)).first_word();
     let streams: Vec<_> = faults.iter().map(|faulty| (faulty.peer, stream(faulty.connection))).collect();
     if streams.is_empty() {
         return Ok(());

@@ -152,10 +152,14 @@ impl Expectation {
         Ok(Expectation { text: compact, subject, comparison, bound, intervals })
     }
 
-    /// Whether it is about times that only an open loop has.
+    /// The options without which no run has what it is about.
     #[must_use]
-    pub fn needs_schedule(&self) -> bool {
-        matches!(self.subject, Subject::Times { times: Some(times), .. } if times.needs_schedule)
+    pub fn needs(&self) -> Vec<&'static str> {
+        let subject = match self.subject {
+            Subject::Times { times, .. } => times.and_then(|times| times.needs),
+            Subject::Number(number) => number.needs,
+        };
+        subject.into_iter().chain(self.is_for_each_interval().then_some("--interval")).collect()
     }
 
     /// Whether it is about each interval, and not about the whole run.
@@ -614,10 +618,16 @@ mod tests {
     }
 
     #[test]
-    fn what_only_an_open_loop_has_is_known_beforehand() {
-        let needs = |text: &str| Expectation::parse(text).unwrap().needs_schedule();
-        assert!(needs("scheduled.p99<5ms") && needs("late.max<1ms") && needs("every late.p50<1ms"));
-        assert!(!needs("p99<5ms") && !needs("service.p99<5ms") && !needs("missed=0"));
+    fn what_only_some_runs_have_is_known_beforehand() {
+        let needs = |text: &str| Expectation::parse(text).unwrap().needs();
+        for text in ["scheduled.p99<5ms", "late.max<1ms"] {
+            assert_eq!(needs(text), ["--rate"], "{text}");
+        }
+        assert_eq!(needs("every late.p50<1ms"), ["--rate", "--interval"]);
+        assert_eq!(needs("outage.max<1s"), ["--reconnect"]);
+        for text in ["p99<5ms", "service.p99<5ms", "missed=0"] {
+            assert!(needs(text).is_empty(), "{text}");
+        }
     }
 
     #[test]

@@ -34,9 +34,12 @@ impl<W: Write> HdrLog<W> {
     pub fn add(&mut self, interval: &Interval) -> anyhow::Result<()> {
         let figures = &interval.figures;
         let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut self.out, &mut self.serializer)?; // Writes nothing.
-        for (tag, histogram) in
-            [("service", &figures.service), ("scheduled", &figures.scheduled), ("connect", &figures.connect)]
-        {
+        for (tag, histogram) in [
+            ("service", &figures.service),
+            ("scheduled", &figures.scheduled),
+            ("connect", &figures.connect),
+            ("close", &figures.close),
+        ] {
             if !histogram.is_empty() {
                 log.write_histogram(histogram, interval.from, interval.length(), Tag::new(tag))
                     .map_err(|error| anyhow::anyhow!("cannot write the histogram log: {error:?}"))?;

@@ -22,7 +22,7 @@ pub struct IntervalReport {
     /// Connections that stood at its beginning or at its end, the larger number.
     pub connections: u32,
     /// Connections that failed in it.
-    pub faults: u32,
+    pub faults: u64,
     /// Measured messages.
     pub messages: IntervalMessages,
     /// Measured bytes, one way each.
@@ -39,6 +39,8 @@ pub struct IntervalReport {
     pub late_us: Option<Times>,
     /// Times of the connects that succeeded in it.
     pub connect_us: Option<Times>,
+    /// Times of the closes that ended in it.
+    pub close_us: Option<Times>,
 }
 
 /// Counts of messages of an interval.
@@ -74,7 +76,7 @@ impl IntervalReport {
     #[must_use]
     pub fn of(interval: &Interval) -> IntervalReport {
         let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, .. } = interval.figures;
-        let Figures { service, scheduled, first_byte, late, connect, .. } = &interval.figures;
+        let Figures { service, scheduled, first_byte, late, connect, close, .. } = &interval.figures;
         let seconds = interval.length().as_secs_f64();
         let a_second = |count| if seconds > 0.0 { ratio(count, seconds) } else { 0.0 };
         IntervalReport {
@@ -96,6 +98,7 @@ impl IntervalReport {
             first_byte_us: Times::of(first_byte, 0),
             late_us: Times::of(late, 0),
             connect_us: Times::of(connect, 0),
+            close_us: Times::of(close, 0),
         }
     }
 
@@ -135,6 +138,7 @@ impl IntervalReport {
             ("first_byte_us", &self.first_byte_us),
             ("late_us", &self.late_us),
             ("connect_us", &self.connect_us),
+            ("close_us", &self.close_us),
         ];
         let statistics = times.into_iter().flat_map(|(name, times)| {
             let cells = times.as_ref().map_or_else(Default::default, |times| {
@@ -230,7 +234,7 @@ mod tests {
             found += 1;
         }
         let empty = IntervalReport::of(&interval(0)).csv_line();
-        assert_eq!((empty.split(',').count(), leaves(&object)), (found, found - 8), "connect_us is null");
+        assert_eq!((empty.split(',').count(), leaves(&object)), (found, found - 16), "two kinds of times are null");
     }
 
     fn leaves(value: &serde_json::Value) -> usize {

@@ -20,9 +20,9 @@ pub struct Measured<'a> {
     /// Whether it belongs to the measured part. In an interval before, only connects are measured.
     pub is_measured: bool,
     /// How many connections were established; of an interval, how many stood.
-    pub connections: u32,
+    pub connections: u64,
     /// How many faults there were.
-    pub faults: u32,
+    pub faults: u64,
     /// Messages that were begun and will never be back.
     pub unanswered: u64,
     /// Scheduled messages that count as longer than all others.
@@ -43,7 +43,7 @@ impl<'a> Measured<'a> {
             is_scheduled: findings.is_scheduled,
             is_measured: true,
             connections: findings.connections.established,
-            faults: findings.faults_by_kind.values().sum(),
+            faults: findings.faults_by_kind.values().map(|&count| u64::from(count)).sum(),
             unanswered: findings.unanswered,
             never: findings.never,
             waiting: 0,
@@ -60,7 +60,7 @@ impl<'a> Measured<'a> {
             took: interval.length(),
             is_scheduled,
             is_measured: interval.is_measured,
-            connections: interval.connections,
+            connections: interval.connections.into(),
             faults: interval.faults,
             unanswered: figures.unanswered,
             never: if is_scheduled { figures.unanswered } else { 0 },
@@ -79,6 +79,12 @@ impl<'a> Measured<'a> {
     #[must_use]
     pub fn megabytes_per_second(&self) -> f64 {
         self.a_second(self.figures.bytes_echoed) / 1e6
+    }
+
+    /// Connections that were intact and over by seconds, where connections come and go.
+    #[must_use]
+    pub fn connections_per_second(&self) -> Option<f64> {
+        Some(self.a_second(self.run?.measured_connections?))
     }
 
     fn a_second(&self, count: u64) -> f64 {

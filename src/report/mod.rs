@@ -33,6 +33,7 @@ use crate::client::fault::{FaultKind, FaultyConnection};
 use crate::client::findings::{Connections, Findings};
 use crate::client::kernel::Kernel;
 use crate::client::measure::{self, Figures, LATE};
+use crate::client::outages::Outages;
 use crate::engine::signals::Signal;
 
 /// The number of the report's shape. It changes when a program that reads the report would have to.
@@ -79,10 +80,16 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Echoed bytes by the same, in 10⁶.
     pub megabytes_per_second: f64,
+    /// Connections that were intact and over in the measured part, by seconds, where connections come and go.
+    pub connections_per_second: Option<f64>,
     /// Times of messages.
     pub latency_us: Latency,
     /// Times of connects.
     pub connect_us: Option<Times>,
+    /// How late scheduled connects were begun.
+    pub connect_late_us: Option<Times>,
+    /// From our FIN, decided on when everything was back, to the peer's.
+    pub close_us: Option<Times>,
     /// From a message's first write to its first byte back.
     pub first_byte_us: Option<Times>,
     /// How late messages were sent, in an open loop.
@@ -97,6 +104,8 @@ pub struct Report {
     pub faults_by_kind: BTreeMap<FaultKind, u32>,
     /// The run in intervals, if that was wished and nothing else was done with them.
     pub intervals: Vec<IntervalReport>,
+    /// For how long connections and the service gave no answer, if those that fail are followed by others.
+    pub outages: Option<Outages>,
     /// What was expected of the run, and whether it held.
     pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
@@ -344,8 +353,11 @@ impl Report {
             measured_seconds: findings.measured.as_secs_f64(),
             messages_per_second: run.messages_per_second(),
             megabytes_per_second: run.megabytes_per_second(),
+            connections_per_second: run.connections_per_second(),
             latency_us: Latency::of(figures, findings.is_scheduled, findings.never),
             connect_us: Times::of(&figures.connect, 0),
+            connect_late_us: Times::of(&figures.connect_late, 0),
+            close_us: Times::of(&figures.close, 0),
             first_byte_us: Times::of(&figures.first_byte, 0),
             late_us: Times::of(&figures.late, 0),
             kernel: KernelView::of(&findings.kernel),
@@ -353,6 +365,7 @@ impl Report {
             faults_left_out: findings.faults_left_out,
             faults_by_kind: findings.faults_by_kind.clone(),
             intervals: Vec::new(),
+            outages: findings.outages.clone(),
             expectations: expectations.iter().map(|expected| expected.outcome(&run)).collect(),
             interrupted: findings.interrupted,
             client: ClientState::of(findings, figures),
@@ -375,7 +388,7 @@ impl Report {
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, established, intact, failed, unfinished, sent_again } = self.connections;
+        let Connections { requested, established, intact, failed, unfinished, missed, sent_again } = self.connections;
         write!(f, "target       {}", self.target)?;
         for other in self.targets.iter().skip(1) {
             write!(f, ", {other}")?;
@@ -384,6 +397,13 @@ impl fmt::Display for Report {
         write!(f, "connections  {requested} requested, {established} established, {intact} intact, {failed} failed")?;
         if unfinished > 0 {
             write!(f, ", {unfinished} unfinished")?;
+        }
+        if missed > 0 {
+            write!(f, ", {missed} missed")?;
+        }
+        if let Some(rate) = self.connections_per_second {
+            let digits = if rate < 10.0 { 2 } else { 0 };
+            write!(f, "; {rate:.digits$} a second")?;
         }
         let Messages { sent, echoed, missed, unanswered } = self.messages;
         write!(f, "\nmessages     {sent} sent, {echoed} echoed")?;
@@ -422,6 +442,9 @@ impl fmt::Display for Report {
             writeln!(f, "sent again   {sent_again} connects: full backlog (try --connect-rate) or lossy path")?;
         }
         self.write_faults(f)?;
+        if let Some(outages) = &self.outages {
+            writeln!(f, "outages      {outages}")?;
+        }
         for outcome in &self.expectations {
             writeln!(f, "expected     {outcome}")?;
         }
@@ -434,12 +457,16 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of connections that stay, there is little to say of their ends.
+        let close = if self.connections_per_second.is_some() { &self.close_us } else { &None };
         let rows = [
             ("service", &self.latency_us.service),
             ("scheduled", &self.latency_us.scheduled),
             ("first byte", &self.first_byte_us),
             ("late", &self.late_us),
             ("connect", &self.connect_us),
+            ("connect late", &self.connect_late_us),
+            ("close", close),
         ];
         if rows.iter().all(|(_, times)| times.is_none()) {
             return Ok(());
@@ -518,6 +545,9 @@ impl Report {
             1 => verdict.push("1 expectation did not hold".to_owned()),
             several => verdict.push(format!("{several} expectations did not hold")),
         }
+        if self.connections.missed > 0 {
+            verdict.push(format!("{} connections were missed: due, and not begun", self.connections.missed));
+        }
         if self.messages.missed > 0 {
             verdict.push(format!("{} messages were missed: due, and not sent", self.messages.missed));
         }
@@ -568,6 +598,8 @@ mod tests {
             faults: Vec::new(),
             faults_left_out: 0,
             faults_by_kind: BTreeMap::new(),
+            measured_connections: None,
+            outages: None,
             interrupted: None,
         }
     }

@@ -21,6 +21,8 @@ pub struct Number {
     pub name: &'static str,
     /// What it counts.
     pub unit: Unit,
+    /// The option without which no run has it.
+    pub needs: Option<&'static str>,
     /// Where it is found.
     pub value: Value,
 }
@@ -39,8 +41,8 @@ pub enum Value {
 pub struct Times {
     /// Its name. `.p99` or the like follows.
     pub name: &'static str,
-    /// Whether only an open loop has these times.
-    pub needs_schedule: bool,
+    /// The option without which no run has these times.
+    pub needs: Option<&'static str>,
     /// Whether these are times of messages: while some wait, more are to come.
     pub is_of_messages: bool,
     /// Where they are found, and how many more count as longer than all of them.
@@ -70,6 +72,10 @@ pub enum Unit {
     MessagesPerSecond,
     /// 10⁶ bytes a second.
     MegabytesPerSecond,
+    /// Connections a second.
+    ConnectionsPerSecond,
+    /// Outages.
+    Outages,
 }
 
 /// How a bound is written.
@@ -86,18 +92,20 @@ pub enum Kind {
 }
 
 /// The times that a bare percentile is one of where there is no schedule.
-pub const SERVICE: Times = times("service", false, true, |it| (&it.figures.service, 0));
+pub const SERVICE: Times = times("service", None, true, |it| (&it.figures.service, 0));
 
 /// The times that a bare percentile is one of where there is a schedule.
-pub const SCHEDULED: Times = times("scheduled", true, true, |it| (&it.figures.scheduled, it.never));
+pub const SCHEDULED: Times = times("scheduled", Some("--rate"), true, |it| (&it.figures.scheduled, it.never));
 
 /// Every histogram.
 pub const TIMES: &[Times] = &[
     SERVICE,
     SCHEDULED,
-    times("first_byte", false, true, |it| (&it.figures.first_byte, 0)),
-    times("late", true, true, |it| (&it.figures.late, 0)),
-    times("connect", false, false, |it| (&it.figures.connect, 0)),
+    times("first_byte", None, true, |it| (&it.figures.first_byte, 0)),
+    times("late", Some("--rate"), true, |it| (&it.figures.late, 0)),
+    times("connect", None, false, |it| (&it.figures.connect, 0)),
+    times("connect_late", Some("--churn-rate"), false, |it| (&it.figures.connect_late, 0)),
+    times("close", None, false, |it| (&it.figures.close, 0)),
 ];
 
 /// Every number.
@@ -109,11 +117,23 @@ pub const NUMBERS: &[Number] = &[
     run("rtt.p50", Unit::Us, |run| measure::percentile(&run.kernel.rtt, 0, 50.0).map(float)),
     any("messages_per_second", Unit::MessagesPerSecond, |it| Some(it.messages_per_second())),
     any("megabytes_per_second", Unit::MegabytesPerSecond, |it| Some(it.megabytes_per_second())),
-    any("connections", Unit::Connections, |it| Some(it.connections.into())),
+    of("--churn", "connections_per_second", Unit::ConnectionsPerSecond, |run| {
+        Measured::of_run(run).connections_per_second()
+    }),
+    any("connections", Unit::Connections, |it| Some(float(it.connections))),
     run("connections.sent_again", Unit::Connections, |run| Some(float(run.connections.sent_again))),
-    run("intact", Unit::Connections, |run| Some(run.connections.intact.into())),
-    run("unfinished", Unit::Connections, |run| Some(run.connections.unfinished.into())),
-    any("faults", Unit::Faults, |it| Some(it.faults.into())),
+    run("intact", Unit::Connections, |run| Some(float(run.connections.intact))),
+    run("unfinished", Unit::Connections, |run| Some(float(run.connections.unfinished))),
+    of("--churn-rate", "connections.missed", Unit::Connections, |run| Some(float(run.connections.missed))),
+    any("faults", Unit::Faults, |it| Some(float(it.faults))),
+    of("--reconnect", "outage.count", Unit::Outages, |run| run.outages.as_ref().map(|outages| float(outages.count))),
+    of("--reconnect", "outage.max", Unit::Us, |run| run.outages.as_ref().map(|outages| us(outages.longest))),
+    of("--reconnect", "outage.total", Unit::Us, |run| run.outages.as_ref().map(|outages| us(outages.total))),
+    of("--reconnect", "outage.gone.count", Unit::Outages, |run| {
+        run.outages.as_ref().map(|outages| float(outages.gone.count))
+    }),
+    of("--reconnect", "outage.gone.max", Unit::Us, |run| run.outages.as_ref().map(|outages| us(outages.gone.longest))),
+    of("--reconnect", "outage.gone.total", Unit::Us, |run| run.outages.as_ref().map(|outages| us(outages.gone.total))),
     any("messages.sent", Unit::Messages, |it| Some(float(it.figures.messages_sent))),
     any("messages.echoed", Unit::Messages, |it| Some(float(it.figures.messages_echoed))),
     run("missed", Unit::Messages, |run| Some(float(run.missed))),
@@ -130,16 +150,21 @@ pub const NUMBERS: &[Number] = &[
     }),
 ];
 
-const fn times(name: &'static str, needs_schedule: bool, is_of_messages: bool, histogram: HistogramOf) -> Times {
-    Times { name, needs_schedule, is_of_messages, histogram }
+const fn times(name: &'static str, needs: Option<&'static str>, is_of_messages: bool, histogram: HistogramOf) -> Times {
+    Times { name, needs, is_of_messages, histogram }
 }
 
 const fn run(name: &'static str, unit: Unit, value: fn(&Findings) -> Option<f64>) -> Number {
-    Number { name, unit, value: Value::Run(value) }
+    Number { name, unit, needs: None, value: Value::Run(value) }
+}
+
+/// What only a run with this option has.
+const fn of(option: &'static str, name: &'static str, unit: Unit, value: fn(&Findings) -> Option<f64>) -> Number {
+    Number { name, unit, needs: Some(option), value: Value::Run(value) }
 }
 
 const fn any(name: &'static str, unit: Unit, value: fn(&Measured<'_>) -> Option<f64>) -> Number {
-    Number { name, unit, value: Value::Any(value) }
+    Number { name, unit, needs: None, value: Value::Any(value) }
 }
 
 /// A time in microseconds.
@@ -177,8 +202,8 @@ impl Unit {
         match self {
             Unit::Us => Kind::Time,
             Unit::Percent => Kind::Share,
-            Unit::Connections | Unit::Faults | Unit::Messages | Unit::Bytes => Kind::Count,
-            Unit::MessagesPerSecond | Unit::MegabytesPerSecond => Kind::Rate,
+            Unit::Connections | Unit::Faults | Unit::Messages | Unit::Bytes | Unit::Outages => Kind::Count,
+            Unit::MessagesPerSecond | Unit::MegabytesPerSecond | Unit::ConnectionsPerSecond => Kind::Rate,
         }
     }
 }
@@ -194,6 +219,8 @@ impl fmt::Display for Unit {
             Unit::Bytes => "bytes",
             Unit::MessagesPerSecond => "messages a second",
             Unit::MegabytesPerSecond => "MB a second",
+            Unit::ConnectionsPerSecond => "connections a second",
+            Unit::Outages => "outages",
         })
     }
 }

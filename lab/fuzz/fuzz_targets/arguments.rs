@@ -124,7 +124,7 @@ fn expectations(text: &str) {
     let spaced = if each { format!("every {spaced}") } else { spaced };
     let mut again = Expectation::parse(&spaced).expect("space means nothing behind 'every'");
     assert_eq!(again.to_string(), expectation.to_string());
-    assert_eq!(again.needs_schedule(), expectation.needs_schedule());
+    assert_eq!(again.needs(), expectation.needs());
     let figures = Figures::new();
     let measured = Measured {
         figures: &figures,

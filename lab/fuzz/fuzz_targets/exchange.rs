@@ -71,6 +71,8 @@ impl Meter for Tally {
         assert!(sample.scheduled.is_none_or(adds_up), "{sample:?}");
         add(&self.0.echoed, 1);
     }
+
+    fn closed(&self, _after: Duration) {}
 }
 
 /// The exchange, and what it must make of the bytes.
