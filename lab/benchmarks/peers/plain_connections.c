@@ -161,6 +161,6 @@ int main(int argc, char **argv) {
         is_over = is_over || now() - began >= duration;
     }
     const double seconds = now() - began;
-    printf("{\"connections\":%lu,\"seconds\":%f,\"connections_per_second\":%f}\n", done, seconds, (double)done / seconds);
+    printf("{\"connections\":%lu,\"measured_seconds\":%f,\"connections_per_second\":%f}\n", done, seconds, (double)done / seconds);
     return 0;
 }

@@ -186,7 +186,7 @@ fn run(command: &[OsString]) -> anyhow::Result<(f64, f64)> {
     ensure!(output.status.success(), "it ended with {}: {complaint}", output.status);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("its report")?;
     let figure = |name: &str| report[name].as_f64().with_context(|| format!("no {name} in its report"));
-    let (per_second, seconds) = (figure("connections_per_second")?, figure("seconds")?);
+    let (per_second, seconds) = (figure("connections_per_second")?, figure("measured_seconds")?);
     Ok((per_second, per_second * seconds))
 }
 

@@ -121,6 +121,6 @@ fn main() -> anyhow::Result<()> {
     }
     let seconds = began.elapsed().as_secs_f64();
     let rate = done as f64 / seconds;
-    println!("{{\"connections\":{done},\"seconds\":{seconds:.6},\"connections_per_second\":{rate:.6}}}");
+    println!("{{\"connections\":{done},\"measured_seconds\":{seconds:.6},\"connections_per_second\":{rate:.6}}}");
     Ok(())
 }
