@@ -699,7 +699,8 @@ impl<O: Observer> Role<Side> for Observed<'_, O> {
             return false; // As in the client's own.
         }
         // Before new messages fall due, which could not be begun yet and would be shown as waiting.
-        while let Some(interval) = self.client.interval_over(event_loop) {
+        let now = event_loop.clock_now();
+        while let Some(interval) = self.client.interval_over(now, event_loop) {
             self.observer.interval_over(interval);
         }
         let again = [

@@ -94,9 +94,9 @@ impl Timeline {
 }
 
 impl Client {
-    /// The interval that is over, if one is. To be called between turns until there is none.
-    pub(super) fn interval_over(&mut self, event_loop: &EventLoop<Side>) -> Option<Interval> {
-        let now = event_loop.clock_now();
+    /// The interval that is over by `now`, if one is. To be called between turns until there is none. The time stands still
+    /// meanwhile: where it takes longer to end an interval than an interval is long, there would always be another.
+    pub(super) fn interval_over(&mut self, now: Moment, event_loop: &EventLoop<Side>) -> Option<Interval> {
         let timeline = self.timeline?;
         if !timeline.is_measured
             && let Some(first) = self.run.first_measured()
@@ -158,6 +158,8 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Plan;
+    use crate::engine::event_loop::Limits;
 
     fn at(millis: u64) -> Moment {
         Moment::after_start(Duration::from_millis(millis))
@@ -180,6 +182,18 @@ mod tests {
         assert_eq!(next(449), at(549));
         assert_eq!(next(450), at(400));
         assert_eq!(next(300), at(400), "the work is over, and something is still awaited");
+    }
+
+    #[test]
+    fn after_an_interval_comes_a_turn_however_long_it_took_to_end_it() {
+        let plan = Plan { interval: Some(Duration::from_millis(10)), ..Plan::tutorial(1) };
+        let event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+        let mut client = Client::new(vec![([192, 0, 2, 1], 7).into()], &plan);
+        client.timeline = Some(Timeline::new(Duration::from_millis(10), at(0)));
+        let ended = client.interval_over(at(95), &event_loop).unwrap();
+        assert_eq!((ended.from, ended.to), (Duration::ZERO, Duration::from_millis(95)));
+        assert!(client.interval_over(at(95), &event_loop).is_none());
+        assert_eq!(client.timeline.unwrap().until(), at(100));
     }
 
     #[test]
