@@ -88,8 +88,6 @@ struct Args {
     /// How long nothing may move on a connection; with --rate, how long after the end late messages are begun
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = cli::timeout)]
     timeout: Duration,
-    #[command(flatten)]
-    output: Output,
     /// Exit with 1 unless this holds: 'p99<5ms', 'connect.max<1s', 'retransmitted<1%', 'faults=0' (see below); may be
     /// repeated
     #[arg(long, value_name = "EXPECTATION", value_parser = Expectation::parse, help_heading = "The report")]
@@ -105,6 +103,9 @@ struct Args {
     /// Draw no line of progress, where standard error is a terminal
     #[arg(long)]
     no_progress: bool,
+    // The last one, as its heading would be that of all that follow.
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, clap::Args)]
