@@ -263,9 +263,10 @@ fn the_reported_outage_is_that_of_a_server_that_was_killed_and_started_again() {
 
         let outages = &report["outages"];
         assert_eq!(count(&report, "outages", "count"), 20, "{report}");
-        for longest in [&outages["max_seconds"], &outages["gone"]["max_seconds"]] {
-            let off = (seconds(longest) - injected).abs();
-            assert!(off < 0.05, "{longest} s reported, {injected} s injected: {report}");
+        // A slot notices the end a sixteenth of the outage late at the most, the first of all slots much sooner.
+        for (longest, late) in [(&outages["gone"]["max_seconds"], 0.0), (&outages["max_seconds"], injected / 16.0)] {
+            let off = seconds(longest) - injected;
+            assert!(-0.05 < off && off < 0.05 + late, "{longest} s reported, {injected} s injected: {report}");
         }
         assert_eq!(outages["gone"]["count"], 1, "{report}");
         // A dying server's listener may be the last to close: what it still answers is reset, and fails once more.
