@@ -4,25 +4,16 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::schema::check_against;
-use common::{CLIENT, Program, SERVER, Server, client};
+use common::{CLIENT, Program, SERVER, Server, client, echo, report, serving};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-/// Runs the client and parses its JSON report.
-#[track_caller]
-fn report(addr: SocketAddr, connections: u32, args: &[&str]) -> (Option<i32>, Value) {
-    let run = client(addr, connections, &[&["-q", "--json"], args].concat());
-    let report = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
-    check_against("report.schema.json", &report);
-    (run.code, report)
-}
 
 #[track_caller]
 fn count(report: &Value, group: &str, name: &str) -> u64 {
@@ -60,13 +51,13 @@ fn as_many_connections_as_asked_for_are_open_while_they_come_and_go() {
     let (open, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let first = Arc::new(Barrier::new(CONNECTIONS as usize));
     let counted = (Arc::clone(&open), Arc::clone(&most));
-    let addr = in_turn(move |number, mut stream| {
+    let addr = serving(move |number, stream| {
         let (open, most) = &counted;
         most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        if number < CONNECTIONS as usize {
+        if number <= CONNECTIONS as usize {
             first.wait();
         }
-        let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        echo(&stream);
         // Before our FIN, behind which the next one comes.
         open.fetch_sub(1, Ordering::SeqCst);
     });
@@ -151,28 +142,10 @@ fn a_connection_for_which_there_is_no_room_waits_and_its_lateness_shows() {
     assert!(run.stdout.trim_end().ends_with(" connections were missed: due, and not begun"), "{run:?}");
 }
 
-/// A server that treats connections in turn: `serve` gets the number of each, counted from 0.
-fn in_turn(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let serve = std::sync::Arc::new(serve);
-    std::thread::spawn(move || {
-        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-            let serve = std::sync::Arc::clone(&serve);
-            std::thread::spawn(move || serve(number, stream));
-        }
-    });
-    addr
-}
-
-fn echo(mut stream: TcpStream) {
-    let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
-}
-
 #[test]
 fn a_connection_that_fails_is_counted_by_its_kind_and_replaced() {
     // Every fifth is reset before it was answered.
-    let addr = in_turn(|number, stream| if number % 5 == 4 { common::reset(stream) } else { echo(stream) });
+    let addr = serving(|number, stream| if number % 5 == 0 { common::reset(stream) } else { echo(&stream) });
     let (code, report) = report(addr, 3, &["--churn", "2", "--duration", "500ms"]);
     assert_eq!(code, Some(1), "{report}");
     let [begun, intact, failed] = ["requested", "intact", "failed"].map(|name| count(&report, "connections", name));
@@ -185,7 +158,7 @@ fn a_connection_that_fails_is_counted_by_its_kind_and_replaced() {
 
 #[test]
 fn bytes_behind_the_last_message_of_a_connection_that_gives_way_are_too_many() {
-    let addr = in_turn(|_, mut stream| {
+    let addr = serving(|_, mut stream| {
         let mut message = [0; 64];
         stream.read_exact(&mut message).unwrap();
         let _ = stream.write_all(&message).and_then(|()| stream.write_all(b"more"));
@@ -292,15 +265,15 @@ fn the_reported_outage_is_that_of_a_server_that_was_killed_and_started_again() {
 #[test]
 fn one_connection_that_fails_is_no_outage_of_the_service() {
     // The first connection ends after ten messages; its successor and the other one stay.
-    let addr = in_turn(|number, mut stream| {
+    let addr = serving(|number, mut stream| {
         let mut message = [0; 64];
         for _ in 0..10 {
             if stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_err() {
                 return;
             }
         }
-        if number > 0 {
-            echo(stream);
+        if number > 1 {
+            echo(&stream);
         }
     });
     let run = client(addr, 2, &["-q", "--reconnect", "--duration", "300ms"]);

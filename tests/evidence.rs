@@ -12,8 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::relay::Relay;
-use common::schema::check_against;
-use common::{CLIENT, PATIENCE, Program, Run, Server, client, reset};
+use common::{CLIENT, PATIENCE, Program, Run, Server, client, echo, report, reset, serving};
 use multiconn::client::side::Side;
 use multiconn::client::{Client, Plan};
 use multiconn::report::Report;
@@ -21,33 +20,9 @@ use multiconn::{Event, EventLoop, Limits, Role};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A server that does `serve` with the number of each connection, counted from 1, on a thread for each.
-fn server(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for (number, stream) in (1..).zip(listener.incoming().map_while(Result::ok)) {
-            let serve = serve.clone();
-            std::thread::spawn(move || serve(number, stream));
-        }
-    });
-    addr
-}
-
-fn echo(mut stream: &TcpStream) {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut bytes) {
-        let _ = stream.write_all(&bytes[..count]);
-    }
-}
-
-/// Runs the client and parses its JSON report, which has the documented shape.
 #[track_caller]
 fn json(addr: SocketAddr, connections: u32, args: &[&str]) -> Value {
-    let run = client(addr, connections, &[&["-q", "--json"], args].concat());
-    let report = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
-    check_against("report.schema.json", &report);
-    report
+    report(addr, connections, args).1
 }
 
 #[track_caller]
@@ -80,7 +55,7 @@ fn fault_lines(run: &Run) -> Vec<&str> {
 fn a_fault_says_which_connection_it_was_and_how_that_stood() {
     const PAUSE: Duration = Duration::from_millis(300);
     let (seen, reset_from) = mpsc::channel();
-    let addr = server(move |number, mut stream| {
+    let addr = serving(move |number, mut stream| {
         if number != 7 {
             return echo(&stream);
         }
@@ -122,14 +97,14 @@ fn a_fault_says_which_connection_it_was_and_how_that_stood() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_kernels_state_of_a_faulty_connection_has_the_name_that_ss_gives_it() {
-    let finishes = server(|_, stream| {
+    let finishes = serving(|_, stream| {
         stream.shutdown(Shutdown::Write).unwrap();
         let _ = (&stream).read_to_end(&mut Vec::new());
     });
     let report = json(finishes, 1, &["--size", "10"]);
     assert_eq!(report["faults"][0]["kernel"]["state"], "CLOSE-WAIT", "{report}");
 
-    let changes = server(|_, mut stream| {
+    let changes = serving(|_, mut stream| {
         let _ = stream.write_all(b"not an echo");
         let _ = stream.read_to_end(&mut Vec::new());
     });
@@ -209,7 +184,7 @@ fn json_has_every_fault() {
 
 #[test]
 fn a_fault_is_in_the_file_while_the_run_goes_on() {
-    let addr = server(|number, stream| if number == 1 { reset(stream) } else { echo(&stream) });
+    let addr = serving(|number, stream| if number == 1 { reset(stream) } else { echo(&stream) });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("faults.jsonl");
     let mut command = Command::new(CLIENT);
@@ -249,7 +224,7 @@ fn a_file_of_faults_that_cannot_be_written_is_refused_beforehand_or_told_behind_
 #[test]
 fn the_line_about_a_fault_has_its_local_address() {
     let (seen, reset_from) = mpsc::channel();
-    let addr = server(move |_, mut stream| {
+    let addr = serving(move |_, mut stream| {
         stream.read_exact(&mut [0; 10]).unwrap();
         seen.send(stream.peer_addr().unwrap()).unwrap();
         reset(stream);
@@ -299,7 +274,7 @@ fn a_report_says_which_program_made_it_and_when_and_where() {
 /// A server that sends the bytes of each connection to the test when it is over.
 fn recorder() -> (SocketAddr, Receiver<Vec<u8>>) {
     let (record, records) = mpsc::channel();
-    let addr = server(move |_, mut stream| {
+    let addr = serving(move |_, mut stream| {
         let mut bytes = vec![0; 3000];
         stream.read_exact(&mut bytes).unwrap();
         stream.write_all(&bytes).unwrap();

@@ -182,8 +182,9 @@ impl Lines {
 
     /// What is not written yet.
     fn rest(self) -> Vec<u8> {
-        let Lines { form, begun, backlog, .. } = self;
-        backlog.fold(begun, |bytes, report| [bytes, form.line(&report).into_bytes()].concat())
+        let Lines { form, begun: mut bytes, backlog, .. } = self;
+        backlog.for_each(|report| bytes.extend_from_slice(form.line(&report).as_bytes()));
+        bytes
     }
 }
 

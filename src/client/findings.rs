@@ -72,7 +72,7 @@ pub struct Findings {
     /// How many more there were.
     pub faults_left_out: u64,
     /// How many connections had each kind of fault.
-    pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    pub faults_by_kind: BTreeMap<FaultKind, u64>,
     /// Connections that were intact and over in the measured part, where connections come and go.
     pub measured_connections: Option<u64>,
     /// For how long connections and the service gave no answer, if those that fail are followed by others.
@@ -179,7 +179,7 @@ impl Client {
 
     /// The addresses that connections were established to, those with most of them first.
     fn targets(&self) -> Vec<SocketAddr> {
-        let mut used: Vec<(u32, SocketAddr)> = self
+        let mut used: Vec<(u64, SocketAddr)> = self
             .established_to
             .iter()
             .copied()

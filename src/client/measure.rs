@@ -349,6 +349,8 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Connected(u64),
+        ConnectBegun(u64),
+        Closed(u64),
         Begun(u64),
         Sent(u64),
         Echoed(u64, Option<u64>),
@@ -361,6 +363,8 @@ mod tests {
         let time = 0..10_000_000_u64;
         prop_oneof![
             time.clone().prop_map(Step::Connected),
+            time.clone().prop_map(Step::ConnectBegun),
+            time.clone().prop_map(Step::Closed),
             time.clone().prop_map(Step::Begun),
             time.clone().prop_map(Step::Sent),
             (time.clone(), proptest::option::of(time)).prop_map(|(service, late)| Step::Echoed(service, late)),
@@ -376,6 +380,8 @@ mod tests {
         for (step, millis) in steps.iter().zip(0..) {
             match *step {
                 Step::Connected(micros) => figured.connected(Duration::from_micros(micros)),
+                Step::ConnectBegun(micros) => figured.connect_begun(Duration::from_micros(micros)),
+                Step::Closed(micros) => figured.closed(Duration::from_micros(micros)),
                 Step::Begun(micros) => figured.begun(Duration::from_micros(micros)),
                 Step::Sent(bytes) => figured.sent(bytes, 1),
                 Step::Echoed(micros, late) => {

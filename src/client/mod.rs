@@ -72,7 +72,7 @@ static FAILED: Line = Line::warn("warning: connection");
 /// What to do, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// How many connections to open. Where others follow those that end, so many are open at once.
+    /// How many connections to open. Where others follow those that end: how many are open at once.
     pub connections: u32,
     /// What each of them sends.
     pub load: Load,
@@ -163,8 +163,8 @@ pub fn run(addrs: Vec<SocketAddr>, plan: &Plan, observer: &mut impl Observer) ->
     event_loop.catch_signals()?;
     let mut role = Observed { client: Client::new(addrs, plan), observer };
     event_loop.run(&mut role)?;
-    if let Some(last) = role.client.last_interval(&event_loop) {
-        role.observer.interval_over(last);
+    for interval in role.client.last_intervals(&event_loop) {
+        role.observer.interval_over(interval);
     }
     Ok(role.client.into_findings(&event_loop))
 }
@@ -176,7 +176,7 @@ pub struct Client {
     /// The index of the address that worked last, which is tried first.
     preferred: usize,
     /// How many connections were established to each of them.
-    established_to: Vec<u32>,
+    established_to: Vec<u64>,
     /// For each connection that has failed to connect and goes on with another address: the index of the one that it tried
     /// first.
     tried_first: BTreeMap<u32, usize>,
@@ -212,7 +212,7 @@ pub struct Client {
     kernel: Kernel,
     faults: Vec<FaultyConnection>,
     faults_left_out: u64,
-    faults_by_kind: BTreeMap<FaultKind, u32>,
+    faults_by_kind: BTreeMap<FaultKind, u64>,
     interrupted: Option<Signal>,
 }
 
@@ -703,10 +703,7 @@ impl<O: Observer> Role<Side> for Observed<'_, O> {
         while let Some(interval) = self.client.interval_over(now, event_loop) {
             self.observer.interval_over(interval);
         }
-        let again = [
-            self.observer.watch(&self.client, event_loop.clock_now()),
-            self.client.timeline.as_ref().map(Timeline::until),
-        ];
+        let again = [self.observer.watch(&self.client, now), self.client.timeline.as_ref().map(Timeline::until)];
         self.client.advance_until(again.into_iter().flatten().min(), event_loop)
     }
 
@@ -765,6 +762,6 @@ mod tests {
             client.keep(faulty.clone());
         }
         assert_eq!((client.faults.len(), client.faults_left_out), (KEPT_FAULTS, 3));
-        assert_eq!(client.faults_by_kind[&FaultKind::Reset] as usize, KEPT_FAULTS + 3);
+        assert_eq!(client.faults_by_kind[&FaultKind::Reset], KEPT_FAULTS as u64 + 3);
     }
 }

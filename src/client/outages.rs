@@ -1,13 +1,14 @@
 //! For how long connections that failed, and the service as a whole, gave no answer.
 //!
 //! Owns the spans from the last good byte of a slot before a failure to its first good byte afterwards, and what they make
-//! together. Has no clock: it is told when bytes came.
+//! together. Has no clock: its caller says when bytes came.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use crate::client::evidence::seconds;
 use crate::engine::time::Moment;
 
 /// How many outages of connections are kept, to find out when they were out together: 16 MiB. Later ones are counted, and
@@ -197,10 +198,6 @@ impl Spans {
         spans.sort_by_key(|span| span.from);
         Spans { count, longest, total, spans }
     }
-}
-
-fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(test)]

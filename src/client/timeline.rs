@@ -97,28 +97,36 @@ impl Client {
     /// The interval that is over by `now`, if one is. To be called between turns until there is none. The time stands still
     /// meanwhile: where it takes longer to end an interval than an interval is long, there would always be another.
     pub(super) fn interval_over(&mut self, now: Moment, event_loop: &EventLoop<Side>) -> Option<Interval> {
-        let timeline = self.timeline?;
-        if !timeline.is_measured
-            && let Some(first) = self.run.first_measured()
-        {
-            // What was measured since then, in the turn that has just been, belongs to the next interval.
-            let figures = self.figured.first_measured_part();
-            let end = first.max(timeline.from);
-            return Some(self.end_interval(end, figures, end, event_loop));
+        let before = self.interval_before_the_measured_part(event_loop);
+        if before.is_some() {
+            return before;
         }
-        if now < timeline.until {
+        let Timeline { until, .. } = self.timeline?;
+        if now < until {
             return None;
         }
         let figures = self.figured.next_part();
-        Some(self.end_interval(now, figures, timeline.until, event_loop))
+        Some(self.end_interval(now, figures, until, event_loop))
     }
 
-    /// The last interval, when the run is over.
-    pub(super) fn last_interval(&mut self, event_loop: &EventLoop<Side>) -> Option<Interval> {
-        self.timeline?;
-        let figures = self.figured.next_part();
-        let now = event_loop.clock_now();
-        Some(self.end_interval(now, figures, now, event_loop))
+    /// The last intervals, when the run is over.
+    pub(super) fn last_intervals(&mut self, event_loop: &EventLoop<Side>) -> Vec<Interval> {
+        let before = self.interval_before_the_measured_part(event_loop);
+        let last = self.timeline.is_some().then(|| {
+            let figures = self.figured.next_part();
+            let now = event_loop.clock_now();
+            self.end_interval(now, figures, now, event_loop)
+        });
+        before.into_iter().chain(last).collect()
+    }
+
+    /// The interval that the first measured message has ended, if it goes on still.
+    fn interval_before_the_measured_part(&mut self, event_loop: &EventLoop<Side>) -> Option<Interval> {
+        let timeline = self.timeline.filter(|timeline| !timeline.is_measured)?;
+        let end = self.run.first_measured()?.max(timeline.from);
+        // What was measured since then, in the turn that has just been, belongs to the next interval.
+        let figures = self.figured.first_measured_part();
+        Some(self.end_interval(end, figures, end, event_loop))
     }
 
     /// Ends an interval. The ends of those that follow lie at whole intervals after `first`.
@@ -194,6 +202,24 @@ mod tests {
         assert_eq!((ended.from, ended.to), (Duration::ZERO, Duration::from_millis(95)));
         assert!(client.interval_over(at(95), &event_loop).is_none());
         assert_eq!(client.timeline.unwrap().until(), at(100));
+    }
+
+    #[test]
+    fn a_run_that_ends_in_the_turn_of_its_first_message_has_that_in_the_measured_part() {
+        let plan = Plan { interval: Some(Duration::from_secs(1)), ..Plan::tutorial(1) };
+        let event_loop = EventLoop::<Side>::new(Limits::default(), plan.timeouts()).unwrap();
+        let mut client = Client::new(vec![([192, 0, 2, 1], 7).into()], &plan);
+        client.timeline = Some(Timeline::new(Duration::from_secs(1), at(0)));
+        client.figured.connected(Duration::from_millis(1));
+        client.run.begin(at(0), 1);
+        client.run.measured_begun(at(0));
+        client.run.meter.sent(22, 1);
+        let [before, measured] = client.last_intervals(&event_loop).try_into().unwrap();
+        assert_eq!((before.is_measured, before.figures.connect.len(), before.figures.messages_sent), (false, 1, 0));
+        assert_eq!(
+            (measured.is_measured, measured.figures.connect.len(), measured.figures.messages_sent),
+            (true, 0, 1)
+        );
     }
 
     #[test]

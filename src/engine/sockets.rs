@@ -271,9 +271,9 @@ pub fn ephemeral_ports() -> Option<u32> {
 const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// How long a local port is taken behind a connection to `addr` that this end closed first; `None` if the system does not
-/// say. It is in `TIME_WAIT` then. A connect may take the port all the same where `net.ipv4.tcp_tw_reuse` is 1, or 2 (as it is
-/// by default) and the peer is on the loopback, once timestamps tell the new connection from the old one: after
-/// `net.ipv4.tcp_tw_reuse_delay` milliseconds, before Linux 6.14 a second.
+/// say. The port is in `TIME_WAIT` then. A new connection may have it earlier if `net.ipv4.tcp_tw_reuse` is 1, or if that is
+/// 2 (the default) and the peer is on the loopback. It needs timestamps, which tell the new connection from the old one, and
+/// waits for `net.ipv4.tcp_tw_reuse_delay` milliseconds; before Linux 6.14, for a second.
 #[must_use]
 pub fn time_wait(addr: SocketAddr) -> Option<Duration> {
     if !cfg!(target_os = "linux") {

@@ -43,7 +43,7 @@ impl<'a> Measured<'a> {
             is_scheduled: findings.is_scheduled,
             is_measured: true,
             connections: findings.connections.established,
-            faults: findings.faults_by_kind.values().map(|&count| u64::from(count)).sum(),
+            faults: findings.faults_by_kind.values().sum(),
             unanswered: findings.unanswered,
             never: findings.never,
             waiting: 0,

@@ -101,7 +101,7 @@ pub struct Report {
     /// How many more there were.
     pub faults_left_out: u64,
     /// How many connections had each kind of fault.
-    pub faults_by_kind: BTreeMap<FaultKind, u32>,
+    pub faults_by_kind: BTreeMap<FaultKind, u64>,
     /// The run in intervals, if that was wished and nothing else was done with them.
     pub intervals: Vec<IntervalReport>,
     /// For how long connections and the service gave no answer, if those that fail are followed by others.

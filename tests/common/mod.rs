@@ -9,7 +9,7 @@ pub mod relay;
 pub mod schema;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -406,6 +406,35 @@ pub fn have(programs: &[&str]) -> bool {
 pub fn client(addr: SocketAddr, connections: u32, args: &[&str]) -> Run {
     let (host, port) = (addr.ip().to_string(), addr.port().to_string());
     run(Command::new(CLIENT).args([&host, &port, &connections.to_string()]).args(args))
+}
+
+/// Runs the client. Returns its exit code and its JSON report, which has the documented shape.
+#[cfg(feature = "cli")]
+#[track_caller]
+pub fn report(addr: SocketAddr, connections: u32, args: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let run = client(addr, connections, &[&["-q", "--json"], args].concat());
+    let report = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+    schema::check_against("report.schema.json", &report);
+    (run.code, report)
+}
+
+/// A server that does `serve` with the number of each connection, counted from 1, on a thread for each.
+pub fn serving(serve: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for (number, stream) in (1..).zip(listener.incoming().map_while(Result::ok)) {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(number, stream));
+        }
+    });
+    addr
+}
+
+/// Sends back what comes, up to the peer's FIN or an error.
+pub fn echo(mut stream: &TcpStream) {
+    let _ = std::io::copy(&mut &*stream, &mut stream);
 }
 
 /// Bytes that differ from place to place, so that a byte lost or doubled shows.

@@ -38,7 +38,7 @@ const MESSAGES: [usize; 2] = [1, 10];
 /// The generator that all is about.
 const CLIENT: &str = "multiconn-client";
 
-/// What it has to reach: so much of the better plain one's rate.
+/// The part of the better plain one's rate that it has to reach.
 const WANTED: f64 = 0.95;
 
 /// Where the connections come from. A pair of addresses that is in `TIME_WAIT` is taken again after a second at the
@@ -50,7 +50,7 @@ const SOURCES: [&str; 4] = ["127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4"];
 struct Generator {
     name: &'static str,
     what: &'static str,
-    /// How it is started against a port, with so many messages a connection, for so many seconds; or why it cannot be.
+    /// How it is started, from the server's port, the messages of each connection and the seconds; or why it cannot be.
     command: Result<Invocation, String>,
 }
 
@@ -190,7 +190,7 @@ fn run(command: &[OsString]) -> anyhow::Result<(f64, f64)> {
     Ok((per_second, per_second * seconds))
 }
 
-/// The table of all that exchange so many messages a connection, and whether the client reaches what is wanted.
+/// The table of all generators with this number of messages a connection, and whether the client reaches what is wanted.
 fn figures(text: &mut String, names: &[&'static str], messages: usize, table: &Table, traced: &Traced) {
     let row = |name| table.get(&(messages, name)).map_or(&[][..], Vec::as_slice);
     let of = |name, figure: fn(&Sample) -> f64| Spread::of(row(name).iter().flatten().map(figure));

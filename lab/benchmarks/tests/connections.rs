@@ -81,7 +81,7 @@ fn a_plain_generator_counts_the_connections_and_messages_that_the_server_sees() 
     }
 }
 
-/// Runs a generator against a server that answers its first message with so many bytes, and closes.
+/// Runs a generator against a server that answers its first message with `answer` bytes, and closes.
 fn against(generator: &PathBuf, answer: usize) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

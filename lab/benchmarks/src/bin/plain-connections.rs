@@ -16,7 +16,7 @@ use sys::{EPOLLIN, EPOLLOUT, Epoll, Event, NO_EVENT, is};
 
 const MESSAGE: [u8; 64] = [0; 64];
 
-/// Nothing happened for so many milliseconds: something was lost.
+/// For how many milliseconds nothing may happen. Something was lost then.
 const PATIENCE: i32 = 10_000;
 
 struct Connection {
