@@ -59,6 +59,13 @@ impl Handle {
         self.waker.wake()
     }
 
+    /// Wakes the poller again if a request has not been taken yet. mio's poll(2) backend forgets a wake-up when a socket is
+    /// registered or closed behind it (<https://github.com/tokio-rs/mio/issues/1874>).
+    pub(crate) fn remind(&self) -> io::Result<()> {
+        let requests = *self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests == Requests::default() { Ok(()) } else { self.waker.wake() }
+    }
+
     pub(crate) fn take_requests(&self) -> Requests {
         std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }

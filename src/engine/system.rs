@@ -196,6 +196,9 @@ impl System for Mio {
     }
 
     fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
+        if !EPOLL && let Some(handle) = &self.handle {
+            handle.remind()?;
+        }
         let busily = timeout.map_or(self.busy_poll, |timeout| timeout.min(self.busy_poll));
         if !busily.is_zero() {
             if self.poll_busily(busily)? {
@@ -251,5 +254,21 @@ fn readiness(event: &mio::event::Event) -> Readiness {
         writable: event.is_writable() || event.is_write_closed() || over,
         read_closed: event.is_read_closed() || over,
         urgent: event.is_priority(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_thread_asked_for_is_not_forgotten_when_a_socket_is_registered_behind_it() {
+        let mut system = Mio::new().unwrap();
+        system.handle().unwrap().wake().unwrap();
+        let mut listener = TcpListener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        system.register_listener(&mut listener, LISTENER).unwrap();
+        system.wait(Some(Duration::from_secs(10))).unwrap();
+        let tokens: Vec<Token> = system.events().map(|(token, _)| token).collect();
+        assert_eq!(tokens, [HANDLE]);
     }
 }
