@@ -252,11 +252,31 @@ fn a_thousand_that_never_read_stay_within_the_total() {
     settle(&server.program); // All lines are printed or counted.
     assert_eq!(server.program.accounted_for("Closing connection"), 1 + 1000);
     assert_eq!(server.total("memory for buffers"), 0);
-    let kept = rss(&server.program).saturating_sub(before);
-    figure("RSS growth once all of them are closed", format_args!("{kept} bytes"));
-    // The allocator keeps pages that are free in part.
-    assert!(kept <= grown / 4, "{kept} bytes");
     drop(streams);
+}
+
+#[test]
+#[ignore = "fills 70 MB of buffers"]
+fn memory_of_a_thousand_that_never_read_goes_back_when_they_are_closed() {
+    const CROWD: u64 = 1000;
+    raise_limit().unwrap();
+    let mut command = Command::new(SERVER);
+    command.args(["127.0.0.1", "0", "--stall-timeout", "off"]);
+    // glibc gives memory back from the end of its heap only. In about one run of five, a small block that it keeps there
+    // for the next allocation hides that all before it was freed. So each buffer gets pages of its own.
+    command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=4096");
+    let server = Server::start_command(command);
+    let before = rss(&server.program);
+    let streams: Vec<TcpStream> = (0..CROWD).map(|_| connect_with_small_buffers(server.addr)).collect();
+    flood_all(&streams, || server.table()[0].contains(&format!(": {CROWD} stalled")));
+    let grown = rss(&server.program).saturating_sub(before);
+    assert!(grown >= 60 * MIB, "the buffers are not full: {grown} bytes");
+    drop(streams);
+    server.until_connections(0);
+    let kept = rss(&server.program).saturating_sub(before);
+    figure("RSS growth with 1,000 stuck peers, and once they are closed", format_args!("{grown}, {kept} bytes"));
+    // The lists of connections have grown, and code has run that had not before.
+    assert!(kept <= 4 * MIB, "{kept} bytes");
 }
 
 /// Writes to all of them, and reads nothing, until `enough`.
