@@ -9,17 +9,20 @@ use std::hint::black_box;
 use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use multiconn::client::exchange::Exchange;
 use multiconn::client::load::{Content, Load, Pacing};
-use multiconn::client::measure::NoMeter;
+use multiconn::client::measure::{Figured, Meter, NoMeter, Sample, Scheduled};
 use multiconn::client::pattern::Pattern;
 use multiconn::client::schedule::Run;
 use multiconn::client::side::Side;
+use multiconn::client::timeline::Interval;
 use multiconn::internals::connection::{Connection, Context, Outcome, Readiness, SERVICE_BUDGET, Transport};
 use multiconn::internals::log_budget::LogBudget;
 use multiconn::internals::protocol::Protocol;
 use multiconn::internals::time::Moment;
+use multiconn::report::interval::IntervalReport;
 use multiconn::server::echo::Echo;
 
 const LIMIT: usize = 256 * 1024;
@@ -137,6 +140,33 @@ fn exchange(size: u64, in_flight: u32, times: u64) {
     serve(Mirror::default(), Side::Exchange(Exchange::new(1, Rc::new(run))), times, |_| {});
 }
 
+/// Ends so many intervals of a run, each with 1,000 messages of an open loop, and prints their lines. Of the messages, an
+/// interval's end costs what their times are spread over: here from 50 us to 400 ms, in every histogram.
+fn intervals(times: u64) {
+    let figured = Figured::new();
+    for number in 1..=times {
+        let mut micros = 50.0;
+        for _ in 0..1000 {
+            let time = Duration::from_micros(micros as u64);
+            let scheduled = Some(Scheduled { late: time, total: time });
+            figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
+            micros *= 1.009;
+        }
+        let to = Duration::from_secs(number);
+        let interval = Interval {
+            from: to.saturating_sub(Duration::from_secs(1)),
+            to,
+            is_measured: true,
+            connections: 1,
+            faults: 0,
+            waiting: 0,
+            oldest: None,
+            figures: figured.next_part(),
+        };
+        black_box(IntervalReport::of(&interval).to_string());
+    }
+}
+
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (Some(name), Some(Ok(times))) = (args.next(), args.next().map(|times| times.parse::<u64>())) else {
@@ -154,6 +184,7 @@ fn main() -> ExitCode {
         }
         "exchange 64 B" => exchange(64, 1, times),
         "exchange 16 x 1 KiB" => exchange(1024, 16, times),
+        "interval" => intervals(times),
         "fill 64 KiB" => (0..times).for_each(|turn| pattern.fill(black_box(turn), black_box(&mut bytes))),
         "match 64 KiB" => {
             pattern.fill(3, &mut bytes);

@@ -1,4 +1,5 @@
 //! What the tests of programs share.
+#![allow(dead_code, reason = "not every test file uses all of it")]
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
