@@ -120,6 +120,15 @@ fn connections_are_opened_on_a_schedule_of_their_own() {
 }
 
 #[test]
+fn behind_the_end_no_connection_is_opened_however_many_more_may_be_open() {
+    let server = Server::start(&[]);
+    let (code, report) = report(server.addr, 50, &["--churn", "1", "--churn-rate", "10", "--duration", "300ms"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(count(&report, "connections", "requested"), 3, "{report}");
+    assert_eq!(count(&report, "connect_late_us", "count"), 3, "{report}");
+}
+
+#[test]
 fn a_connection_for_which_there_is_no_room_waits_and_its_lateness_shows() {
     // One at a time, and each takes 50 ms: of ten connections that are due in 100 ms, two are over by then.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
