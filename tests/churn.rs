@@ -190,6 +190,8 @@ fn a_run_in_which_nothing_can_be_reached_ends_with_its_time() {
             assert_eq!(failed, 2, "the tries are counted apart: {report}");
             assert!((10..=80).contains(&count(&report, "outages", "tries")), "{report}");
             assert_eq!(count(&report, "outages", "count"), 2, "{report}");
+            let longest = seconds(&report["outages"]["max_seconds"]);
+            assert!(longest <= seconds(&report["elapsed_seconds"]), "no outage is longer than the run: {report}");
         } else {
             assert!((10..=80).contains(&failed), "no slot connects more often than every 10 ms: {report}");
         }
