@@ -236,6 +236,8 @@ impl Subject {
         if let Some(number) = NUMBERS.iter().find(|number| number.name == name) {
             return if every && !number.is_of_intervals() {
                 Err(format!("only the whole run has {name}, and no interval: write it without '{EVERY}'"))
+            } else if !every && !number.is_of_runs() {
+                Err(format!("only intervals have {name}, and not the whole run: write '{EVERY}' before it"))
             } else {
                 Ok(Subject::Number(number))
             };
@@ -576,6 +578,22 @@ mod tests {
              worst"
         );
         assert_eq!((outcome.expected.as_str(), outcome.intervals.unwrap().from_seconds.len()), ("every p50<1ms", 5));
+    }
+
+    #[test]
+    fn one_interval_is_not_called_intervals() {
+        let echoed = figured(None);
+        let figures = echoed.so_far();
+        let judged = |text: &str| {
+            let mut expectation = Expectation::parse(text).unwrap();
+            expectation.interval_is_over(Duration::from_millis(500), &measured(&figures, false));
+            expectation.outcome(&measured(&figures, false)).to_string()
+        };
+        assert_eq!(judged("every p50<5ms"), "every service.p50<5ms: held in the one interval, 2.000 ms at worst");
+        assert_eq!(
+            judged("every p50<1ms"),
+            "every service.p50<1ms: did NOT hold in the one interval, at 0.5 s, 2.000 ms at worst"
+        );
     }
 
     #[test]
