@@ -617,6 +617,18 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_wait_at_the_end_of_an_interval_can_be_bounded_and_those_of_a_run_cannot() {
+        let outcome = every("every waiting<8");
+        assert_eq!(
+            outcome.to_string(),
+            "every waiting<8: did NOT hold in 1 of 4 intervals, at 2 s, 8 messages at worst"
+        );
+        assert!(every("every waiting<=8").held);
+        let error = Expectation::parse("waiting<8").unwrap_err();
+        assert_eq!(error, "only intervals have waiting, and not the whole run: write 'every' before it");
+    }
+
+    #[test]
     fn a_wrong_unit_is_answered_by_the_right_one() {
         for (text, answer) in [
             ("p99<5", "p99 is a time, with its unit: write it like p99<5ms, and not \"5\""),
