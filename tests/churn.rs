@@ -120,6 +120,15 @@ fn connections_are_opened_on_a_schedule_of_their_own() {
 }
 
 #[test]
+fn behind_the_end_no_connection_is_opened_however_many_more_may_be_open() {
+    let server = Server::start(&[]);
+    let (code, report) = report(server.addr, 50, &["--churn", "1", "--churn-rate", "10", "--duration", "300ms"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(count(&report, "connections", "requested"), 3, "{report}");
+    assert_eq!(count(&report, "connect_late_us", "count"), 3, "{report}");
+}
+
+#[test]
 fn a_connection_for_which_there_is_no_room_waits_and_its_lateness_shows() {
     // One at a time, and each takes 50 ms: of ten connections that are due in 100 ms, two are over by then.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -181,6 +190,8 @@ fn a_run_in_which_nothing_can_be_reached_ends_with_its_time() {
             assert_eq!(failed, 2, "the tries are counted apart: {report}");
             assert!((10..=80).contains(&count(&report, "outages", "tries")), "{report}");
             assert_eq!(count(&report, "outages", "count"), 2, "{report}");
+            let longest = seconds(&report["outages"]["max_seconds"]);
+            assert!(longest <= seconds(&report["elapsed_seconds"]), "no outage is longer than the run: {report}");
         } else {
             assert!((10..=80).contains(&failed), "no slot connects more often than every 10 ms: {report}");
         }
@@ -209,6 +220,20 @@ impl Running {
         check_against("report.schema.json", &report);
         report
     }
+}
+
+#[test]
+fn messages_that_are_due_wait_though_no_connection_was_ever_established() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let args = ["--reconnect", "--rate", "100", "--duration", "1s", "--timeout", "100ms", "--interval", "250ms"];
+    let (code, report) = report(closed, 2, &[&args[..], &["--expect", "every waiting<90"]].concat());
+    assert_eq!(code, Some(1), "{report}");
+    let intervals = report["intervals"].as_array().unwrap();
+    let measured = intervals.iter().filter(|interval| interval["measured"] == true);
+    let waiting: Vec<u64> = measured.map(|interval| count(interval, "messages", "waiting")).collect();
+    assert!(waiting.len() >= 4 && waiting.is_sorted() && *waiting.last().unwrap() == 100, "{report}");
+    assert_eq!(report["expectations"][0]["measured"], 100.0, "{report}");
+    assert_eq!(count(&report, "messages", "missed"), 100, "{report}");
 }
 
 /// A server on this port, once it listens.

@@ -147,7 +147,8 @@ and the server then closed it in order (with a FIN, not a reset), before the cli
 Numbers are written 5000 or 5k; durations 500ms, 2s, 1m; sizes 64, 4KiB, 1MB.
 
 An expectation is a name, one of < <= > >= =, and a bound. A bare p99 is that of the scheduled times with --rate, and \
-else of the service times. docs/report.md says what each of these is:";
+else of the service times. With --interval, 'every p99<5ms' is to hold in each interval; waiting is only for that. \
+docs/report.md says what each of these is:";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -141,17 +141,19 @@ impl Client {
     pub fn into_findings(mut self, event_loop: &EventLoop<Side>) -> Findings {
         self.look_at_the_unfinished(event_loop);
         let figures = self.figured.so_far();
-        let NotBack { missed, unanswered, never } = self.not_back(&figures, event_loop);
+        // One end for all: nothing lasts longer than the run.
+        let now = event_loop.clock_now();
+        let NotBack { missed, unanswered, never } = self.not_back(&figures, now, event_loop);
         let unfinished = self.connections.requested - self.connections.intact - self.connections.failed;
         let connections = Connections {
             unfinished,
             sent_again: self.window.sent_again(),
-            missed: self.due_connections(event_loop.clock_now()).saturating_sub(self.started),
+            missed: self.due_connections(now).saturating_sub(self.started),
             ..self.connections.clone()
         };
-        let (elapsed, ended) = (event_loop.clock_now().since(self.began.unwrap_or(Moment::START)), SystemTime::now());
+        let (elapsed, ended) = (now.since(self.began.unwrap_or(Moment::START)), SystemTime::now());
         let targets = self.targets();
-        let outages = self.outages_until(event_loop);
+        let outages = self.outages_until(now, event_loop);
         Findings {
             started: ended - elapsed,
             ended,
@@ -208,19 +210,19 @@ impl Client {
         }
     }
 
-    /// The outages, with those that are not over.
-    fn outages_until(&mut self, event_loop: &EventLoop<Side>) -> Option<Outages> {
+    /// The outages until `now`, with those that are not over.
+    fn outages_until(&mut self, now: Moment, event_loop: &EventLoop<Side>) -> Option<Outages> {
         let mut watch = self.outages.take()?;
         for exchange in event_loop.connections().filter_map(|(_, connection)| connection.protocol().exchange()) {
             watch.over(exchange.slot(), exchange.heard(), false);
         }
-        Some(watch.sum(self.began.unwrap_or(Moment::START), event_loop.clock_now()))
+        Some(watch.sum(self.began.unwrap_or(Moment::START), now))
     }
 
     /// Counts the messages that are not back, those of connections that are still on `event_loop` among them.
-    fn not_back(&self, figures: &Figures, event_loop: &EventLoop<Side>) -> NotBack {
+    fn not_back(&self, figures: &Figures, now: Moment, event_loop: &EventLoop<Side>) -> NotBack {
         let missed = self.missed(figures);
-        let (now, longest) = (event_loop.clock_now(), Duration::from_micros(figures.scheduled.max()));
+        let longest = Duration::from_micros(figures.scheduled.max());
         let (mut on_their_way, mut waited) = (0, 0);
         for exchange in event_loop.connections().filter_map(|(_, connection)| connection.protocol().exchange()) {
             on_their_way += exchange.unanswered();

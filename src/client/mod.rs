@@ -328,7 +328,8 @@ impl Client {
                 Some(rate) => Some(began.plus(rate.time_of(self.started))),
                 None => Some(free_from),
             },
-            Phase::Closing => Some(free_from),
+            // For messages that were due, and are worth a connection still. A closed loop has none.
+            Phase::Closing => self.run.schedule().map(|_| free_from),
         }
     }
 
@@ -436,6 +437,9 @@ impl Client {
         }
         // A message that is due at this very moment is not before it, and comes in the next turn.
         let due = schedule.due_before(self.now);
+        if due > schedule.first {
+            self.run.measured_begun(self.now); // Users wait from now on, whether or not there is a connection to begin it on.
+        }
         let slots = self.slots.len() as u64;
         if due - self.next_message >= slots {
             self.wake_all(event_loop);

@@ -65,7 +65,9 @@ impl fmt::Display for InIntervals {
         let InIntervals { judged, not_held, from_seconds } = self;
         match (*judged, *not_held) {
             (0, _) => return Ok(()),
+            (1, 0) => return f.write_str(" in the one interval"),
             (_, 0) => return write!(f, " in {judged} intervals"),
+            (1, _) => f.write_str(" in the one interval, at ")?,
             _ => write!(f, " in {not_held} of {judged} intervals, at ")?,
         }
         // In milliseconds, as an interval may be shorter than a second.

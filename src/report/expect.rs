@@ -116,7 +116,11 @@ impl fmt::Display for Outcome {
             Kind::Time => write!(f, ", {:.3} s", measured / 1e6)?,
             Kind::Share => write!(f, ", {measured:.3} {}", self.unit)?,
             Kind::Count => write!(f, ", {measured:.0} {}", self.unit)?,
-            Kind::Rate => write!(f, ", {measured:.1} {}", self.unit)?,
+            Kind::Rate => {
+                // Low rates have their bounds behind the point.
+                let digits = [(100.0, 1), (1.0, 3)].iter().find(|(least, _)| measured >= *least).map_or(6, |&(_, n)| n);
+                write!(f, ", {measured:.digits$} {}", self.unit)?;
+            }
         }
         f.write_str(if self.intervals.is_some() { " at worst" } else { "" })
     }
@@ -236,6 +240,8 @@ impl Subject {
         if let Some(number) = NUMBERS.iter().find(|number| number.name == name) {
             return if every && !number.is_of_intervals() {
                 Err(format!("only the whole run has {name}, and no interval: write it without '{EVERY}'"))
+            } else if !every && !number.is_of_runs() {
+                Err(format!("only intervals have {name}, and not the whole run: write '{EVERY}' before it"))
             } else {
                 Ok(Subject::Number(number))
             };
@@ -486,6 +492,10 @@ mod tests {
             said("messages_per_second>2000", None),
             "messages_per_second>2000: did NOT hold, 100.0 messages a second"
         );
+        assert_eq!(
+            said("megabytes_per_second<0.05", None),
+            "megabytes_per_second<0.05: did NOT hold, 0.100000 MB a second"
+        );
         assert_eq!(said("faults=3", None), "faults=3: held, 3 faults");
         assert_eq!(said("retransmitted<1%", None), "retransmitted<1%: did NOT hold, there was nothing to measure");
     }
@@ -579,6 +589,22 @@ mod tests {
     }
 
     #[test]
+    fn one_interval_is_not_called_intervals() {
+        let echoed = figured(None);
+        let figures = echoed.so_far();
+        let judged = |text: &str| {
+            let mut expectation = Expectation::parse(text).unwrap();
+            expectation.interval_is_over(Duration::from_millis(500), &measured(&figures, false));
+            expectation.outcome(&measured(&figures, false)).to_string()
+        };
+        assert_eq!(judged("every p50<5ms"), "every service.p50<5ms: held in the one interval, 2.000 ms at worst");
+        assert_eq!(
+            judged("every p50<1ms"),
+            "every service.p50<1ms: did NOT hold in the one interval, at 0.5 s, 2.000 ms at worst"
+        );
+    }
+
+    #[test]
     fn an_unknown_name_is_answered_by_all_names() {
         let error = Expectation::parse("rate>1000").unwrap_err();
         assert!(error.starts_with("there is no \"rate\"; there are\n"), "{error}");
@@ -596,6 +622,18 @@ mod tests {
             let error = Expectation::parse(text).unwrap_err();
             assert!(error.starts_with("only the whole run has "), "{error}");
         }
+    }
+
+    #[test]
+    fn messages_that_wait_at_the_end_of_an_interval_can_be_bounded_and_those_of_a_run_cannot() {
+        let outcome = every("every waiting<8");
+        assert_eq!(
+            outcome.to_string(),
+            "every waiting<8: did NOT hold in 1 of 4 intervals, at 2 s, 8 messages at worst"
+        );
+        assert!(every("every waiting<=8").held);
+        let error = Expectation::parse("waiting<8").unwrap_err();
+        assert_eq!(error, "only intervals have waiting, and not the whole run: write 'every' before it");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum Value {
     Run(fn(&Findings) -> Option<f64>),
     /// In a run, and in each interval of it.
     Any(fn(&Measured<'_>) -> Option<f64>),
+    /// Only in an interval.
+    Interval(fn(&Measured<'_>) -> Option<f64>),
 }
 
 /// A figure that is a histogram of times, in microseconds.
@@ -136,6 +138,7 @@ pub const NUMBERS: &[Number] = &[
     of("--reconnect", "outage.gone.total", Unit::Us, |run| run.outages.as_ref().map(|outages| us(outages.gone.total))),
     any("messages.sent", Unit::Messages, |it| Some(float(it.figures.messages_sent))),
     any("messages.echoed", Unit::Messages, |it| Some(float(it.figures.messages_echoed))),
+    Number { name: "waiting", unit: Unit::Messages, needs: None, value: Value::Interval(|it| Some(float(it.waiting))) },
     run("missed", Unit::Messages, |run| Some(float(run.missed))),
     any("unanswered", Unit::Messages, |it| Some(float(it.unanswered))),
     any("never", Unit::Messages, |it| Some(float(it.never))),
@@ -182,7 +185,13 @@ impl Number {
     /// Whether an interval has it, and not only the whole run.
     #[must_use]
     pub fn is_of_intervals(&self) -> bool {
-        matches!(self.value, Value::Any(_))
+        matches!(self.value, Value::Any(_) | Value::Interval(_))
+    }
+
+    /// Whether the whole run has it, and not only an interval.
+    #[must_use]
+    pub fn is_of_runs(&self) -> bool {
+        matches!(self.value, Value::Any(_) | Value::Run(_))
     }
 
     /// The number, if the system tells it.
@@ -190,7 +199,7 @@ impl Number {
     pub fn of(&self, measured: &Measured<'_>) -> Option<f64> {
         match self.value {
             Value::Run(value) => measured.run.and_then(value),
-            Value::Any(value) => value(measured),
+            Value::Any(value) | Value::Interval(value) => value(measured),
         }
     }
 }
@@ -260,7 +269,11 @@ mod tests {
         let docs = std::fs::read_to_string(docs).unwrap();
         let times = TIMES.iter().map(|times| format!("| `{}.…` | time | yes | ", times.name));
         let numbers = NUMBERS.iter().map(|number| {
-            let of_intervals = if number.is_of_intervals() { "yes" } else { "no" };
+            let of_intervals = match number.value {
+                Value::Run(_) => "no",
+                Value::Any(_) => "yes",
+                Value::Interval(_) => "only",
+            };
             format!("| `{}` | {} | {of_intervals} | ", number.name, documented(number.unit))
         });
         for row in times.chain(numbers) {
