@@ -83,6 +83,8 @@ mod tests {
             age: Duration::ZERO,
             idle: Duration::ZERO,
             in_flight: 0,
+            within_message: false,
+            finished: false,
             kernel: None,
         };
         FaultyConnection {
