@@ -309,20 +309,20 @@ impl fmt::Display for Symptom {
                 let (p50, rtt) = (time(p50_us), time(rtt_us));
                 write!(
                     f,
-                    "messages of {message_bytes} bytes take {p50} (p50), a round trip {rtt}: usually Nagle's algorithm, \
-                     waiting for a delayed acknowledgement; set TCP_NODELAY in the server and in proxies before it"
+                    "messages of {message_bytes} bytes take {p50} (p50), a round trip {rtt}: usually Nagle's algorithm \
+                     waits for a delayed acknowledgement; set TCP_NODELAY in servers and proxies"
                 )
             }
             Symptom::RetransmittedSyn { connects, established, max_us } => write!(
                 f,
-                "{connects} of {established} connects took about 1 s or longer, up to {}: their SYNs were dropped and sent \
-                 again, by a full backlog (try --connect-rate) or a path that loses packets",
+                "{connects} of {established} connects took about 1 s or longer, up to {}: SYNs were dropped and sent again; \
+                 the backlog was full (try --connect-rate), or the path loses packets",
                 time(max_us)
             ),
             Symptom::ColdFirst { connections, first_p50_us, later_p50_us } => write!(
                 f,
-                "first messages of {connections} connections wait {} (p50) for their first byte, later ones {}: usually \
-                 something on the way connects only then; let it keep connections open, or warm up",
+                "first messages of {connections} connections wait {} (p50) for an answer, later ones {}: usually \
+                 something on the way connects on demand; let it keep connections open",
                 time(first_p50_us),
                 time(later_p50_us)
             ),
@@ -331,16 +331,12 @@ impl fmt::Display for Symptom {
                 "one in {every} connections failed, from connection {first} on ({failures} of {connections}), and no other: \
                  usually one bad backend of {every} that take turns; test each by itself"
             ),
-            Symptom::OneIdleTime(ref times) => write!(
-                f,
-                "{times} of silence: usually an idle timeout, in the server or on the way; send before it is over, or \
-                 lengthen it"
-            ),
-            Symptom::OneAge(ref times) => write!(
-                f,
-                "{times} from their connects on: usually a limit to how long a connection may last, in the server or on the \
-                 way"
-            ),
+            Symptom::OneIdleTime(ref times) => {
+                write!(f, "{times} of silence: usually an idle timeout, in the server or on the way; send more often")
+            }
+            Symptom::OneAge(ref times) => {
+                write!(f, "{times} of life: usually a limit to the age of a connection, in the server or on the way")
+            }
             Symptom::OneOffset { failures, offset, within_message } => {
                 write!(f, "{failures} connections went wrong at byte {offset} of the echo, ")?;
                 f.write_str(if within_message {
@@ -371,5 +367,278 @@ fn time(micros: u64) -> String {
         0..1_000 => format!("{micros} µs"),
         1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
         _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::measure::{Figured, Meter, Sample};
+    use crate::engine::time::Moment;
+    use crate::report::faults::tests::faulty;
+
+    /// Measured messages of `bytes` bytes: for each pair a count of them, and how many milliseconds each took.
+    fn messages(times: &[(u64, u64)], bytes: u64) -> Figured {
+        let figured = Figured::new();
+        for &(count, millis) in times {
+            let service = Duration::from_millis(millis);
+            for _ in 0..count {
+                figured.returned(bytes);
+                figured.echoed(Sample { at: Moment::START, first_byte: service, service, scheduled: None });
+            }
+        }
+        figured
+    }
+
+    #[test]
+    fn messages_that_take_as_long_as_an_acknowledgement_is_delayed_are_a_symptom() {
+        let found = |times: &[(u64, u64)], bytes, rtt_millis| {
+            delayed_ack(&messages(times, bytes).so_far(), Some(Duration::from_millis(rtt_millis))).is_some()
+        };
+        assert!(found(&[(9, 1), (11, 43)], 64, 0));
+        assert!(!found(&[(11, 1), (9, 43)], 64, 0), "most are quick");
+        assert!(!found(&[(8, 1), (11, 43)], 64, 0), "too few");
+        for (millis, fits) in [(37, false), (38, true), (49, true), (51, false)] {
+            assert_eq!(found(&[(20, millis)], 64, 0), fits, "{millis} ms");
+        }
+        assert!(found(&[(20, 43)], 1460, 0) && !found(&[(20, 43)], 1461, 0), "they may need two segments");
+        assert!(found(&[(20, 43)], 64, 19) && !found(&[(20, 43)], 64, 20), "the path may be as long");
+    }
+
+    #[test]
+    fn where_the_kernel_tells_no_round_trip_the_shortest_connect_is_one() {
+        let found = |connect: Option<u64>| {
+            let measured = messages(&[(20, 43)], 64);
+            if let Some(millis) = connect {
+                measured.connected(Duration::from_millis(millis));
+            }
+            delayed_ack(&measured.so_far(), None).is_some()
+        };
+        assert!(found(Some(1)) && !found(Some(21)) && !found(None));
+    }
+
+    /// What is found if first messages take so many milliseconds, and others as `later` says.
+    fn cold(first: &[u64], later: &[(u64, u64)]) -> Option<[u64; 3]> {
+        let of_first = first.iter().map(|&millis| (1, millis));
+        let measured = messages(&of_first.chain(later.iter().copied()).collect::<Vec<_>>(), 64);
+        for &millis in first {
+            measured.heard_first(Duration::from_millis(millis));
+        }
+        cold_first(&measured.so_far()).map(|symptom| match symptom {
+            Symptom::ColdFirst { connections, first_p50_us, later_p50_us } => [connections, first_p50_us, later_p50_us],
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn first_messages_that_wait_far_longer_than_the_others_are_a_symptom() {
+        let [connections, first, later] = cold(&[31, 31, 1], &[(20, 3)]).unwrap();
+        let is_near = |micros: u64, millis: u64| micros.abs_diff(millis * 1000) < millis * 2;
+        assert!(connections == 3 && is_near(first, 31) && is_near(later, 3), "{connections} {first} {later}");
+        for (first, later, why) in [
+            (&[31, 31][..], &[(20, 3)][..], "two connections"),
+            (&[31, 31, 1], &[(19, 3)], "too few others"),
+            (&[31, 1, 1], &[(20, 3)], "most are warm"),
+            (&[29, 29, 29], &[(20, 3)], "not ten times as long"),
+            (&[9, 9, 9], &[(20, 0)], "not long"),
+            (&[31, 31, 31], &[(98, 3), (2, 40)], "others take as long now and then"),
+            (&[], &[(20, 3)], "none was measured"),
+        ] {
+            assert_eq!(cold(first, later), None, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_first_message_that_never_came_back_whole_takes_no_other_away() {
+        let found = |later| {
+            let measured = messages(&[(later, 3)], 64);
+            for millis in [31, 31, 3] {
+                measured.heard_first(Duration::from_millis(millis));
+            }
+            cold_first(&measured.so_far()).is_some()
+        };
+        assert!(found(21) && !found(20), "that of 3 ms is no other");
+    }
+
+    #[test]
+    fn every_nth_connection_alone_is_a_symptom() {
+        let every = |numbers: &[u16], connections| {
+            let faults: Vec<_> = numbers.iter().map(|&number| faulty(number, FaultKind::Reset, 0)).collect();
+            every_nth(&faults, connections).map(|symptom| match symptom {
+                Symptom::EveryNth { every, first, failures, .. } => (every, first, failures),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(every(&[8, 2, 5], 9), Some((3, 2, 3)), "in any order");
+        assert_eq!(every(&[1, 3, 5], 5), Some((2, 1, 3)));
+        assert_eq!(every(&[3, 6, 9], 11), Some((3, 3, 3)));
+        for (numbers, connections, why) in [
+            (&[2, 5][..], 6, "two are chance"),
+            (&[1, 2, 3, 4], 4, "all failed"),
+            (&[2, 3, 4], 9, "a row"),
+            (&[2, 5, 8], 11, "the last is missing"),
+            (&[5, 8, 11], 12, "the first is missing"),
+            (&[2, 5, 11], 12, "one is missing"),
+            (&[2, 5, 6, 8], 9, "another failed"),
+            (&[2, 5, 8], 7, "numbers of tries that are no connections"),
+            (&[3, 3, 3], 9, "one number"),
+        ] {
+            assert_eq!(every(numbers, connections), None, "{why}");
+        }
+    }
+
+    /// Connections that were reset when they were so old, in milliseconds, at moments `apart`.
+    fn at_ages(ages: &[u64], apart: u64) -> Vec<FaultyConnection> {
+        let at = (0..).map(|index| 10_000 + index * apart);
+        let of = |((number, at), &age): ((u16, u64), &u64)| {
+            let mut faulty = faulty(number, FaultKind::Reset, at);
+            faulty.fault.sent = Some(100);
+            faulty.evidence.age = Duration::from_millis(age);
+            faulty
+        };
+        (1..).zip(at).zip(ages).map(of).collect()
+    }
+
+    fn failures_at_one_age(faults: &[FaultyConnection]) -> Option<usize> {
+        same_time(faults, |evidence| evidence.age).map(|same| same.failures)
+    }
+
+    #[test]
+    fn failures_at_one_age_and_at_different_moments_are_a_symptom() {
+        let found = |ages: &[u64], apart| failures_at_one_age(&at_ages(ages, apart));
+        assert_eq!(found(&[2000, 2010, 2025], 50), Some(3));
+        assert_eq!(found(&[2000, 2010, 2025], 49), None, "within 98 ms they may be one moment");
+        assert_eq!(found(&[2000, 2050], 500), None, "two");
+        assert_eq!(found(&[999, 999, 999], 500), None, "no timeout is as short");
+        assert_eq!(found(&[1000, 1000, 1000], 500), Some(3));
+        assert_eq!(found(&[60_000, 61_400, 58_600], 6000), Some(3), "a box looks now and then");
+        assert_eq!(found(&[60_000, 61_400, 58_600], 5000), None, "the ages are about as far apart as the moments");
+        assert_eq!(found(&[60_000, 61_600, 58_600], 60_000), None);
+    }
+
+    #[test]
+    fn a_few_other_failures_hide_no_limit_and_many_do() {
+        let ages = |others: u64| (0..18).map(|_| 5000).chain((0..others).map(|other| 1000 + other)).collect::<Vec<_>>();
+        assert_eq!(failures_at_one_age(&at_ages(&ages(2), 100)), Some(18));
+        assert_eq!(failures_at_one_age(&at_ages(&ages(3), 100)), None);
+    }
+
+    #[test]
+    fn a_server_that_is_killed_has_no_age_limit() {
+        let together: Vec<_> = (0..100).map(|index| 10_000 - index).collect();
+        assert_eq!(failures_at_one_age(&at_ages(&together, 0)), None);
+        assert_eq!(failures_at_one_age(&at_ages(&together, 1)), None, "it takes its time for a hundred");
+    }
+
+    #[test]
+    fn our_own_timeouts_and_the_end_of_our_load_are_no_limits() {
+        let found = |change: &dyn Fn(&mut FaultyConnection)| {
+            let mut faults = at_ages(&[2000; 5], 500);
+            faults.iter_mut().for_each(change);
+            failures_at_one_age(&faults)
+        };
+        assert_eq!(found(&|_| {}), Some(5));
+        assert_eq!(found(&|faulty| faulty.evidence.finished = true), None);
+        assert_eq!(found(&|faulty| faulty.fault.sent = None), None, "it was never established");
+        for (kind, counts) in [
+            (FaultKind::ClosedEarly, true),
+            (FaultKind::Truncated, true),
+            (FaultKind::Failed, true),
+            (FaultKind::NoProgress, false),
+            (FaultKind::Unclosed, false),
+            (FaultKind::ConnectTimeout, false),
+            (FaultKind::Corrupted, false),
+        ] {
+            assert_eq!(found(&|faulty| faulty.fault.kind = kind).is_some(), counts, "{kind}");
+        }
+    }
+
+    /// Connections that were reset when so many bytes were back, 50 ms after each other, in the middle of a message.
+    fn at_offsets(offsets: &[u64]) -> Vec<FaultyConnection> {
+        let mut faults = at_ages(&vec![0; offsets.len()], 50);
+        for (faulty, &offset) in faults.iter_mut().zip(offsets) {
+            faulty.fault.returned = Some(offset);
+            faulty.evidence.within_message = true;
+        }
+        faults
+    }
+
+    fn offset(faults: &[FaultyConnection]) -> Option<u64> {
+        one_offset(faults).map(|symptom| match symptom {
+            Symptom::OneOffset { offset, .. } => offset,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn failures_at_one_byte_within_a_message_are_a_symptom() {
+        assert_eq!(offset(&at_offsets(&[65_536; 3])), Some(65_536));
+        assert_eq!(offset(&at_offsets(&[65_536; 2])), None);
+        assert_eq!(offset(&at_offsets(&[0; 3])), None, "nothing came back");
+        assert_eq!(offset(&at_offsets(&[1000, 1000, 1001])), None);
+        let nearly_all = |others: usize| offset(&at_offsets(&[&[9; 18][..], &vec![5; others]].concat()));
+        assert_eq!((nearly_all(2), nearly_all(3)), (Some(9), None));
+        for (kind, counts) in [
+            (FaultKind::NoProgress, true),
+            (FaultKind::Lost, true),
+            (FaultKind::Corrupted, false),
+            (FaultKind::Extra, false),
+        ] {
+            for finished in [false, true] {
+                let mut faults = at_offsets(&[9; 3]);
+                for faulty in &mut faults {
+                    faulty.fault.kind = kind;
+                    faulty.evidence.finished = finished;
+                }
+                assert_eq!(offset(&faults).is_some(), counts && !finished, "{kind}: {finished}");
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_whole_messages_are_a_symptom_only_if_they_came_at_different_moments() {
+        let found = |change: fn(u64, &mut FaultyConnection)| {
+            let mut faults = at_offsets(&[300; 3]);
+            for (index, faulty) in (0..).zip(&mut faults) {
+                faulty.evidence.within_message = false;
+                change(index, faulty);
+            }
+            offset(&faults)
+        };
+        assert_eq!(found(|_, _| {}), Some(300), "within 100 ms");
+        assert_eq!(found(|index, faulty| faulty.evidence.at = Duration::from_millis(49 * index)), None);
+        assert_eq!(found(|_, faulty| faulty.evidence.idle = SHORTEST_TIMEOUT), None, "a limit acts when bytes come");
+        assert_eq!(found(|_, faulty| faulty.fault.kind = FaultKind::NoProgress), None, "a server that is stopped");
+    }
+
+    #[test]
+    fn a_hint_is_in_lines_that_fit_and_loses_no_word() {
+        let symptom = Symptom::OneOffset { failures: 7, offset: 65_536, within_message: true };
+        let hint = Hint { text: symptom.to_string(), symptom };
+        let shown = lines(&[hint.clone(), hint.clone()]);
+        assert_eq!(shown.len(), 4, "{shown:#?}");
+        assert!(shown.iter().all(|line| line.chars().count() <= WIDTH), "{shown:#?}");
+        let words: Vec<&str> = shown[..2].iter().flat_map(|line| line.split_whitespace()).collect();
+        assert_eq!(words.join(" "), format!("hint {}", hint.text));
+        assert!(shown[1].starts_with("             ") && shown[2].starts_with("hint         7 "), "{shown:#?}");
+    }
+
+    #[test]
+    fn every_symptom_is_said_in_two_lines() {
+        let same =
+            SameTime { failures: 99_999, shortest_seconds: 3599.9, longest_seconds: 3600.0, within_seconds: 1.0 };
+        for symptom in [
+            Symptom::RetransmittedSyn { connects: 99_999, established: 100_000, max_us: 3_000_000 },
+            Symptom::DelayedAck { p50_us: 43_200, message_bytes: 1460, rtt_us: 19_900 },
+            Symptom::ColdFirst { connections: 99_999, first_p50_us: 250_000, later_p50_us: 10_000 },
+            Symptom::EveryNth { every: 100, first: 99, failures: 1000, connections: 99_999 },
+            Symptom::OneIdleTime(same),
+            Symptom::OneAge(same),
+            Symptom::OneOffset { failures: 99_999, offset: 1 << 30, within_message: true },
+            Symptom::OneOffset { failures: 99_999, offset: 1 << 30, within_message: false },
+        ] {
+            let shown = lines(&[Hint { text: symptom.to_string(), symptom }]);
+            assert!(shown.len() <= 2, "{shown:#?}");
+        }
     }
 }

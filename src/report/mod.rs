@@ -633,18 +633,28 @@ mod tests {
 
     #[test]
     fn the_report_of_an_intact_run_fits_the_lines_of_a_terminal_whatever_the_times() {
-        for is_scheduled in [false, true] {
+        for (is_scheduled, hints) in [(false, 0), (true, 0), (false, 3), (true, 3)] {
             let mut findings = findings(is_scheduled);
             findings.kernel.add(&looked_at(1448), true);
             let figured = Figured::new();
-            let mut time = Duration::from_micros(1);
-            while time < Duration::from_secs(3600) {
+            let echoed = |time| {
                 let scheduled = is_scheduled.then_some(Scheduled { late: time, total: time });
                 figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
+            };
+            let mut time = Duration::from_micros(1);
+            while time < Duration::from_secs(3600) {
+                echoed(time);
                 time = time * 5 / 4 + Duration::from_micros(1);
+            }
+            figured.connected(time);
+            if hints > 0 {
+                findings.connections.sent_again = 1;
+                (0..20_000).for_each(|_| echoed(Duration::from_millis(43)));
+                (0..3).for_each(|_| figured.heard_first(time));
             }
             findings.figures.add(&figured.so_far());
             let text = text(&findings);
+            assert_eq!(text.matches("\nhint ").count(), hints, "{text}");
             assert!(text.contains("\nkernel       ") && text.lines().count() <= 24, "{text}");
         }
     }
