@@ -46,7 +46,7 @@ fn an_answer_in_two_pieces_meets_the_delayed_acknowledgement() {
             }
         }
     });
-    let args = ["--size", "64", "--messages", "12"];
+    let args = ["--size", "64", "--messages", "20"];
     let (report, evidence) = hint("delayed_ack", addr, 4, &args);
     assert_eq!(evidence["message_bytes"], 64, "{evidence}");
     assert_eq!(evidence["p50_us"], report["latency_us"]["service"]["p50"], "{report}");
@@ -93,18 +93,16 @@ fn a_path_that_connects_on_demand_keeps_first_messages_waiting() {
     let addr = serving(|_, mut stream| {
         let mut message = [0; 64];
         let _ = stream.read_exact(&mut message);
-        std::thread::sleep(Duration::from_millis(60)); // As long as it takes to connect.
+        std::thread::sleep(Duration::from_millis(80)); // As long as it takes to connect.
         let _ = stream.write_all(&message);
         echo(&stream);
     });
-    let args = ["--size", "64", "--messages", "20"];
+    // For twenty times as long, as a machine that stands still just once is none.
+    let args = ["--size", "64", "--rate", "200", "--duration", "1700ms"];
     let (_, evidence) = hint("cold_first", addr, 4, &args);
     assert_eq!(evidence["connections"], 4, "{evidence}");
     let [first, later] = ["first_p50_us", "later_p50_us"].map(|name| evidence[name].as_u64().unwrap());
-    assert!(first >= 60_000 && later < first / 10, "{evidence}");
-
-    let (_, report) = json(addr, 4, &[&args[..], &["--warmup", "30ms"]].concat());
-    assert_eq!(report["hints"], Value::Array(Vec::new()), "who warms up does not ask: {report}");
+    assert!(first >= 80_000 && later < first / 10, "{evidence}");
 }
 
 #[test]
@@ -124,12 +122,12 @@ fn a_server_that_ends_connections_at_one_age_is_told_from_one_that_dies() {
         std::thread::sleep(AGE);
         let _ = stream.shutdown(Shutdown::Both);
     });
-    let args = ["--size", "64", "--rate", "40", "--duration", "10s", "--connect-rate", "10"];
+    let args = ["--size", "64", "--rate", "40", "--duration", "10s", "--connect-rate", "5"];
     let (report, evidence) = hint("one_age", addr, 4, &args);
     assert_eq!(evidence["failures"], 4, "{report}");
     let [from, to, within] = ["shortest_seconds", "longest_seconds", "within_seconds"]
         .map(|name| evidence[name].as_f64().unwrap_or_else(|| panic!("{evidence}")));
-    assert!(AGE.as_secs_f64() - 0.01 < from && from <= to && to < 1.2 && within > 0.2, "{report}");
+    assert!(AGE.as_secs_f64() - 0.01 < from && from <= to && to < 1.3 && within > 0.4, "{report}");
 }
 
 #[test]

@@ -32,6 +32,9 @@ const ONE_SEGMENT: u64 = 1460;
 /// Fewer messages are no sample: a busy machine may delay them all by chance.
 const ENOUGH_MESSAGES: u64 = 20;
 
+/// Messages that take one time are sent for this many times as long, or a machine that stood still once delayed them all.
+const DELAYED_AGAIN: u32 = 10;
+
 /// As many connections that have something in common may have it by chance only rarely.
 const ENOUGH_CONNECTIONS: usize = 3;
 
@@ -41,12 +44,23 @@ const COLD: u64 = 10;
 /// A machine that is busy with a thousand new connections delays first messages by less than this, in microseconds.
 const SHORTEST_COLD: u64 = 10_000;
 
+/// First messages are often sent at one moment, and whatever stands still then delays all of them. Only a measured part of
+/// this many times as long, in which each connection sends [`MORE`] others, shows that it does not stand still now and then.
+const COLD_ONCE: u64 = 20;
+
+/// See [`COLD_ONCE`].
+const MORE: u64 = 50;
+
+/// A hundredth of the time, connections may wait for later messages as long as for first ones. In an open loop, that is a
+/// hundredth of the messages. In a closed loop it is far fewer, as a connection that waits sends no others.
+const SELDOM: u64 = 100;
+
 /// Timeouts of boxes and servers are counted in seconds. What ends sooner has another cause.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Times of connections are the same if they differ by no more than this, or by a twentieth: boxes look at their tables now
-/// and then.
-const SAME_TIME: Duration = Duration::from_millis(50);
+/// and then, and timers of busy machines are late.
+const SAME_TIME: Duration = Duration::from_millis(100);
 
 /// What ends within this time may have ended at one moment, as with a server that is killed, whatever else the connections
 /// have in common.
@@ -135,11 +149,11 @@ pub struct SameTime {
 
 /// The symptoms that are in what a run found.
 pub(super) fn of(findings: &Findings) -> Vec<Hint> {
-    let Findings { figures, connections, faults, .. } = findings;
+    let Findings { figures, measured, connections, faults, .. } = findings;
     let times = [
         retransmitted_syn(figures, connections.sent_again),
-        delayed_ack(figures, findings.kernel.shortest_rtt),
-        cold_first(figures),
+        delayed_ack(figures, findings.kernel.shortest_rtt, *measured),
+        cold_first(figures, *measured, findings.measured_connections.is_some()),
     ];
     // Of faults that were left out nobody knows what they have in common with the others.
     let failures = (findings.faults_left_out == 0).then(|| {
@@ -174,14 +188,18 @@ pub(super) fn lines(hints: &[Hint]) -> Vec<String> {
     lines
 }
 
-fn delayed_ack(figures: &Figures, shortest_rtt: Option<Duration>) -> Option<Symptom> {
+/// `measured`: how long the measured part took.
+fn delayed_ack(figures: &Figures, shortest_rtt: Option<Duration>, measured: Duration) -> Option<Symptom> {
     let Figures { service, connect, .. } = figures;
     // A connect takes a round trip as well.
     let rtt = shortest_rtt.or_else(|| (!connect.is_empty()).then(|| Duration::from_micros(connect.min())))?;
     let p50_us = measure::percentile(service, 0, 50.0)?;
     let message_bytes = figures.bytes_echoed / figures.messages_echoed.max(1);
+    let delayed = service.count_between(*DELAYED_ACK.start(), *DELAYED_ACK.end());
     let fits = service.len() >= ENOUGH_MESSAGES
         && DELAYED_ACK.contains(&p50_us)
+        && delayed * 2 >= service.len()
+        && measured >= Duration::from_micros(p50_us).saturating_mul(DELAYED_AGAIN)
         && message_bytes <= ONE_SEGMENT
         && rtt < LONG_ROUND_TRIP;
     fits.then(|| Symptom::DelayedAck { p50_us, message_bytes, rtt_us: micros(rtt) })
@@ -197,17 +215,26 @@ fn retransmitted_syn(figures: &Figures, sent_again: u64) -> Option<Symptom> {
     })
 }
 
-fn cold_first(figures: &Figures) -> Option<Symptom> {
-    let Figures { first_byte: all, first_message: first, .. } = figures;
+/// `come_and_go`: connections do, so that first messages are sent at many moments.
+fn cold_first(figures: &Figures, measured: Duration, come_and_go: bool) -> Option<Symptom> {
+    let Figures { first_byte: all, first_message: first, scheduled, .. } = figures;
     let later = without(all, first);
     let first_p50_us = measure::percentile(first, 0, 50.0)?;
     let [later_p50_us, later_p99] = [50.0, 99.0].map(|percent| measure::percentile(&later, 0, percent));
     let (later_p50_us, later_p99) = later_p50_us.zip(later_p99)?;
+    let is_longer =
+        first_p50_us >= SHORTEST_COLD && first_p50_us > COLD.saturating_mul(later_p50_us) && first_p50_us > later_p99;
+    let times_as_long = |count: u64| Duration::from_micros(first_p50_us.saturating_mul(count));
+    let as_long = later.count_between(first_p50_us / 2, later.high());
+    let is_seldom_later =
+        !scheduled.is_empty() || times_as_long(as_long.saturating_mul(SELDOM) / first.len()) <= measured;
+    let stood_still_once =
+        measured < times_as_long(COLD_ONCE) || !come_and_go && later.len() < first.len().saturating_mul(MORE);
     let is_cold = first.len() >= ENOUGH_CONNECTIONS as u64
         && later.len() >= ENOUGH_MESSAGES
-        && first_p50_us >= SHORTEST_COLD
-        && first_p50_us > COLD.saturating_mul(later_p50_us)
-        && first_p50_us > later_p99;
+        && is_longer
+        && is_seldom_later
+        && !stood_still_once;
     is_cold.then(|| Symptom::ColdFirst { connections: first.len(), first_p50_us, later_p50_us })
 }
 
@@ -390,14 +417,17 @@ mod tests {
         figured
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn messages_that_take_as_long_as_an_acknowledgement_is_delayed_are_a_symptom() {
         let found = |times: &[(u64, u64)], bytes, rtt_millis| {
-            delayed_ack(&messages(times, bytes).so_far(), Some(Duration::from_millis(rtt_millis))).is_some()
+            delayed_ack(&messages(times, bytes).so_far(), Some(Duration::from_millis(rtt_millis)), SECOND).is_some()
         };
-        assert!(found(&[(9, 1), (11, 43)], 64, 0));
-        assert!(!found(&[(11, 1), (9, 43)], 64, 0), "most are quick");
+        assert!(found(&[(10, 1), (11, 43)], 64, 0));
+        assert!(!found(&[(11, 1), (10, 43)], 64, 0), "most are quick");
         assert!(!found(&[(8, 1), (11, 43)], 64, 0), "too few");
+        assert!(!found(&[(11, 30), (2, 43), (11, 60)], 64, 0), "not one time, but any");
         for (millis, fits) in [(37, false), (38, true), (49, true), (51, false)] {
             assert_eq!(found(&[(20, millis)], 64, 0), fits, "{millis} ms");
         }
@@ -406,25 +436,33 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_were_all_delayed_once_meet_no_delayed_acknowledgement() {
+        let figures = messages(&[(200, 43)], 64).so_far();
+        let found = |millis| delayed_ack(&figures, Some(Duration::ZERO), Duration::from_millis(millis)).is_some();
+        assert!(found(431) && !found(429));
+    }
+
+    #[test]
     fn where_the_kernel_tells_no_round_trip_the_shortest_connect_is_one() {
         let found = |connect: Option<u64>| {
-            let measured = messages(&[(20, 43)], 64);
+            let figured = messages(&[(20, 43)], 64);
             if let Some(millis) = connect {
-                measured.connected(Duration::from_millis(millis));
+                figured.connected(Duration::from_millis(millis));
             }
-            delayed_ack(&measured.so_far(), None).is_some()
+            delayed_ack(&figured.so_far(), None, SECOND).is_some()
         };
         assert!(found(Some(1)) && !found(Some(21)) && !found(None));
     }
 
-    /// What is found if first messages take so many milliseconds, and others as `later` says.
-    fn cold(first: &[u64], later: &[(u64, u64)]) -> Option<[u64; 3]> {
+    /// What is found if first messages take so many milliseconds, and others as `later` says, in a measured part of `millis`
+    /// in which connections come and go or not.
+    fn cold(first: &[u64], later: &[(u64, u64)], millis: u64, come_and_go: bool) -> Option<[u64; 3]> {
         let of_first = first.iter().map(|&millis| (1, millis));
-        let measured = messages(&of_first.chain(later.iter().copied()).collect::<Vec<_>>(), 64);
+        let figured = messages(&of_first.chain(later.iter().copied()).collect::<Vec<_>>(), 64);
         for &millis in first {
-            measured.heard_first(Duration::from_millis(millis));
+            figured.heard_first(Duration::from_millis(millis));
         }
-        cold_first(&measured.so_far()).map(|symptom| match symptom {
+        cold_first(&figured.so_far(), Duration::from_millis(millis), come_and_go).map(|symptom| match symptom {
             Symptom::ColdFirst { connections, first_p50_us, later_p50_us } => [connections, first_p50_us, later_p50_us],
             other => panic!("{other:?}"),
         })
@@ -432,30 +470,45 @@ mod tests {
 
     #[test]
     fn first_messages_that_wait_far_longer_than_the_others_are_a_symptom() {
-        let [connections, first, later] = cold(&[31, 31, 1], &[(20, 3)]).unwrap();
+        let [connections, first, later] = cold(&[31, 31, 1], &[(150, 3)], 1000, false).unwrap();
         let is_near = |micros: u64, millis: u64| micros.abs_diff(millis * 1000) < millis * 2;
         assert!(connections == 3 && is_near(first, 31) && is_near(later, 3), "{connections} {first} {later}");
         for (first, later, why) in [
-            (&[31, 31][..], &[(20, 3)][..], "two connections"),
-            (&[31, 31, 1], &[(19, 3)], "too few others"),
-            (&[31, 1, 1], &[(20, 3)], "most are warm"),
-            (&[29, 29, 29], &[(20, 3)], "not ten times as long"),
-            (&[9, 9, 9], &[(20, 0)], "not long"),
-            (&[31, 31, 31], &[(98, 3), (2, 40)], "others take as long now and then"),
-            (&[], &[(20, 3)], "none was measured"),
+            (&[31, 31][..], &[(150, 3)][..], "two connections"),
+            (&[31, 1, 1], &[(150, 3)], "most are warm"),
+            (&[29, 29, 29], &[(150, 3)], "not ten times as long"),
+            (&[9, 9, 9], &[(150, 0)], "not long"),
+            (&[31, 31, 31], &[(150, 3), (2, 40)], "others take as long now and then"),
+            (&[], &[(150, 3)], "none was measured"),
         ] {
-            assert_eq!(cold(first, later), None, "{why}");
+            assert_eq!(cold(first, later, 10_000, false), None, "{why}");
         }
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_once_or_now_and_then_is_no_cold_path() {
+        let found = |later: &[(u64, u64)], millis| cold(&[31, 31, 31], later, millis, false).is_some();
+        assert!(found(&[(150, 3)], 640) && !found(&[(150, 3)], 600) && !found(&[(149, 3)], 640));
+        let now_and_then = [(10_000, 1), (3, 20)];
+        assert!(found(&now_and_then, 4000), "each connection waited once more in 4 s");
+        assert!(!found(&now_and_then, 3000));
+    }
+
+    #[test]
+    fn where_connections_come_and_go_first_messages_are_sent_at_many_moments() {
+        let found = |later, millis| cold(&[31, 31, 31], &[(later, 3)], millis, true).is_some();
+        assert!(found(20, 640) && !found(19, 640), "too few others");
+        assert!(!found(20, 600), "they were sent at few moments");
     }
 
     #[test]
     fn a_first_message_that_never_came_back_whole_takes_no_other_away() {
         let found = |later| {
-            let measured = messages(&[(later, 3)], 64);
+            let figured = messages(&[(later, 3)], 64);
             for millis in [31, 31, 3] {
-                measured.heard_first(Duration::from_millis(millis));
+                figured.heard_first(Duration::from_millis(millis));
             }
-            cold_first(&measured.so_far()).is_some()
+            cold_first(&figured.so_far(), SECOND, true).is_some()
         };
         assert!(found(21) && !found(20), "that of 3 ms is no other");
     }
@@ -507,12 +560,13 @@ mod tests {
     fn failures_at_one_age_and_at_different_moments_are_a_symptom() {
         let found = |ages: &[u64], apart| failures_at_one_age(&at_ages(ages, apart));
         assert_eq!(found(&[2000, 2010, 2025], 50), Some(3));
+        assert_eq!((found(&[2000, 2050, 1950], 200), found(&[2000, 2051, 1949], 900)), (Some(3), None));
+        assert_eq!(found(&[2000, 2050, 1950], 199), None, "the ages are about as far apart as the moments");
         assert_eq!(found(&[2000, 2010, 2025], 49), None, "within 98 ms they may be one moment");
         assert_eq!(found(&[2000, 2050], 500), None, "two");
         assert_eq!(found(&[999, 999, 999], 500), None, "no timeout is as short");
         assert_eq!(found(&[1000, 1000, 1000], 500), Some(3));
         assert_eq!(found(&[60_000, 61_400, 58_600], 6000), Some(3), "a box looks now and then");
-        assert_eq!(found(&[60_000, 61_400, 58_600], 5000), None, "the ages are about as far apart as the moments");
         assert_eq!(found(&[60_000, 61_600, 58_600], 60_000), None);
     }
 
