@@ -30,6 +30,12 @@ pub struct Evidence {
     pub idle: Duration,
     /// Messages that were begun and not wholly back.
     pub in_flight: u64,
+    /// Whether a part of a message was back.
+    #[serde(skip)]
+    pub within_message: bool,
+    /// Whether everything was sent and back.
+    #[serde(skip)]
+    pub finished: bool,
     /// What the kernel knew of it, if the system tells.
     pub kernel: Option<LastLook>,
 }
@@ -74,6 +80,8 @@ impl Evidence {
             age: now.since(lifetime.opened),
             idle: now.since(lifetime.last_active),
             in_flight: exchange.in_flight(),
+            within_message: exchange.is_within_message(),
+            finished: exchange.is_finished(),
             kernel: exchange.kernel().map(LastLook::from),
         }
     }

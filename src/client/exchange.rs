@@ -198,6 +198,12 @@ impl Exchange {
         self.sending.messages + u64::from(self.sending.within > 0) - self.checking.messages
     }
 
+    /// Whether a part of a message is back.
+    #[must_use]
+    pub fn is_within_message(&self) -> bool {
+        self.checking.within > 0
+    }
+
     /// How many measured messages were begun and are not wholly back.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
@@ -403,9 +409,13 @@ impl Exchange {
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
-        match &mut self.heard {
-            Some((_, last)) => *last = now,
-            None => self.heard = Some((now, now)),
+        if let Some((_, last)) = &mut self.heard {
+            *last = now;
+        } else {
+            self.heard = Some((now, now));
+            if self.is_measured(0, begun) {
+                self.run.meter.heard_first(now.since(begun));
+            }
         }
         let index = self.checking.messages;
         let measured = self.is_measured(index, begun);
@@ -648,6 +658,7 @@ mod tests {
         Rc<Cell<(u64, u64)>>,
         Rc<RefCell<Vec<(u64, Duration)>>>,
         Rc<RefCell<Vec<Duration>>>,
+        Rc<RefCell<Vec<Duration>>>,
     );
 
     impl Meter for Notes {
@@ -665,6 +676,9 @@ mod tests {
             self.2.set((self.2.get().0 + bytes, self.2.get().1 + messages));
         }
         fn returned(&self, _bytes: u64) {}
+        fn heard_first(&self, after: Duration) {
+            self.5.borrow_mut().push(after);
+        }
         fn echoed(&self, sample: Sample) {
             self.0.borrow_mut().push(sample);
         }
@@ -1073,6 +1087,21 @@ mod tests {
         let sample = notes.0.borrow()[0];
         assert_eq!((sample.first_byte, sample.service), (Duration::from_millis(3), Duration::from_millis(5)));
         assert_eq!(sample.scheduled, None);
+    }
+
+    #[test]
+    fn the_first_byte_of_the_first_message_is_measured_apart_unless_the_run_warms_up() {
+        let heard = |warmup| {
+            let (mut exchange, notes) = generated(8, Pacing::InFlight(1), |load| load.warmup = warmup);
+            for now in [0, 100] {
+                let sent = send(&mut exchange, 1000, at(now));
+                receive(&mut exchange, &sent[..1], at(now + 3));
+                receive(&mut exchange, &sent[1..], at(now + 7));
+            }
+            notes.5.borrow().clone()
+        };
+        assert_eq!(heard(Duration::ZERO), [Duration::from_millis(3)]);
+        assert_eq!(heard(Duration::from_millis(50)), [], "the first that is measured was not the first");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub trait Meter {
     fn sent(&self, bytes: u64, messages: u64);
     /// This number of bytes came back right.
     fn returned(&self, bytes: u64);
+    /// The first byte of a connection's first message came back this long after its first write.
+    fn heard_first(&self, after: Duration);
     /// A whole message came back.
     fn echoed(&self, sample: Sample);
     /// The peer's FIN came this long after everything was back and ours was decided on.
@@ -72,6 +74,7 @@ impl Meter for NoMeter {
     fn given_up(&self, _messages: u64, _own: Duration) {}
     fn sent(&self, _bytes: u64, _messages: u64) {}
     fn returned(&self, _bytes: u64) {}
+    fn heard_first(&self, _after: Duration) {}
     fn echoed(&self, _sample: Sample) {}
     fn closed(&self, _after: Duration) {}
 }
@@ -103,6 +106,8 @@ pub struct Figures {
     pub scheduled: Histogram<u64>,
     /// From the first write of a message to its first byte back.
     pub first_byte: Histogram<u64>,
+    /// The same of the first message of each connection.
+    pub first_message: Histogram<u64>,
     /// From the time that a message was scheduled for to its first write, of messages that came back.
     pub late: Histogram<u64>,
     /// From connect(2) to its success.
@@ -130,6 +135,7 @@ impl Figures {
             service: histogram(),
             scheduled: histogram(),
             first_byte: histogram(),
+            first_message: histogram(),
             late: histogram(),
             connect: histogram(),
             connect_late: histogram(),
@@ -141,7 +147,7 @@ impl Figures {
     pub fn add(&mut self, later: &Figures) {
         let Figures { messages_sent, messages_echoed, bytes_sent, bytes_echoed, begun, unanswered, own_late, .. } =
             later;
-        let Figures { given_up, last_echo, service, scheduled, first_byte, late, .. } = later;
+        let Figures { given_up, last_echo, service, scheduled, first_byte, first_message, late, .. } = later;
         let Figures { connect, connect_late, close, .. } = later;
         self.messages_sent += messages_sent;
         self.messages_echoed += messages_echoed;
@@ -156,6 +162,7 @@ impl Figures {
             (&mut self.service, service),
             (&mut self.scheduled, scheduled),
             (&mut self.first_byte, first_byte),
+            (&mut self.first_message, first_message),
             (&mut self.late, late),
             (&mut self.connect, connect),
             (&mut self.connect_late, connect_late),
@@ -296,6 +303,10 @@ impl Meter for Figured {
         self.borrow_mut().bytes_echoed += bytes;
     }
 
+    fn heard_first(&self, after: Duration) {
+        record(&mut self.borrow_mut().first_message, after);
+    }
+
     fn echoed(&self, sample: Sample) {
         let figures = &mut *self.borrow_mut();
         figures.messages_echoed += 1;
@@ -353,6 +364,7 @@ mod tests {
         Closed(u64),
         Begun(u64),
         Sent(u64),
+        HeardFirst(u64),
         Echoed(u64, Option<u64>),
         Lost(u64),
         GivenUp(u64),
@@ -367,6 +379,7 @@ mod tests {
             time.clone().prop_map(Step::Closed),
             time.clone().prop_map(Step::Begun),
             time.clone().prop_map(Step::Sent),
+            time.clone().prop_map(Step::HeardFirst),
             (time.clone(), proptest::option::of(time)).prop_map(|(service, late)| Step::Echoed(service, late)),
             (0..9_u64).prop_map(Step::Lost),
             (0..9_u64).prop_map(Step::GivenUp),
@@ -384,6 +397,7 @@ mod tests {
                 Step::Closed(micros) => figured.closed(Duration::from_micros(micros)),
                 Step::Begun(micros) => figured.begun(Duration::from_micros(micros)),
                 Step::Sent(bytes) => figured.sent(bytes, 1),
+                Step::HeardFirst(micros) => figured.heard_first(Duration::from_micros(micros)),
                 Step::Echoed(micros, late) => {
                     let service = Duration::from_micros(micros);
                     let late = late.map(Duration::from_micros);

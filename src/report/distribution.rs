@@ -4,9 +4,9 @@
 
 use hdrhistogram::Histogram;
 
-/// How many rows there are at the most. A report of an intact run, with all rows that it can have, then fits the 24 lines
-/// of a terminal.
-const ROWS: usize = 7;
+/// How many rows there are at the most where nothing else takes their place. A report of an intact run, with all rows that
+/// it can have, then fits the 24 lines of a terminal.
+pub const ROWS: usize = 7;
 
 /// Where rows begin in a decade, in hundredths, from the finest steps to the coarsest: 20, 10, 5, 3, 2 rows and 1. The first
 /// three are Renard's series of preferred numbers (ISO 3), whose steps are even. A time is at most an hour, ten decades of
@@ -31,21 +31,21 @@ pub struct Row {
     pub count: u64,
 }
 
-/// The histogram in the finest rows that are no more than [`ROWS`]. Rows that hold nothing are left out, wherever they are:
+/// The histogram in the finest rows that are no more than `most`, which is at least 1. Rows that hold nothing are left out, wherever they are:
 /// two bulks far from each other are both seen in detail, and every time is in a row.
 #[must_use]
-pub fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
+pub fn rows(histogram: &Histogram<u64>, most: usize) -> Vec<Row> {
     let [.., coarsest] = LADDERS;
     LADDERS
         .into_iter()
         .map(|ladder| rows_on(ladder, histogram))
-        .find(|rows| rows.len() <= ROWS)
-        .unwrap_or_else(|| joined(rows_on(coarsest, histogram)))
+        .find(|rows| rows.len() <= most)
+        .unwrap_or_else(|| joined(rows_on(coarsest, histogram), most))
 }
 
-/// Joins neighbours, those with the fewest times first, until no more than [`ROWS`] are left.
-fn joined(mut rows: Vec<Row>) -> Vec<Row> {
-    while rows.len() > ROWS {
+/// Joins neighbours, those with the fewest times first, until no more than `most` are left.
+fn joined(mut rows: Vec<Row>, most: usize) -> Vec<Row> {
+    while rows.len() > most {
         let together = |first: &usize| rows[*first].count + rows[first + 1].count;
         let Some(first) = (0..rows.len() - 1).min_by_key(together) else { break };
         let next = rows.remove(first + 1);
@@ -112,7 +112,7 @@ mod tests {
             histogram.record_n(time, count).unwrap();
             total += count;
         }
-        let rows = rows(&histogram);
+        let rows = rows(&histogram, ROWS);
         assert!(rows.len() <= ROWS, "{rows:?}");
         assert_eq!(rows.iter().map(|row| row.count).sum::<u64>(), total, "nothing is hidden: {rows:?}");
         assert!(rows.iter().all(|row| row.count > 0 && row.from < row.below), "{rows:?}");

@@ -67,7 +67,7 @@ fn ports(group: &[&FaultyConnection]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::SystemTime;
 
     use super::*;
@@ -75,7 +75,7 @@ mod tests {
     use crate::client::fault::Fault;
 
     /// A fault of connection `number`, from port 40000 + `number`.
-    fn faulty(number: u16, kind: FaultKind, millis: u64) -> FaultyConnection {
+    pub(in crate::report) fn faulty(number: u16, kind: FaultKind, millis: u64) -> FaultyConnection {
         let evidence = Evidence {
             local: Some(([192, 0, 2, 7], 40_000 + number).into()),
             time: SystemTime::UNIX_EPOCH,
@@ -83,6 +83,8 @@ mod tests {
             age: Duration::ZERO,
             idle: Duration::ZERO,
             in_flight: 0,
+            within_message: false,
+            finished: false,
             kernel: None,
         };
         FaultyConnection {

@@ -9,6 +9,7 @@ pub mod expect;
 pub mod fault_log;
 mod faults;
 pub mod hdr_log;
+pub mod hints;
 pub mod interval;
 pub mod invocation;
 pub mod measured;
@@ -24,6 +25,7 @@ use serde::{Serialize, Serializer};
 
 use self::distribution::Row;
 use self::expect::{Expectation, Outcome};
+use self::hints::Hint;
 use self::interval::IntervalReport;
 use self::invocation::Invocation;
 use self::measured::Measured;
@@ -106,6 +108,8 @@ pub struct Report {
     pub intervals: Vec<IntervalReport>,
     /// For how long connections and the service gave no answer, if those that fail are followed by others.
     pub outages: Option<Outages>,
+    /// What in the run usually has one certain cause. It changes no verdict.
+    pub hints: Vec<Hint>,
     /// What was expected of the run, and whether it held.
     pub expectations: Vec<Outcome>,
     /// The signal that ended the run early.
@@ -262,14 +266,15 @@ impl Times {
 
 impl Latency {
     /// Beside the scheduled messages in the histogram there are `never` more, which did not come back.
-    fn of(figures: &Figures, is_scheduled: bool, never: u64) -> Latency {
+    /// No more than `rows` show how they are distributed.
+    fn of(figures: &Figures, is_scheduled: bool, never: u64, rows: usize) -> Latency {
         let (service, scheduled) = (&figures.service, &figures.scheduled);
         let shown = if is_scheduled { scheduled } else { service };
         Latency {
             service: Times::of(service, 0),
             scheduled: Times::of(scheduled, never),
             never,
-            distribution: distribution::rows(shown),
+            distribution: distribution::rows(shown, rows),
         }
     }
 }
@@ -332,7 +337,10 @@ impl Report {
     /// The report of what a client found, with the judgement of what was expected of it.
     #[must_use]
     pub fn of(findings: &Findings, expectations: &[Expectation]) -> Report {
-        let (run, figures) = (Measured::of_run(findings), &findings.figures);
+        let (run, figures, hints) = (Measured::of_run(findings), &findings.figures, hints::of(findings));
+        // Faults take the report of a run that is not intact beyond a screen in any case.
+        let taken = if findings.faults_by_kind.is_empty() { hints::lines(&hints).len() } else { 0 };
+        let rows = distribution::ROWS.saturating_sub(taken).max(1);
         Report {
             schema: SCHEMA,
             invocation: Invocation::of_this_process(),
@@ -354,7 +362,7 @@ impl Report {
             messages_per_second: run.messages_per_second(),
             megabytes_per_second: run.megabytes_per_second(),
             connections_per_second: run.connections_per_second(),
-            latency_us: Latency::of(figures, findings.is_scheduled, findings.never),
+            latency_us: Latency::of(figures, findings.is_scheduled, findings.never, rows),
             connect_us: Times::of(&figures.connect, 0),
             connect_late_us: Times::of(&figures.connect_late, 0),
             close_us: Times::of(&figures.close, 0),
@@ -366,6 +374,7 @@ impl Report {
             faults_by_kind: findings.faults_by_kind.clone(),
             intervals: Vec::new(),
             outages: findings.outages.clone(),
+            hints,
             expectations: expectations.iter().map(|expected| expected.outcome(&run)).collect(),
             interrupted: findings.interrupted,
             client: ClientState::of(findings, figures),
@@ -388,7 +397,7 @@ impl Report {
 /// The report for people; it ends with a newline.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connections { requested, established, intact, failed, unfinished, missed, sent_again } = self.connections;
+        let Connections { requested, established, intact, failed, unfinished, missed, .. } = self.connections;
         write!(f, "target       {}", self.target)?;
         for other in self.targets.iter().skip(1) {
             write!(f, ", {other}")?;
@@ -438,12 +447,12 @@ impl fmt::Display for Report {
             let all = self.messages.echoed + never;
             writeln!(f, "never        {never} of {all} messages are not back and count as the longest times")?;
         }
-        if sent_again > 0 {
-            writeln!(f, "sent again   {sent_again} connects: full backlog (try --connect-rate) or lossy path")?;
-        }
         self.write_faults(f)?;
         if let Some(outages) = &self.outages {
             writeln!(f, "outages      {outages}")?;
+        }
+        for line in hints::lines(&self.hints) {
+            writeln!(f, "{line}")?;
         }
         for outcome in &self.expectations {
             writeln!(f, "expected     {outcome}")?;
@@ -624,18 +633,29 @@ mod tests {
 
     #[test]
     fn the_report_of_an_intact_run_fits_the_lines_of_a_terminal_whatever_the_times() {
-        for is_scheduled in [false, true] {
+        for (is_scheduled, hints) in [(false, 0), (true, 0), (false, 3), (true, 3)] {
             let mut findings = findings(is_scheduled);
             findings.kernel.add(&looked_at(1448), true);
             let figured = Figured::new();
-            let mut time = Duration::from_micros(1);
-            while time < Duration::from_secs(3600) {
+            let echoed = |time| {
                 let scheduled = is_scheduled.then_some(Scheduled { late: time, total: time });
                 figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
+            };
+            let mut time = Duration::from_micros(1);
+            while time < Duration::from_secs(3600) {
+                echoed(time);
                 time = time * 5 / 4 + Duration::from_micros(1);
+            }
+            figured.connected(time);
+            if hints > 0 {
+                findings.connections.sent_again = 1;
+                (0..20_000).for_each(|_| echoed(Duration::from_millis(43)));
+                (0..3).for_each(|_| figured.heard_first(time));
+                findings.measured = time * 300; // Long enough to say that nothing else took as long.
             }
             findings.figures.add(&figured.so_far());
             let text = text(&findings);
+            assert_eq!(text.matches("\nhint ").count(), hints, "{text}");
             assert!(text.contains("\nkernel       ") && text.lines().count() <= 24, "{text}");
         }
     }

@@ -65,6 +65,8 @@ impl Meter for Tally {
         add(&self.0.returned, bytes);
     }
 
+    fn heard_first(&self, _after: Duration) {}
+
     fn echoed(&self, sample: Sample) {
         assert!(sample.first_byte <= sample.service);
         let adds_up = |scheduled: Scheduled| scheduled.total == scheduled.late + sample.service;
