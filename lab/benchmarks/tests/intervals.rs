@@ -14,7 +14,7 @@ fn cpu(command: &mut Command) -> Duration {
     let before = sys::children_cpu_time().unwrap();
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    sys::children_cpu_time().unwrap() - before
+    sys::children_cpu_time().unwrap().saturating_sub(before)
 }
 
 #[test]

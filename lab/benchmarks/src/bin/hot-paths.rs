@@ -147,7 +147,7 @@ fn intervals(times: u64) {
     for number in 1..=times {
         let mut micros = 50.0;
         for _ in 0..1000 {
-            let time = Duration::from_micros(micros as u64);
+            let time = Duration::from_secs_f64(micros / 1e6);
             let scheduled = Some(Scheduled { late: time, total: time });
             figured.echoed(Sample { at: Moment::START, first_byte: time, service: time, scheduled });
             micros *= 1.009;
