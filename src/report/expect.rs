@@ -116,7 +116,15 @@ impl fmt::Display for Outcome {
             Kind::Time => write!(f, ", {:.3} s", measured / 1e6)?,
             Kind::Share => write!(f, ", {measured:.3} {}", self.unit)?,
             Kind::Count => write!(f, ", {measured:.0} {}", self.unit)?,
-            Kind::Rate => write!(f, ", {measured:.1} {}", self.unit)?,
+            Kind::Rate => {
+                // Low rates have their bounds behind the point.
+                let digits = match measured {
+                    1.0..100.0 => 3,
+                    _ if measured > 0.0 && measured < 1.0 => 6,
+                    _ => 1,
+                };
+                write!(f, ", {measured:.digits$} {}", self.unit)?;
+            }
         }
         f.write_str(if self.intervals.is_some() { " at worst" } else { "" })
     }
@@ -487,6 +495,14 @@ mod tests {
         assert_eq!(
             said("messages_per_second>2000", None),
             "messages_per_second>2000: did NOT hold, 100.0 messages a second"
+        );
+        assert_eq!(
+            said("megabytes_per_second<0.05", None),
+            "megabytes_per_second<0.05: did NOT hold, 0.100000 MB a second"
+        );
+        assert_eq!(
+            every("every messages_per_second>1").to_string(),
+            "every messages_per_second>1: did NOT hold in 2 of 4 intervals, at 1, 2 s, 0.0 messages a second at worst"
         );
         assert_eq!(said("faults=3", None), "faults=3: held, 3 faults");
         assert_eq!(said("retransmitted<1%", None), "retransmitted<1%: did NOT hold, there was nothing to measure");
