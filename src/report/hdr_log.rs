@@ -5,9 +5,8 @@
 use std::io::Write;
 use std::time::SystemTime;
 
-use anyhow::Context;
 use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag};
 
 use crate::client::timeline::Interval;
 
@@ -25,8 +24,7 @@ impl<W: Write> HdrLog<W> {
             .add_comment(concat!("multiconn-client ", env!("CARGO_PKG_VERSION"), ", times in microseconds"))
             .with_start_time(began)
             .with_base_time(began)
-            .begin_log_with(&mut out, &mut serializer)
-            .context("cannot begin the histogram log")?;
+            .begin_log_with(&mut out, &mut serializer)?;
         Ok(HdrLog { out, serializer })
     }
 
@@ -41,8 +39,11 @@ impl<W: Write> HdrLog<W> {
             ("close", &figures.close),
         ] {
             if !histogram.is_empty() {
-                log.write_histogram(histogram, interval.from, interval.length(), Tag::new(tag))
-                    .map_err(|error| anyhow::anyhow!("cannot write the histogram log: {error:?}"))?;
+                let written = log.write_histogram(histogram, interval.from, interval.length(), Tag::new(tag));
+                written.map_err(|error| match error {
+                    IntervalLogWriterError::IoError(error) => anyhow::Error::new(error),
+                    IntervalLogWriterError::SerializeError(error) => anyhow::Error::new(error),
+                })?;
             }
         }
         Ok(())
@@ -52,6 +53,7 @@ impl<W: Write> HdrLog<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{self, ErrorKind};
     use std::time::Duration;
 
     use crate::client::measure::{Figured, Figures};
@@ -59,11 +61,9 @@ mod tests {
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
-    #[test]
-    fn the_log_reads_back_with_its_tags_and_times() {
-        let figured = Figured::new();
-        figured.connected(Duration::from_micros(1234));
-        let second = |from, figures| Interval {
+    /// A second with these figures.
+    fn second(from: u64, figures: Figures) -> Interval {
+        Interval {
             from: Duration::from_secs(from),
             to: Duration::from_secs(from + 1),
             is_measured: true,
@@ -72,7 +72,13 @@ mod tests {
             waiting: 0,
             oldest: None,
             figures,
-        };
+        }
+    }
+
+    #[test]
+    fn the_log_reads_back_with_its_tags_and_times() {
+        let figured = Figured::new();
+        figured.connected(Duration::from_micros(1234));
         let mut text = Vec::new();
         let mut log = HdrLog::begin(&mut text, SystemTime::UNIX_EPOCH).unwrap();
         for interval in [second(0, figured.so_far()), second(1, Figures::new()), second(2, figured.so_far())] {
@@ -92,6 +98,31 @@ mod tests {
             let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
             assert_eq!(histogram.max() / 10, 123);
         }
+    }
+
+    /// A disk with room for this many bytes more.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_said_in_the_words_of_the_system() {
+        let figured = Figured::new();
+        figured.connected(Duration::from_micros(1234));
+        let full = io::Error::from(ErrorKind::StorageFull).to_string();
+        let error = HdrLog::begin(Disk(10), SystemTime::UNIX_EPOCH).err().unwrap();
+        assert_eq!(format!("{error:#}"), full);
+        let mut log = HdrLog::begin(Disk(200), SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(format!("{:#}", log.add(&second(0, figured.so_far())).unwrap_err()), full);
     }
 
     /// Just enough of RFC 4648 to look into the log.
