@@ -222,6 +222,20 @@ impl Running {
     }
 }
 
+#[test]
+fn messages_that_are_due_wait_though_no_connection_was_ever_established() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let args = ["--reconnect", "--rate", "100", "--duration", "1s", "--timeout", "100ms", "--interval", "250ms"];
+    let (code, report) = report(closed, 2, &[&args[..], &["--expect", "every waiting<90"]].concat());
+    assert_eq!(code, Some(1), "{report}");
+    let intervals = report["intervals"].as_array().unwrap();
+    let measured = intervals.iter().filter(|interval| interval["measured"] == true);
+    let waiting: Vec<u64> = measured.map(|interval| count(interval, "messages", "waiting")).collect();
+    assert!(waiting.len() >= 4 && waiting.is_sorted() && *waiting.last().unwrap() == 100, "{report}");
+    assert_eq!(report["expectations"][0]["measured"], 100.0, "{report}");
+    assert_eq!(count(&report, "messages", "missed"), 100, "{report}");
+}
+
 /// A server on this port, once it listens.
 fn server_on(addr: SocketAddr) -> Server {
     let mut command = Command::new(SERVER);

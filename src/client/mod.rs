@@ -437,6 +437,9 @@ impl Client {
         }
         // A message that is due at this very moment is not before it, and comes in the next turn.
         let due = schedule.due_before(self.now);
+        if due > schedule.first {
+            self.run.measured_begun(self.now); // Users wait from now on, whether or not there is a connection to begin it on.
+        }
         let slots = self.slots.len() as u64;
         if due - self.next_message >= slots {
             self.wake_all(event_loop);

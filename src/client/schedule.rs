@@ -76,7 +76,7 @@ impl Run {
         self.schedule().map(|schedule| schedule.from).or_else(|| Some(self.start.get()?.plus(self.load.warmup)))
     }
 
-    /// A measured message is begun. The first decides when the measured part began.
+    /// A measured message is begun, or due if it is scheduled. The first decides when the measured part began.
     pub(super) fn measured_begun(&self, now: Moment) {
         if self.first_measured.get().is_none() {
             // In a schedule, the time that counts is when the message was due: a rate and a duration make a number.
