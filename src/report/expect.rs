@@ -118,7 +118,11 @@ impl fmt::Display for Outcome {
             Kind::Count => write!(f, ", {measured:.0} {}", self.unit)?,
             Kind::Rate => {
                 // Low rates have their bounds behind the point.
-                let digits = [(100.0, 1), (1.0, 3)].iter().find(|(least, _)| measured >= *least).map_or(6, |&(_, n)| n);
+                let digits = match measured {
+                    1.0..100.0 => 3,
+                    _ if measured > 0.0 && measured < 1.0 => 6,
+                    _ => 1,
+                };
                 write!(f, ", {measured:.digits$} {}", self.unit)?;
             }
         }
@@ -495,6 +499,10 @@ mod tests {
         assert_eq!(
             said("megabytes_per_second<0.05", None),
             "megabytes_per_second<0.05: did NOT hold, 0.100000 MB a second"
+        );
+        assert_eq!(
+            every("every messages_per_second>1").to_string(),
+            "every messages_per_second>1: did NOT hold in 2 of 4 intervals, at 1, 2 s, 0.0 messages a second at worst"
         );
         assert_eq!(said("faults=3", None), "faults=3: held, 3 faults");
         assert_eq!(said("retransmitted<1%", None), "retransmitted<1%: did NOT hold, there was nothing to measure");
