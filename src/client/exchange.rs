@@ -409,16 +409,14 @@ impl Exchange {
     fn count_back(&mut self, bytes: u64, length: u64, now: Moment) {
         let Some(&Batch { begun, .. }) = self.batches.front() else { return };
         let first_byte = *self.first_byte.get_or_insert(now);
-        if let Some((_, last)) = &mut self.heard {
-            *last = now;
-        } else {
-            self.heard = Some((now, now));
-            if self.is_measured(0, begun) {
-                self.run.meter.heard_first(now.since(begun));
-            }
+        match &mut self.heard {
+            Some((_, last)) => *last = now,
+            None => self.hear_first(begun, now),
         }
         let index = self.checking.messages;
-        let measured = self.is_measured(index, begun);
+        let scheduled = self.run.schedule().map(|schedule| (schedule, self.place_in(schedule, index)));
+        let measured =
+            scheduled.map_or_else(|| self.run.is_measured(begun), |(schedule, place)| place >= schedule.first);
         if measured {
             self.run.meter.returned(bytes);
         }
@@ -433,13 +431,22 @@ impl Exchange {
             self.batches.pop_front();
         }
         if measured {
-            let due = self.run.schedule().map(|schedule| schedule.due(self.place_in(schedule, index)));
+            let due = scheduled.map(|(schedule, place)| schedule.due(place));
             self.run.meter.echoed(Sample {
                 at: now,
                 first_byte: first_byte.since(begun),
                 service: now.since(begun),
                 scheduled: due.map(|due| Scheduled { late: begun.since(due), total: now.since(due) }),
             });
+        }
+    }
+
+    /// The first byte of all is back. Its message was begun when `begun` says.
+    #[cold] // Once for each connection; the code around it is run for each message.
+    fn hear_first(&mut self, begun: Moment, now: Moment) {
+        self.heard = Some((now, now));
+        if self.is_measured(0, begun) {
+            self.run.meter.heard_first(now.since(begun));
         }
     }
 
