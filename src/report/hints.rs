@@ -156,18 +156,21 @@ pub(super) fn of(findings: &Findings) -> Vec<Hint> {
         cold_first(figures, *measured, findings.measured_connections.is_some()),
     ];
     // Of faults that were left out nobody knows what they have in common with the others.
-    let failures = (findings.faults_left_out == 0).then(|| {
-        let idle = same_time(faults, |evidence| evidence.idle).map(Symptom::OneIdleTime);
-        // A connection that was silent from the first is as old as it was silent.
-        let time = idle.or_else(|| same_time(faults, |evidence| evidence.age).map(Symptom::OneAge));
-        [every_nth(faults, connections.requested), time, one_offset(faults)]
-    });
+    let faults = if findings.faults_left_out == 0 { &**faults } else { &[] };
     times
         .into_iter()
-        .chain(failures.into_iter().flatten())
+        .chain(of_failures(faults, connections.requested))
         .flatten()
         .map(|symptom| Hint { text: symptom.to_string(), symptom })
         .collect()
+}
+
+/// The symptoms that `faults` of so many connections have.
+fn of_failures(faults: &[FaultyConnection], connections: u64) -> [Option<Symptom>; 3] {
+    let idle = same_time(faults, |evidence| evidence.idle).map(Symptom::OneIdleTime);
+    // A connection that was silent from the first is as old as it was silent.
+    let time = idle.or_else(|| same_time(faults, |evidence| evidence.age).map(Symptom::OneAge));
+    [every_nth(faults, connections), time, one_offset(faults)]
 }
 
 /// The lines that show `hints`.
@@ -575,6 +578,20 @@ mod tests {
         let ages = |others: u64| (0..18).map(|_| 5000).chain((0..others).map(|other| 1000 + other)).collect::<Vec<_>>();
         assert_eq!(failures_at_one_age(&at_ages(&ages(2), 100)), Some(18));
         assert_eq!(failures_at_one_age(&at_ages(&ages(3), 100)), None);
+    }
+
+    #[test]
+    fn connections_that_were_silent_from_the_first_are_said_to_be_idle_and_not_old() {
+        let mut faults = at_ages(&[2000; 3], 500);
+        let time = |faults: &[FaultyConnection]| {
+            let [_, time, _] = of_failures(faults, 10);
+            time
+        };
+        assert!(matches!(time(&faults), Some(Symptom::OneAge(_))));
+        for faulty in &mut faults {
+            faulty.evidence.idle = faulty.evidence.age;
+        }
+        assert!(matches!(time(&faults), Some(Symptom::OneIdleTime(_))));
     }
 
     #[test]

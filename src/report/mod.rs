@@ -720,6 +720,22 @@ mod tests {
     }
 
     #[test]
+    fn failures_have_a_hint_only_if_all_are_known_and_it_changes_no_verdict() {
+        let with_faults = |faults_left_out| {
+            let faults = [2, 4, 6].map(|number| faults::tests::faulty(number, FaultKind::Reset, 0)).to_vec();
+            let connections =
+                Connections { requested: 7, established: 7, intact: 4, failed: 3, ..Connections::default() };
+            Report::of(&Findings { connections, faults, faults_left_out, ..findings(false) }, &[])
+        };
+        let (all, some) = (with_faults(0), with_faults(1));
+        assert_eq!((all.hints.len(), some.hints.len()), (1, 0), "{all}");
+        assert_eq!(all.verdict(), some.verdict());
+        let mut lines = all.to_string().lines().rev().map(str::to_owned).collect::<Vec<_>>();
+        lines.truncate(3);
+        assert!(lines[0].starts_with("verdict ") && lines[2].starts_with("hint         one in 2 "), "{lines:#?}");
+    }
+
+    #[test]
     fn the_signal_that_ended_the_run_has_its_own_name() {
         for (signal, name) in [(Signal::Interrupt, "SIGINT"), (Signal::Terminate, "SIGTERM")] {
             let report = Report::of(&Findings { interrupted: Some(signal), ..findings(false) }, &[]);
