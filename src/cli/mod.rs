@@ -233,7 +233,7 @@ pub fn count(text: &str) -> Result<u32, String> {
 /// A whole number from 1 on, as large as it may be: `5000` or `5k`.
 pub fn large_count(text: &str) -> Result<NonZeroU64, String> {
     let (number, unit) = split_multiplier(text);
-    let number = digits(number).map_err(|_| "not a number: write it like 5000, 5k or 5M")?;
+    let number = digits(number).map_err(|_| "not a whole number: write it like 5000, 5k or 5M")?;
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(NonZeroU64::new) {
         Some(Some(count)) => Ok(count),
         Some(None) => Err("at least 1 is needed".to_owned()),
