@@ -381,8 +381,13 @@ impl fmt::Display for Symptom {
 
 impl fmt::Display for SameTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SameTime { failures, shortest_seconds: from, longest_seconds: to, .. } = self;
-        write!(f, "{failures} connections ended, at different moments, after {from:.2} to {to:.2} s")
+        let SameTime { failures, shortest_seconds, longest_seconds, .. } = self;
+        let [from, to] = [shortest_seconds, longest_seconds].map(|seconds| format!("{seconds:.2}"));
+        write!(f, "{failures} connections ended, at different moments, after {from}")?;
+        if from != to {
+            write!(f, " to {to}")?;
+        }
+        f.write_str(" s")
     }
 }
 
@@ -692,6 +697,15 @@ mod tests {
         let words: Vec<&str> = shown[..2].iter().flat_map(|line| line.split_whitespace()).collect();
         assert_eq!(words.join(" "), format!("hint {}", hint.text));
         assert!(shown[1].starts_with("             ") && shown[2].starts_with("hint         7 "), "{shown:#?}");
+    }
+
+    #[test]
+    fn times_that_look_the_same_are_said_once() {
+        let times = |shortest_seconds, longest_seconds| {
+            SameTime { failures: 3, shortest_seconds, longest_seconds, within_seconds: 1.0 }.to_string()
+        };
+        assert_eq!(times(2.001, 2.004), "3 connections ended, at different moments, after 2.00 s");
+        assert_eq!(times(2.001, 2.006), "3 connections ended, at different moments, after 2.00 to 2.01 s");
     }
 
     #[test]
