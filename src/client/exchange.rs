@@ -338,10 +338,8 @@ impl Exchange {
 
     /// Whether the message with this index, begun at `begun`, is measured.
     fn is_measured(&self, index: u64, begun: Moment) -> bool {
-        match self.run.schedule() {
-            Some(schedule) => self.place_in(schedule, index) >= schedule.first,
-            None => self.run.is_measured(begun),
-        }
+        let scheduled = self.run.schedule().map(|schedule| (schedule, self.place_in(schedule, index)));
+        is_measured(&self.run, scheduled, begun)
     }
 
     /// Puts what is to be sent at `cursor` into `space`, which is no longer than the rest of its message.
@@ -415,8 +413,7 @@ impl Exchange {
         }
         let index = self.checking.messages;
         let scheduled = self.run.schedule().map(|schedule| (schedule, self.place_in(schedule, index)));
-        let measured =
-            scheduled.map_or_else(|| self.run.is_measured(begun), |(schedule, place)| place >= schedule.first);
+        let measured = is_measured(&self.run, scheduled, begun);
         if measured {
             self.run.meter.returned(bytes);
         }
@@ -515,6 +512,11 @@ impl Exchange {
     fn is_done(&self, now: Moment) -> bool {
         self.finished.is_some() || self.in_flight() == 0 && matches!(self.next(now), Next::Stay | Next::Done)
     }
+}
+
+/// Whether a message is measured: by its place in the schedule, or by when it was begun.
+fn is_measured(run: &Run, scheduled: Option<(&Schedule, u64)>, begun: Moment) -> bool {
+    scheduled.map_or_else(|| run.is_measured(begun), |(schedule, place)| place >= schedule.first)
 }
 
 impl Protocol for Exchange {

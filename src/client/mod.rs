@@ -328,7 +328,7 @@ impl Client {
                 Some(rate) => Some(began.plus(rate.time_of(self.started))),
                 None => Some(free_from),
             },
-            // For messages that were due, and are worth a connection still. A closed loop has none.
+            // Only messages that were due before the end are worth a connection now. A closed loop has none.
             Phase::Closing => self.run.schedule().map(|_| free_from),
         }
     }

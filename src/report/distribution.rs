@@ -31,8 +31,8 @@ pub struct Row {
     pub count: u64,
 }
 
-/// The histogram in the finest rows that are no more than `most`, which is at least 1. Rows that hold nothing are left out, wherever they are:
-/// two bulks far from each other are both seen in detail, and every time is in a row.
+/// The histogram in the finest rows that are no more than `most`, which is at least 1. Rows that hold nothing are left out,
+/// wherever they are: two bulks far from each other are both seen in detail, and every time is in a row.
 #[must_use]
 pub fn rows(histogram: &Histogram<u64>, most: usize) -> Vec<Row> {
     let [.., coarsest] = LADDERS;

@@ -32,10 +32,11 @@ const ONE_SEGMENT: u64 = 1460;
 /// Fewer messages are no sample: a busy machine may delay them all by chance.
 const ENOUGH_MESSAGES: u64 = 20;
 
-/// Messages that take one time are sent for this many times as long, or a machine that stood still once delayed them all.
+/// The measured part has to be this many times as long as the p50. In a shorter one, a machine that stood still once may
+/// have delayed all messages.
 const DELAYED_AGAIN: u32 = 10;
 
-/// As many connections that have something in common may have it by chance only rarely.
+/// Fewer connections may well have something in common by chance.
 const ENOUGH_CONNECTIONS: usize = 3;
 
 /// First messages are cold if they wait for this many times as long as later ones.
@@ -44,15 +45,15 @@ const COLD: u64 = 10;
 /// A machine that is busy with a thousand new connections delays first messages by less than this, in microseconds.
 const SHORTEST_COLD: u64 = 10_000;
 
-/// First messages are often sent at one moment, and whatever stands still then delays all of them. Only a measured part of
-/// this many times as long, in which each connection sends [`MORE`] others, shows that it does not stand still now and then.
+/// The measured part has to be this many times as long as the p50 of first messages. They are often sent at one moment, and
+/// a machine that stands still at that moment delays all of them. A long measured part shows whether it does so again.
 const COLD_ONCE: u64 = 20;
 
-/// See [`COLD_ONCE`].
+/// For the same reason, each connection has to send this many later messages on average.
 const MORE: u64 = 50;
 
-/// A hundredth of the time, connections may wait for later messages as long as for first ones. In an open loop, that is a
-/// hundredth of the messages. In a closed loop it is far fewer, as a connection that waits sends no others.
+/// In a closed loop, a connection may spend one part in this many of the measured time on later messages that wait as long
+/// as first ones. The p99 of later messages does not show that: a connection that waits sends no others.
 const SELDOM: u64 = 100;
 
 /// Timeouts of boxes and servers are counted in seconds. What ends sooner has another cause.
@@ -155,7 +156,7 @@ pub(super) fn of(findings: &Findings) -> Vec<Hint> {
         delayed_ack(figures, findings.kernel.shortest_rtt, *measured),
         cold_first(figures, *measured, findings.measured_connections.is_some()),
     ];
-    // Of faults that were left out nobody knows what they have in common with the others.
+    // The faults that were left out may have nothing in common with those that were kept.
     let faults = if findings.faults_left_out == 0 { &**faults } else { &[] };
     times
         .into_iter()
@@ -165,10 +166,10 @@ pub(super) fn of(findings: &Findings) -> Vec<Hint> {
         .collect()
 }
 
-/// The symptoms that `faults` of so many connections have.
+/// The symptoms in `faults`, in a run that asked for this number of connections.
 fn of_failures(faults: &[FaultyConnection], connections: u64) -> [Option<Symptom>; 3] {
     let idle = same_time(faults, |evidence| evidence.idle).map(Symptom::OneIdleTime);
-    // A connection that was silent from the first is as old as it was silent.
+    // Where a connection never had an answer, its age and its idle time are the same. Then it is called idle.
     let time = idle.or_else(|| same_time(faults, |evidence| evidence.age).map(Symptom::OneAge));
     [every_nth(faults, connections), time, one_offset(faults)]
 }
@@ -218,7 +219,7 @@ fn retransmitted_syn(figures: &Figures, sent_again: u64) -> Option<Symptom> {
     })
 }
 
-/// `come_and_go`: connections do, so that first messages are sent at many moments.
+/// `come_and_go`: whether connections come and go, so that first messages are sent at many moments.
 fn cold_first(figures: &Figures, measured: Duration, come_and_go: bool) -> Option<Symptom> {
     let Figures { first_byte: all, first_message: first, scheduled, .. } = figures;
     let later = without(all, first);
@@ -241,7 +242,7 @@ fn cold_first(figures: &Figures, measured: Duration, come_and_go: bool) -> Optio
     is_cold.then(|| Symptom::ColdFirst { connections: first.len(), first_p50_us, later_p50_us })
 }
 
-/// The times of `all` but those of `some`. One that is among `some` alone, as its message never came back whole, takes
+/// The times of `all` without those of `some`. A first message that never came back whole is in `some` alone. Its time takes
 /// nothing away.
 fn without(all: &Histogram<u64>, some: &Histogram<u64>) -> Histogram<u64> {
     let mut others = Histogram::new_from(all);
@@ -321,7 +322,8 @@ fn one_offset(faults: &[FaultyConnection]) -> Option<Symptom> {
     fits.then_some(Symptom::OneOffset { failures: same.len(), offset, within_message })
 }
 
-/// Whether so many of `all` have something in common that the others do not count, and not by chance.
+/// Whether `same` failures of `all` are enough to name what they have in common as the cause: nine in ten, and not so few that
+/// it may be chance.
 fn are_nearly_all(same: usize, all: usize) -> bool {
     same >= ENOUGH_CONNECTIONS && same * 10 >= all * 9
 }
@@ -462,8 +464,8 @@ mod tests {
         assert!(found(Some(1)) && !found(Some(21)) && !found(None));
     }
 
-    /// What is found if first messages take so many milliseconds, and others as `later` says, in a measured part of `millis`
-    /// in which connections come and go or not.
+    /// The numbers of the symptom, if it is found. `first` has the milliseconds that each connection's first message took,
+    /// `later` the counts of other messages and the milliseconds that each took. The measured part lasts `millis`.
     fn cold(first: &[u64], later: &[(u64, u64)], millis: u64, come_and_go: bool) -> Option<[u64; 3]> {
         let of_first = first.iter().map(|&millis| (1, millis));
         let figured = messages(&of_first.chain(later.iter().copied()).collect::<Vec<_>>(), 64);
@@ -548,7 +550,7 @@ mod tests {
         }
     }
 
-    /// Connections that were reset when they were so old, in milliseconds, at moments `apart`.
+    /// A connection for each of `ages`, in milliseconds: reset at that age, `apart` milliseconds after the one before.
     fn at_ages(ages: &[u64], apart: u64) -> Vec<FaultyConnection> {
         let at = (0..).map(|index| 10_000 + index * apart);
         let of = |((number, at), &age): ((u16, u64), &u64)| {
@@ -629,7 +631,8 @@ mod tests {
         }
     }
 
-    /// Connections that were reset when so many bytes were back, 50 ms after each other, in the middle of a message.
+    /// A connection for each of `offsets`: reset in the middle of a message when that number of bytes was back, 50 ms after
+    /// the one before.
     fn at_offsets(offsets: &[u64]) -> Vec<FaultyConnection> {
         let mut faults = at_ages(&vec![0; offsets.len()], 50);
         for (faulty, &offset) in faults.iter_mut().zip(offsets) {

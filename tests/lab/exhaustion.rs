@@ -263,9 +263,7 @@ fn memory_of_a_thousand_that_never_read_goes_back_when_they_are_closed() {
     raise_limit().unwrap();
     let mut command = Command::new(SERVER);
     command.args(["127.0.0.1", "0", "--stall-timeout", "off"]);
-    // glibc gives memory back from the end of its heap only. In about one run of five, a small block that it keeps there
-    // for the next allocation hides that all before it was freed. So each buffer gets pages of its own.
-    command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=4096");
+    common::give_each_buffer_its_own_pages(&mut command);
     let server = Server::start_command(command);
     let before = rss(&server.program);
     let streams: Vec<TcpStream> = (0..CROWD).map(|_| connect_with_small_buffers(server.addr)).collect();

@@ -393,9 +393,7 @@ fn a_server_survives_everything_at_once() {
     let total = TOTAL_BUFFER.to_string();
     let mut command = Command::new(SERVER);
     command.args(["127.0.0.1", "0", "--total-buffer", &total, "--stall-timeout", "2s", "--idle-timeout", "1m"]);
-    // Else glibc keeps what was freed between two blocks in use, up to the total cap, depending on the order in which
-    // they went: nothing that grows with time, but a leak could hide in it. So each buffer gets pages of its own.
-    command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=4096");
+    common::give_each_buffer_its_own_pages(&mut command);
     let mut server = Server::start_command(command);
     let (descriptors, base) = (descriptor_numbers(&server.program).len(), rss(&server.program));
     let field = Field {

@@ -5,14 +5,12 @@
 //! anew, to be committed with its reason. System calls a message are counted by strace.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 mod common;
 
-use common::{have, product};
+use common::{Listening, have, product};
 
 /// How much more a path may cost than it did. Another compiler makes a percent or two of difference.
 const TOLERANCE: f64 = 1.05;
@@ -70,32 +68,11 @@ fn hot_paths_take_no_more_instructions_than_they_did() {
     assert!(slower.is_empty(), "more instructions than before: {slower:?}; if that is meant, see this file's head");
 }
 
-struct Traced {
-    strace: Child,
-    addr: SocketAddr,
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        let _ = self.strace.kill();
-        let _ = self.strace.wait();
-    }
-}
-
 /// A server whose calls are counted into a file.
-fn traced(counts: &Path) -> Traced {
-    let mut strace = Command::new("strace")
-        .args(["-f", "-c", "-o"])
-        .arg(counts)
-        .arg(product("multiconn-server"))
-        .args(["127.0.0.1", "0"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
-    let addr = lines.find_map(|line| Some(line.unwrap().strip_prefix("Listening on ")?.parse().unwrap()));
-    std::thread::spawn(move || lines.for_each(drop)); // What it says later is read, so that it never waits.
-    Traced { strace, addr: addr.unwrap() }
+fn traced(counts: &Path) -> Listening {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-o"]).arg(counts).arg(product("multiconn-server")).args(["127.0.0.1", "0"]);
+    Listening::start(&mut strace)
 }
 
 #[test]
@@ -115,10 +92,10 @@ fn an_echo_takes_two_system_calls_and_a_share_of_a_wait() {
         .unwrap();
     assert!(status.success());
     // strace hands the signal on, and writes its table when the server has ended.
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.strace.id())).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.child.id())).unwrap();
     let server_pid: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
     sys::signal(server_pid, libc::SIGTERM).unwrap();
-    assert!(server.strace.wait().unwrap().success());
+    assert!(server.child.wait().unwrap().success());
 
     let table = std::fs::read_to_string(&counts).unwrap();
     let calls = |name: &str| -> u64 {

@@ -140,8 +140,9 @@ fn exchange(size: u64, in_flight: u32, times: u64) {
     serve(Mirror::default(), Side::Exchange(Exchange::new(1, Rc::new(run))), times, |_| {});
 }
 
-/// Ends so many intervals of a run, each with 1,000 messages of an open loop, and prints their lines. Of the messages, an
-/// interval's end costs what their times are spread over: here from 50 us to 400 ms, in every histogram.
+/// Ends intervals of an open loop, each after 1,000 messages, and makes the text line of each. What the end of an interval
+/// costs depends on how far its times are spread, and not on their number. Here they go from 50 µs to 400 ms in every
+/// histogram.
 fn intervals(times: u64) {
     let figured = Figured::new();
     for number in 1..=times {

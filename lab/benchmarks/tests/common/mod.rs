@@ -1,8 +1,10 @@
 //! What the tests of programs share.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Prints that a test does not run because a program is missing. Where everything must run, that is a failure.
 pub fn have(program: &str) -> bool {
@@ -12,6 +14,29 @@ pub fn have(program: &str) -> bool {
         println!("SKIPPED: needs {program}");
     }
     there
+}
+
+/// A server that has said where it listens. It ends with the test.
+pub struct Listening {
+    pub child: Child,
+    pub addr: SocketAddr,
+}
+
+impl Listening {
+    pub fn start(command: &mut Command) -> Listening {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let addr = lines.find_map(|line| Some(line.unwrap().strip_prefix("Listening on ")?.parse().unwrap()));
+        std::thread::spawn(move || lines.for_each(drop)); // What it says later is read, so that it never waits.
+        Listening { child, addr: addr.unwrap() }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A program of the product's, built as users build it.
